@@ -1,0 +1,63 @@
+"""SAQ-BC: the behaviour itself, pi_b(k|s), by maximum likelihood on the codes.
+
+What it learns is also the prior that the other agents constrain themselves to, so its network
+becomes the quantizer's and its actor only repeats what the prior says.
+Source: SAQ (arXiv 2310.11731), section 3: the cross-entropy of the data's codes.
+"""
+
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Key
+
+from saqrl import nn
+from saqrl.agents import CodedTransitions
+
+State = nn.Learner[nn.MLP]
+
+
+@dataclass(frozen=True)
+class BC(nn.Training):
+    """Behaviour cloning on codes."""
+
+    steps: int = 10_000
+    weight_decay: float = 1e-4
+    discount: float = 0.99
+    """Not in the loss: every agent states the discount that its transitions are coded with."""
+
+    default_act = "sample"
+
+    def init(self, key: Key[Array, ""], example: CodedTransitions) -> State:
+        inputs = example.observations.shape[-1]
+        network = nn.MLP(key, inputs, self.hidden, example.num_codes, layer_norm=self.layer_norm)
+        return nn.start(network, self.optimiser())
+
+    def update(
+        self, state: State, batch: CodedTransitions, key: Key[Array, ""]
+    ) -> tuple[State, nn.Metrics]:
+        def loss(network: nn.MLP) -> tuple[Float[Array, ""], nn.Metrics]:
+            logits = network(batch.observations)
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.codes)
+            accuracy = (logits.argmax(-1) == batch.codes).mean()
+            return losses.mean(), {"cross_entropy": losses.mean(), "accuracy": accuracy}
+
+        return nn.descend(state, self.optimiser(), loss)
+
+    def prior(self, state: State) -> nn.MLP:
+        """The network f with pi_b(k|s) = softmax f(s)."""
+        return state.model
+
+    def actor(self, state: State) -> "BehaviourActor":
+        return BehaviourActor()
+
+
+class BehaviourActor(eqx.Module):
+    """Acts with pi_b."""
+
+    def logits(
+        self, observation: Float[Array, " features"], log_prior: Float[Array, " codes"]
+    ) -> Float[Array, " codes"]:
+        return log_prior

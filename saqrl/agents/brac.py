@@ -1,0 +1,114 @@
+"""SAQ-BRAC: behaviour-regularised actor-critic with exact expectations and an exact KL.
+
+Source: Wu et al. 2019 (arXiv 1911.11361), eq. 4 to 6 (value penalty and policy regularisation),
+on the codes of SAQ (arXiv 2310.11731).
+"""
+
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from saqrl import nn
+from saqrl.agents import CodedTransitions, operators
+from saqrl.agents.critics import Critics, of_code
+
+
+class State(eqx.Module):
+    critics: nn.Learner[Critics]
+    policy: nn.Learner[nn.MLP]
+    target: Critics
+
+
+@dataclass(frozen=True)
+class BRAC(nn.Training):
+    """Behaviour-regularised actor-critic on codes."""
+
+    learning_rate: float = 3e-4
+    schedule: nn.Schedule = "constant"
+    layer_norm: bool = True
+    critics: int = 2
+    """Number of Q networks; targets and policy take their minimum."""
+    discount: float = 0.99
+    alpha: float = 1.0
+    """Weight of KL(pi || pi_b) in the policy's loss and in the targets."""
+    prior_floor: float = -8.0
+    """log pi_b is clipped below here, so that one unseen code cannot own the KL."""
+    target_rate: float = 0.005
+    """Share of the online critics that moves into the target at each step."""
+
+    default_act = "sample"
+
+    def init(self, key: Key[Array, ""], example: CodedTransitions) -> State:
+        critics_key, policy_key = jax.random.split(key)
+        inputs, codes = example.observations.shape[-1], example.num_codes
+        critics = Critics(
+            critics_key,
+            inputs,
+            self.hidden,
+            codes,
+            count=self.critics,
+            layer_norm=self.layer_norm,
+        )
+        policy = nn.MLP(policy_key, inputs, self.hidden, codes, layer_norm=self.layer_norm)
+        optimiser = self.optimiser()
+        return State(
+            nn.start(critics, optimiser),
+            nn.start(policy, optimiser),
+            jax.tree.map(jnp.copy, critics),
+        )
+
+    def update(
+        self, state: State, batch: CodedTransitions, key: Key[Array, ""]
+    ) -> tuple[State, nn.Metrics]:
+        targets = self.targets(state, batch)
+
+        def critic_loss(critics: Critics) -> tuple[Float[Array, ""], nn.Metrics]:
+            data_q = jax.vmap(of_code, (0, None))(critics(batch.observations), batch.codes)
+            bellman = jnp.square(data_q - targets).mean(-1).sum()
+            return bellman, {"bellman_error": bellman, "data_q": data_q.mean()}
+
+        def policy_loss(policy: nn.MLP) -> tuple[Float[Array, ""], nn.Metrics]:
+            q = state.critics.model.pessimistic(batch.observations)
+            log_policy = jax.nn.log_softmax(policy(batch.observations))
+            value, divergence = self._value_and_divergence(log_policy, q, batch.log_prior)
+            metrics = {"divergence": divergence.mean(), "policy_value": value.mean()}
+            return (self.alpha * divergence - value).mean(), metrics
+
+        critics, critic_metrics = nn.descend(state.critics, self.optimiser(), critic_loss)
+        policy, policy_metrics = nn.descend(state.policy, self.optimiser(), policy_loss)
+        target = nn.follow(state.target, critics.model, rate=self.target_rate)
+        return State(critics, policy, target), critic_metrics | policy_metrics
+
+    def targets(self, state: State, batch: CodedTransitions) -> Float[Array, " batch"]:
+        """y = r + g (1-d) [sum_k pi(k|s') min_i Qbar_i(s',k) - alpha KL(pi || pi_b)(s')]."""
+        log_policy = jax.nn.log_softmax(state.policy.model(batch.next_observations))
+        q = state.target.pessimistic(batch.next_observations)
+        value, divergence = self._value_and_divergence(log_policy, q, batch.next_log_prior)
+        return batch.rewards + batch.discounts * (value - self.alpha * divergence)
+
+    def actor(self, state: State) -> "PolicyActor":
+        return PolicyActor(state.policy.model)
+
+    def _value_and_divergence(
+        self,
+        log_policy: Float[Array, "batch codes"],
+        q: Float[Array, "batch codes"],
+        log_prior: Float[Array, "batch codes"] | None,
+    ) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
+        floored = jax.nn.log_softmax(jnp.maximum(log_prior, self.prior_floor))
+        value = jax.vmap(operators.expectation)(log_policy, q)
+        return value, jax.vmap(operators.kl_divergence)(log_policy, floored)
+
+
+class PolicyActor(eqx.Module):
+    """The learned pi(k|s)."""
+
+    network: nn.MLP
+
+    def logits(
+        self, observation: Float[Array, " features"], log_prior: Float[Array, " codes"]
+    ) -> Float[Array, " codes"]:
+        return jax.nn.log_softmax(self.network(observation))

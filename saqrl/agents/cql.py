@@ -1,0 +1,112 @@
+"""SAQ-CQL: conservative Q-learning whose log-sum-exp runs over all codes.
+
+Source: Kumar et al. 2020 (arXiv 2006.04779), eq. 4, discrete, on the codes of SAQ
+(arXiv 2310.11731); double DQN targets (van Hasselt et al. 2015, arXiv 1509.06461).
+"""
+
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from saqrl import nn
+from saqrl.agents import CodedTransitions, operators
+from saqrl.agents.critics import Critics, of_code
+
+
+class State(eqx.Module):
+    critics: nn.Learner[Critics]
+    target: Critics
+    step: Int[Array, ""]
+
+
+@dataclass(frozen=True)
+class CQL(nn.Training):
+    """Conservative Q-learning on codes."""
+
+    learning_rate: float = 3e-4
+    schedule: nn.Schedule = "constant"
+    layer_norm: bool = True
+    critics: int = 2
+    """Number of Q networks; targets and acting take their minimum."""
+    discount: float = 0.99
+    alpha: float = 5.0
+    """Weight of the conservative gap logsumexp Q - Q(data)."""
+    threshold: float = 0.01
+    """Codes whose prior probability lies below are neither targets nor actions; 0 allows all."""
+    target_rate: float = 0.005
+    """Share of the online critics that moves into the target; 1 copies."""
+    target_period: int = 1
+    """Steps between two moves of the target."""
+    temperature: float = 1.0
+    """Of the softmax over Q when codes are sampled."""
+
+    default_act = "greedy"
+
+    def init(self, key: Key[Array, ""], example: CodedTransitions) -> State:
+        critics = Critics(
+            key,
+            example.observations.shape[-1],
+            self.hidden,
+            example.num_codes,
+            count=self.critics,
+            layer_norm=self.layer_norm,
+        )
+        target = jax.tree.map(jnp.copy, critics)
+        return State(nn.start(critics, self.optimiser()), target, jnp.zeros((), jnp.int32))
+
+    def update(
+        self, state: State, batch: CodedTransitions, key: Key[Array, ""]
+    ) -> tuple[State, nn.Metrics]:
+        targets = self.targets(state, batch)
+
+        def loss(critics: Critics) -> tuple[Float[Array, ""], nn.Metrics]:
+            q = critics(batch.observations)
+            data_q = jax.vmap(of_code, (0, None))(q, batch.codes)
+            bellman = jnp.square(data_q - targets).mean(-1).sum()
+            gaps = jax.vmap(jax.vmap(operators.conservative_gap), (0, None))(q, batch.codes)
+            gap = gaps.mean(-1).sum()
+            metrics = {"bellman_error": bellman, "gap": gap / len(q), "data_q": data_q.mean()}
+            return bellman + self.alpha * gap, metrics
+
+        critics, metrics = nn.descend(state.critics, self.optimiser(), loss)
+        step = state.step + 1
+        moves = step % self.target_period == 0
+        rate = jnp.where(moves, self.target_rate, 0.0)
+        target = nn.follow(state.target, critics.model, rate=rate)
+        return State(critics, target, step), metrics
+
+    def targets(self, state: State, batch: CodedTransitions) -> Float[Array, " batch"]:
+        """y = r + g (1-d) Qbar(s', k') with k' the online critics' best allowed code."""
+        online = state.critics.model.pessimistic(batch.next_observations)
+        best = self._masked(online, batch.next_log_prior).argmax(-1)
+        return batch.rewards + batch.discounts * of_code(
+            state.target.pessimistic(batch.next_observations), best
+        )
+
+    def actor(self, state: State) -> "CriticActor":
+        return CriticActor(state.critics.model, self.threshold, self.temperature)
+
+    def _masked(
+        self, q: Float[Array, "batch codes"], log_prior: Float[Array, "batch codes"] | None
+    ) -> Float[Array, "batch codes"]:
+        if self.threshold == 0 or log_prior is None:
+            return q
+        return operators.mask_codes(q, operators.allowed_codes(log_prior, threshold=self.threshold))
+
+
+class CriticActor(eqx.Module):
+    """Q over the codes that the prior allows."""
+
+    critics: Critics
+    threshold: float = eqx.field(static=True)
+    temperature: float = eqx.field(static=True)
+
+    def logits(
+        self, observation: Float[Array, " features"], log_prior: Float[Array, " codes"]
+    ) -> Float[Array, " codes"]:
+        q = self.critics.pessimistic(observation) / self.temperature
+        allowed = operators.allowed_codes(log_prior, threshold=self.threshold)
+        return operators.mask_codes(q, allowed)

@@ -1,0 +1,53 @@
+"""The continuous counterparts: the same data, networks and budget without the codes.
+
+They read `ContinuousTransitions` and leave an `Actor` that gives actions in [-1, 1]. A new one is
+a file and a line in `BASELINES`.
+"""
+
+from typing import Any, Protocol
+
+import equinox as eqx
+from jaxtyping import Array, Float, Key
+
+from saqrl.registry import Registry
+
+BASELINES = Registry(
+    "continuous agent",
+    {
+        "bc": "saqrl.baselines.bc:ContinuousBC",
+    },
+)
+
+
+class ContinuousTransitions(eqx.Module):
+    """Transitions as networks read them; `discounts` as in the coded transitions."""
+
+    observations: Float[Array, "n features"]
+    actions: Float[Array, "n act"]
+    rewards: Float[Array, " n"]
+    next_observations: Float[Array, "n features"]
+    discounts: Float[Array, " n"]
+
+
+class Actor(Protocol):
+    """What is left of a baseline after training."""
+
+    def act(
+        self, observation: Float[Array, " features"], key: Key[Array, ""], *, greedy: bool
+    ) -> Float[Array, " act"]:
+        """An action in [-1, 1]: the distribution's mode where greedy, else a sample."""
+        ...
+
+
+class Baseline(Protocol):
+    """Hyperparameters of a continuous agent, with pure methods."""
+
+    steps: int
+    batch_size: int
+    discount: float
+
+    def init(self, key: Key[Array, ""], example: ContinuousTransitions) -> Any: ...
+
+    def update(self, state: Any, batch: ContinuousTransitions, key: Key[Array, ""]) -> Any: ...
+
+    def actor(self, state: Any) -> Actor: ...

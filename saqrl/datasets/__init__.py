@@ -1,0 +1,125 @@
+"""Files become `Transitions`: the one type that leaves this room.
+
+A format is one module here and one line in FORMATS. Its module states what it reads (SUMMARY),
+which file names it claims (SUFFIXES), `recognises(path)` by content, and `read(path)`, which hands
+raw arrays to `assembly.assemble`, where every rule about the data lives. A reader imports its
+library inside its functions; the room as a whole imports NumPy, never JAX.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol, cast
+
+import numpy as np
+
+from saqrl.datasets.errors import DatasetError, counted, listing, nearest
+from saqrl.datasets.source import existing_file
+from saqrl.datasets.transitions import EnvironmentSpec, Transitions
+
+__all__ = ["FORMATS", "DatasetError", "EnvironmentSpec", "Reader", "Transitions", "load_dataset"]
+
+# Name in SPEC -> module. More particular formats come first: the first that recognises wins.
+FORMATS: Mapping[str, str] = {
+    "d4rl": "saqrl.datasets.d4rl",
+    "npz": "saqrl.datasets.npz",
+}
+
+
+class Reader(Protocol):
+    """What the module of a format offers."""
+
+    SUMMARY: str
+    SUFFIXES: tuple[str, ...]
+
+    def recognises(self, path: Path) -> bool: ...
+
+    def read(self, path: Path) -> Transitions: ...
+
+
+def load_dataset(
+    spec: str,
+    *,
+    angles: Iterable[int] = (),
+    episodes: int | None = None,
+    environment: str | None = None,
+) -> Transitions:
+    """Read `spec`, which is 'format:path' or a path whose format is recognised.
+
+    angles: observation columns in radians, which reach the networks as cosine and sine.
+    episodes: keep the first so many. environment: a Gymnasium id in place of the file's own.
+    Raises FileNotFoundError, or DatasetError (a ValueError) for an unknown format, a damaged or
+    unfit file, an angle column that does not exist, more episodes than there are.
+    """
+    format_name, path = resolve_spec(spec)
+    transitions = reader_of(format_name).read(path)
+    transitions = replace(transitions, angles=_angle_columns(spec, angles, transitions))
+    if episodes is not None:
+        transitions = _first_episodes(spec, transitions, episodes)
+    if environment is not None:
+        transitions = replace(transitions, environment=EnvironmentSpec(environment))
+    return transitions
+
+
+def reader_of(format_name: str) -> Reader:
+    """The module of a format, imported now; DatasetError with the nearest names if unknown."""
+    if format_name not in FORMATS:
+        raise DatasetError(
+            f"unknown dataset format {format_name}{nearest(format_name, FORMATS)}; "
+            f"formats: {listing(FORMATS)}"
+        )
+    return cast(Reader, import_module(FORMATS[format_name]))
+
+
+def resolve_spec(spec: str) -> tuple[str, Path]:
+    """(format, path) of a SPEC; a file whose own name holds a colon is found as it is."""
+    prefix, colon, rest = spec.partition(":")
+    # One letter before a colon is a drive, and a separator before it makes it part of a path.
+    named = colon and len(prefix) > 1 and not {"/", "\\"} & set(prefix)
+    if named and (prefix in FORMATS or not Path(spec).exists()):
+        reader_of(prefix)
+        if not rest:
+            raise DatasetError(f"{spec}: no path after the format; write {prefix}:PATH")
+        return prefix, Path(rest)
+    if not spec:
+        raise DatasetError("no dataset named; write format:PATH or a path")
+    path = Path(spec)
+    return _recognised(path, existing_file(path)), path
+
+
+def _recognised(path: Path, file: Path) -> str:
+    """By suffix where one format claims it, else by content."""
+    readers = {name: reader_of(name) for name in FORMATS}
+    claimed = [name for name, reader in readers.items() if file.suffix.lower() in reader.SUFFIXES]
+    if len(claimed) == 1:
+        return claimed[0]
+    for name in claimed or readers:
+        if readers[name].recognises(file):
+            return name
+    offered = "; ".join(f"{name}: {reader.SUMMARY}" for name, reader in readers.items())
+    raise DatasetError(f"{path}: format not recognised; say FORMAT:{path} ({offered})")
+
+
+def _angle_columns(spec: str, angles: Iterable[int], transitions: Transitions) -> tuple[int, ...]:
+    columns, width = tuple(angles), transitions.observations.shape[1]
+    for column in columns:
+        if not 0 <= column < width:
+            raise DatasetError(
+                f"{spec}: there is no angle column {column}: observations have {width} columns, "
+                f"0 to {width - 1}"
+            )
+        if columns.count(column) > 1:
+            raise DatasetError(f"{spec}: angle column {column} is named twice; name it once")
+    return columns
+
+
+def _first_episodes(spec: str, transitions: Transitions, episodes: int) -> Transitions:
+    held = transitions.num_episodes
+    if not 1 <= episodes <= held:
+        raise DatasetError(
+            f"{spec}: {episodes:,} episodes asked for and the file has {counted(held, 'episode')}; "
+            f"choose 1 to {held}"
+        )
+    chosen = transitions.select_episodes(np.arange(episodes))
+    return replace(chosen, provenance={**transitions.provenance, "episodes": episodes})

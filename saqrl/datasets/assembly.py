@@ -1,0 +1,404 @@
+"""Raw arrays of any reader -> checked `Transitions`. Every rule about the data is stated here.
+
+An episode ends at a row where `terminals` or `timeouts` is set, and at the end of the file. Where
+`terminals` is set the task itself ended, whatever `timeouts` says. Without `next_observations` the
+next row of the episode is the successor; the last row of an episode that did not terminate then has
+none and is dropped, as D4RL does (Fu et al. 2020, arXiv 2004.07219), and the last row of one that
+terminated keeps its own observation, a placeholder that no target reads.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int64
+
+from saqrl.datasets.errors import DatasetError, counted, listing
+from saqrl.datasets.scaling import ActionRange
+from saqrl.datasets.statistics import BLOCK_ROWS, column_statistics
+from saqrl.datasets.transitions import EnvironmentSpec, Transitions
+
+FIELDS = ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts")
+BOUNDS = ("action_low", "action_high")
+
+# As wide as the smallest customary image (28 x 28): bytes that wide are pixels, not a state.
+PIXEL_COLUMNS = 784
+# Of the half width: a few float32 steps. Clipping that much changes nothing but the comparison.
+RANGE_ROUNDING = 1e-6
+
+
+def assemble(
+    arrays: Mapping[str, np.ndarray],
+    *,
+    source: str,
+    environment: EnvironmentSpec | None = None,
+    provenance: Mapping[str, object] | None = None,
+    notes: Iterable[str] = (),
+    keys: Mapping[str, str] | None = None,
+) -> Transitions:
+    """Check one log, row by row, and build its transitions.
+
+    `arrays` holds some of FIELDS, one row a step, and perhaps the BOUNDS of the actions, one number
+    a dimension. Needed are observations, actions and at least one of terminals and timeouts:
+    without either, episodes cannot be told apart. `source` begins every message; `keys` gives the
+    file's own name of a field where it differs. What was changed on the way (casts, dropped steps)
+    is said in provenance["notes"], one sentence each.
+    Raises DatasetError with source, field, row and remedy.
+    """
+    intake = _Intake(source, dict(keys or {}), list(notes))
+    given = {name: np.asarray(arrays[name]) for name in FIELDS if name in arrays}
+    for name, array in given.items():
+        intake.require_numbers(name, array)
+    intake.require_same_length({name: len(array) for name, array in given.items()})
+
+    states = intake.vectors("observations", given["observations"])
+    moves = intake.vectors("actions", given["actions"])
+    successors = None
+    if "next_observations" in given:
+        successors = intake.vectors("next_observations", given["next_observations"])
+        intake.require_same_width(states, successors)
+    gains = intake.rewards(given.get("rewards"), steps=len(states))
+    terminated, ends = intake.boundaries(given.get("terminals"), given.get("timeouts"))
+    moves, action_range, origin = intake.within_range(
+        moves, arrays.get("action_low"), arrays.get("action_high")
+    )
+
+    episodes = _Episodes.from_ends(ends)
+    if successors is None:
+        intake.note_dropped(episodes, terminated, gains)
+        keep = ~(episodes.last & ~terminated)
+        successors = states[np.where(episodes.last, np.arange(len(ends)), np.arange(len(ends)) + 1)]
+        states, moves, gains = states[keep], moves[keep], gains[keep]
+        successors, terminated = successors[keep], terminated[keep]
+        episodes = _Episodes.from_ends(episodes.ends_after_keeping(keep))
+    else:
+        intake.note_mismatched_successors(states, successors, episodes)
+    intake.note_degenerate(states, moves, episodes)
+    return Transitions(
+        observations=states,
+        actions=moves,
+        rewards=gains,
+        next_observations=successors,
+        terminated=terminated,
+        episode_starts=episodes.starts,
+        action_range=action_range,
+        environment=environment,
+        has_rewards="rewards" in given,
+        provenance={**(provenance or {}), "action_range": origin, "notes": intake.notes},
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Episodes:
+    """Where episodes begin and end, as rows and as flags."""
+
+    starts: Int64[np.ndarray, " episodes"]
+    last: Bool[np.ndarray, " n"]
+
+    @classmethod
+    def from_ends(cls, last: Bool[np.ndarray, " n"]) -> "_Episodes":
+        return cls(np.append(0, np.flatnonzero(last)[:-1] + 1).astype(np.int64), last)
+
+    @property
+    def lengths(self) -> Int64[np.ndarray, " episodes"]:
+        return np.diff(np.append(self.starts, len(self.last)))
+
+    def ends_after_keeping(self, keep: Bool[np.ndarray, " n"]) -> Bool[np.ndarray, " kept"]:
+        """End flags of the kept rows, where at most the last row of each episode was dropped."""
+        before_dropped = np.append(~keep[1:], False)
+        return (self.last | before_dropped)[keep]
+
+
+@dataclass
+class _Intake:
+    """The checks, with what their messages need: the source, the file's key names, the notes."""
+
+    source: str
+    keys: dict[str, str]
+    notes: list[str] = field(default_factory=list)
+
+    def name(self, name: str) -> str:
+        return self.keys.get(name, name)
+
+    def refuse(self, text: str) -> DatasetError:
+        return DatasetError(f"{self.source}: {text}")
+
+    def require_numbers(self, name: str, array: np.ndarray) -> None:
+        if array.dtype.kind == "O":
+            raise self.refuse(
+                f"{self.name(name)} holds Python objects, which are never unpickled; "
+                "store it as a plain array of numbers (ragged episodes: one after another)"
+            )
+        if array.dtype.kind not in "fiub":
+            raise self.refuse(
+                f"{self.name(name)} holds {array.dtype.name}; store it as numbers (float32)"
+            )
+        if array.ndim == 0:
+            raise self.refuse(f"{self.name(name)} is a single number; one row a step is needed")
+
+    def require_same_length(self, lengths: Mapping[str, int]) -> None:
+        """Every field has as many rows as `actions`, and that is at least one."""
+        steps = lengths["actions"]
+        for name, length in lengths.items():
+            if length == steps:
+                continue
+            more = "observations of length n + 1 hold a final one: move it to next_observations; "
+            hint = more if name == "observations" and length == steps + 1 else ""
+            raise self.refuse(
+                f"{self.name(name)} has {length:,} rows and {self.name('actions')} has {steps:,}; "
+                f"{hint}every field needs one row a step"
+            )
+        if steps == 0:
+            raise self.refuse(f"{self.name('actions')} has no rows: the file holds no steps")
+
+    def require_same_width(self, states: np.ndarray, successors: np.ndarray) -> None:
+        if states.shape[1] != successors.shape[1]:
+            raise self.refuse(
+                f"{self.name('next_observations')} has {successors.shape[1]} columns and "
+                f"{self.name('observations')} has {states.shape[1]}; both must be the same vector"
+            )
+
+    def vectors(self, name: str, array: np.ndarray) -> Float32[np.ndarray, "n width"]:
+        """(n, width) in float32; a 1-d array becomes one column."""
+        if array.ndim == 1:
+            self.notes.append(f"{self.name(name)} has one dimension: read as one column.")
+            array = array[:, None]
+        if array.ndim > 2:
+            raise self.refuse(
+                f"{self.name(name)} has shape {array.shape}: images and stacked frames are not "
+                "supported; store one flat vector a step, shape (n, width)"
+            )
+        if array.dtype == np.uint8 and array.shape[1] >= PIXEL_COLUMNS:
+            raise self.refuse(
+                f"{self.name(name)} has {array.shape[1]} columns of bytes, which are pixels: "
+                "images are not supported; store state vectors (n, width) or features of them"
+            )
+        if array.shape[1] == 0:
+            raise self.refuse(f"{self.name(name)} has no columns; store at least one number a step")
+        return self._as_float32(name, array)
+
+    def rewards(self, array: np.ndarray | None, *, steps: int) -> Float32[np.ndarray, " n"]:
+        if array is None:
+            self.notes.append("There are no rewards: only behaviour cloning (bc) can learn here.")
+            return np.zeros(steps, np.float32)
+        return self._as_float32("rewards", self._single_column("rewards", array)[:, None])[:, 0]
+
+    def boundaries(
+        self, terminals: np.ndarray | None, timeouts: np.ndarray | None
+    ) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+        """(terminated, last row of an episode) of every row; the file's last row is always one."""
+        flags = [
+            self._flags(name, array)
+            for name, array in (("terminals", terminals), ("timeouts", timeouts))
+            if array is not None
+        ]
+        if not flags:
+            raise self.refuse(
+                "there is neither terminals nor timeouts, so episodes cannot be told apart; "
+                "add at least one, true on the last step of each episode"
+            )
+        terminated = flags[0] if terminals is not None else np.zeros_like(flags[0])
+        ends = np.logical_or.reduce(flags)
+        if not ends.any():
+            self.notes.append(f"No episode end is set: all {len(ends):,} rows are one episode.")
+        elif not ends[-1]:
+            self.notes.append("The last episode has no end flag: it ends there as at a time limit.")
+        ends = ends.copy()
+        ends[-1] = True
+        return terminated, ends
+
+    def within_range(
+        self,
+        actions: Float32[np.ndarray, "n act"],
+        low: np.ndarray | None,
+        high: np.ndarray | None,
+    ) -> tuple[Float32[np.ndarray, "n act"], ActionRange, str]:
+        """Actions, their range and where it is from: "declared", "unit" ([-1, 1]) or "data"."""
+        statistics = column_statistics(actions)
+        if (low is None) != (high is None):
+            missing = "action_low" if low is None else "action_high"
+            raise self.refuse(f"{self.name(missing)} is missing; declare both ends or neither")
+        if low is not None and high is not None:
+            bounds = [
+                self._bound("action_low", low, actions),
+                self._bound("action_high", high, actions),
+            ]
+            open_ended = np.logical_not(np.isfinite(bounds).all(0))
+            if open_ended.any():
+                self.notes.append(
+                    f"The declared action range is infinite in {_columns(open_ended)}: "
+                    "the data's own range is taken there."
+                )
+            bottom = np.where(open_ended, statistics.minimum, bounds[0])
+            top = np.where(open_ended, statistics.maximum, bounds[1])
+            origin = "declared"
+        elif max(-statistics.minimum.min(), statistics.maximum.max()) <= 1 + RANGE_ROUNDING:
+            bottom, top = -np.ones(actions.shape[1]), np.ones(actions.shape[1])
+            origin = "unit"
+        else:
+            bottom, top, origin = statistics.minimum, statistics.maximum, "data"
+            self.notes.append(
+                "No action range is declared and actions leave [-1, 1]: each dimension's own "
+                "minimum and maximum are taken (action_low and action_high would say otherwise)."
+            )
+        action_range = ActionRange(bottom.astype(np.float32), top.astype(np.float32))
+        return self._clip_rounding(actions, action_range), action_range, origin
+
+    def _bound(self, name: str, bound: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        array = np.asarray(bound)
+        if array.dtype.kind not in "fiu" or array.shape not in ((), (1,), actions.shape[1:]):
+            raise self.refuse(
+                f"{self.name(name)} has shape {array.shape} and type {array.dtype.name}; "
+                f"{counted(actions.shape[1], 'number')} are needed, one an action dimension"
+            )
+        if np.isnan(array).any():
+            raise self.refuse(f"{self.name(name)} is nan; give the lowest and highest action")
+        with np.errstate(over="ignore"):
+            return np.broadcast_to(array.astype(np.float32), actions.shape[1:])
+
+    def _clip_rounding(
+        self, actions: Float32[np.ndarray, "n act"], action_range: ActionRange
+    ) -> Float32[np.ndarray, "n act"]:
+        """Refuse what lies outside; clip what lies outside by float32's rounding only."""
+        low, high = action_range.low, action_range.high
+        if (low > high).any():
+            column = int(np.flatnonzero(low > high)[0])
+            raise self.refuse(
+                f"{self.name('action_low')} {low[column]:g} is above {self.name('action_high')} "
+                f"{high[column]:g} in column {column}; swap them"
+            )
+        outside = (actions < low) | (actions > high)
+        if not outside.any():
+            return actions
+        slack = RANGE_ROUNDING * np.maximum(np.abs(low), np.abs(high))
+        far = (actions < low - slack) | (actions > high + slack)
+        if far.any():
+            row, column = (int(i) for i in np.argwhere(far)[0])
+            raise self.refuse(
+                f"{self.name('actions')} row {row}, column {column} is {actions[row, column]:g}, "
+                f"outside the declared range [{low[column]:g}, {high[column]:g}] "
+                f"({int(far.sum()):,} of {far.size:,} entries are outside); clip the actions in "
+                "the file or declare the range that they have"
+            )
+        self.notes.append("Actions outside their range by no more than rounding were clipped.")
+        return np.clip(actions, low, high)
+
+    def note_dropped(
+        self, episodes: _Episodes, terminated: Bool[np.ndarray, " n"], rewards: np.ndarray
+    ) -> None:
+        """Say which last steps go for want of a successor; refuse if none stays."""
+        dropped = episodes.last & ~terminated
+        if dropped.all():
+            raise self.refuse(
+                f"no step is left: each of the {counted(len(dropped), 'episode')} has one step and "
+                "no next observation; add next_observations or mark true endings in terminals"
+            )
+        if not dropped.any():
+            return
+        text = (
+            f"{counted(int(dropped.sum()), 'last step')} of episodes that did not terminate "
+            "dropped: the file has no next observation for them."
+        )
+        whole, lost = np.abs(rewards).sum(dtype=np.float64), np.abs(rewards[dropped]).sum()
+        if lost > 0.1 * whole:
+            text += (
+                f" They carry {lost / whole:.0%} of all reward: if the task ended there, "
+                "mark them in terminals; else add next_observations."
+            )
+        elif lost > 0:
+            text += (
+                f" Returns count without their rewards ({rewards[dropped].mean():.3g} on average)."
+            )
+        self.notes.append(text)
+        vanished = int((dropped[episodes.starts] & (episodes.lengths == 1)).sum())
+        if vanished:
+            self.notes.append(f"{counted(vanished, 'episode')} of one step vanished with them.")
+
+    def note_mismatched_successors(
+        self, states: np.ndarray, successors: np.ndarray, episodes: _Episodes
+    ) -> None:
+        count = int(mismatched_successors(states, successors, episodes.last).sum())
+        if count:
+            self.notes.append(
+                f"Inside episodes, {counted(count, 'row')} of "
+                f"{self.name('next_observations')} differ from the observation that follows: "
+                "an episode end may be missing."
+            )
+
+    def note_degenerate(self, states: np.ndarray, actions: np.ndarray, episodes: _Episodes) -> None:
+        single = int((episodes.lengths == 1).sum())
+        if single:
+            self.notes.append(f"{counted(single, 'episode')} of a single step.")
+        for name, table in (("observations", states), ("actions", actions)):
+            constant = column_statistics(table).constant
+            if constant.any() and len(table) > 1:
+                self.notes.append(f"{self.name(name)} never change in {_columns(constant)}.")
+
+    def _single_column(self, name: str, array: np.ndarray) -> np.ndarray:
+        if array.ndim == 2 and array.shape[1] == 1:
+            return array[:, 0]
+        if array.ndim != 1:
+            raise self.refuse(
+                f"{self.name(name)} has shape {array.shape}; one number a step, shape (n,), is "
+                "needed"
+            )
+        return array
+
+    def _flags(self, name: str, array: np.ndarray) -> Bool[np.ndarray, " n"]:
+        column = self._single_column(name, array)
+        wrong = (column != 0) & (column != 1)
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0])
+            raise self.refuse(
+                f"{self.name(name)} row {row} is {column[row]:g}; only true and false (1 and 0) "
+                "say whether an episode ended"
+            )
+        return column.astype(bool)
+
+    def _as_float32(self, name: str, table: np.ndarray) -> Float32[np.ndarray, "n width"]:
+        """Finite float32 numbers; a cast is noted, and refused where a value does not fit."""
+        limit = float(np.finfo(np.float32).max)
+        for start in range(0, len(table), BLOCK_ROWS):
+            block = table[start : start + BLOCK_ROWS]
+            if not np.isfinite(block).all():
+                raise self._not_finite(name, table)
+            if table.dtype.itemsize > 4 and (np.abs(block.astype(np.float64)) > limit).any():
+                row, column = (int(i) for i in np.argwhere(np.abs(block) > limit)[0])
+                raise self.refuse(
+                    f"{self.name(name)} row {start + row}, column {column} is "
+                    f"{block[row, column]:g}, too large for float32; check its unit or remove it"
+                )
+        if table.dtype.kind in "iub" or table.dtype.itemsize > 4:
+            self.notes.append(f"{self.name(name)} is {table.dtype.name}: read as float32.")
+        return np.ascontiguousarray(table, np.float32)
+
+    def _not_finite(self, name: str, table: np.ndarray) -> DatasetError:
+        bad = ~np.isfinite(table)
+        row, column = (int(i) for i in np.argwhere(bad)[0])
+        place = f"row {row}" if table.shape[1] == 1 else f"row {row}, column {column}"
+        return self.refuse(
+            f"{self.name(name)} {place} is {table[row, column]} ({int(bad.sum()):,} of "
+            f"{bad.size:,} entries are nan or infinite); remove the episodes that hold them or "
+            "repair the values"
+        )
+
+
+def mismatched_successors(
+    observations: Float32[np.ndarray, "n obs"],
+    next_observations: Float32[np.ndarray, "n obs"],
+    last: Bool[np.ndarray, " n"],
+) -> Bool[np.ndarray, " n"]:
+    """Rows inside an episode whose next observation is not the observation of the following row."""
+    differs = np.zeros(len(observations), bool)
+    for start in range(0, len(observations) - 1, BLOCK_ROWS):
+        rows = slice(start, min(start + BLOCK_ROWS, len(observations) - 1))
+        following = observations[rows.start + 1 : rows.stop + 1]
+        # Float32 rounding is no difference: writers compute the two sides at different precision.
+        same = np.isclose(next_observations[rows], following, rtol=1e-5, atol=1e-6)
+        differs[rows] = ~same.all(1)
+    return differs & ~last
+
+
+def _columns(chosen: Bool[np.ndarray, " columns"]) -> str:
+    numbers = np.flatnonzero(chosen)
+    return f"column{'' if len(numbers) == 1 else 's'} {listing(numbers)}"

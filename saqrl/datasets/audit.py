@@ -1,0 +1,377 @@
+"""What is in a log, and what is wrong with it: numbers first, then sentences with remedies."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64
+
+from saqrl.datasets.assembly import mismatched_successors
+from saqrl.datasets.errors import counted, listing
+from saqrl.datasets.scaling import ActionRange
+from saqrl.datasets.statistics import BLOCK_ROWS, ColumnStatistics, column_statistics
+from saqrl.datasets.transitions import Transitions
+
+HISTOGRAM_BINS = 8
+# Rows that the searches for patterns look at; statistics and counts use all of them.
+SAMPLED_ROWS = 20_000
+# Of the half width: what a controller clips, and a tanh that has saturated.
+AT_BOUND = 1e-3
+# The share of clipped entries in one action dimension that is worth a warning.
+OFTEN_CLIPPED = 0.2
+# In standard deviations: farther out is a glitch of the sensor more often than a state.
+FAR_OUT = 50.0
+# A wrap-around is a step of a whole turn, less what the angle really moved in one step.
+WRAP_STEP = 2 * np.pi - 0.6
+
+
+@dataclass(frozen=True)
+class ColumnAudit:
+    """One column of the observations or actions, in its own units."""
+
+    column: int
+    minimum: float
+    maximum: float
+    mean: float
+    deviation: float
+    constant: bool
+    histogram: tuple[int, ...]
+    """Counts of equal bins between minimum and maximum."""
+    at_low: float | None = None
+    """Share of rows at the lower bound of the action range; None for observations."""
+    at_high: float | None = None
+
+    @property
+    def at_bounds(self) -> float:
+        return (self.at_low or 0) + (self.at_high or 0)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The findings of `audit`; shares lie in [0, 1], columns and rows count from 0."""
+
+    source: str
+    format: str
+    environment: str | None
+    episodes: int
+    steps: int
+    length_min: int
+    length_median: float
+    length_max: int
+    terminated_episodes: int
+    truncated_episodes: int
+    has_rewards: bool
+    return_min: float | None
+    return_mean: float | None
+    return_max: float | None
+    reward_min: float | None
+    reward_max: float | None
+    commonest_reward: float | None
+    commonest_reward_share: float | None
+    action_low: tuple[float, ...]
+    action_high: tuple[float, ...]
+    action_range_origin: str
+    observations: tuple[ColumnAudit, ...]
+    actions: tuple[ColumnAudit, ...]
+    constant_observations: tuple[int, ...]
+    constant_actions: tuple[int, ...]
+    clipped_share: float
+    mismatched_successors: int
+    jumps: tuple[int, ...]
+    """Rows inside an episode after which the observation jumps as far as a reset would."""
+    duplicated_episodes: tuple[tuple[int, ...], ...]
+    """Groups of episodes that are equal in every observation and action."""
+    position_actions: tuple[tuple[int, int], ...]
+    """(action, observation) columns where the action is the next observation."""
+    angles: tuple[int, ...]
+    likely_angles: tuple[int, ...]
+    notes: tuple[str, ...]
+    """What the reader changed."""
+    warnings: tuple[str, ...]
+    """What is suspicious, each with its remedy."""
+
+    def to_json(self) -> dict[str, object]:
+        """The same as plain JSON values."""
+        return asdict(self)
+
+
+def audit(transitions: Transitions) -> Audit:
+    """Look through a whole log. Costs a few passes over the data and little memory."""
+    lengths, returns = transitions.episode_lengths, _returns(transitions)
+    last = np.zeros(len(transitions), bool)
+    last[transitions.episode_ends - 1] = True
+    terminated = int(transitions.terminated[last].sum())
+    observed, acted = (
+        column_statistics(table) for table in (transitions.observations, transitions.actions)
+    )
+    rewards = _RewardAudit.of(transitions.rewards) if transitions.has_rewards else None
+    angles = _likely_angles(transitions.observations, last, observed)
+    columns = _action_columns(transitions.actions, acted, transitions.action_range)
+    found = Audit(
+        source=str(transitions.provenance.get("path", "")),
+        format=str(transitions.provenance.get("format", "")),
+        environment=transitions.environment.id if transitions.environment else None,
+        episodes=transitions.num_episodes,
+        steps=len(transitions),
+        length_min=int(lengths.min()),
+        length_median=float(np.median(lengths)),
+        length_max=int(lengths.max()),
+        terminated_episodes=terminated,
+        truncated_episodes=transitions.num_episodes - terminated,
+        has_rewards=transitions.has_rewards,
+        return_min=float(returns.min()) if rewards else None,
+        return_mean=float(returns.mean()) if rewards else None,
+        return_max=float(returns.max()) if rewards else None,
+        reward_min=rewards.minimum if rewards else None,
+        reward_max=rewards.maximum if rewards else None,
+        commonest_reward=rewards.commonest if rewards else None,
+        commonest_reward_share=rewards.commonest_share if rewards else None,
+        action_low=tuple(transitions.action_range.low.tolist()),
+        action_high=tuple(transitions.action_range.high.tolist()),
+        action_range_origin=str(transitions.provenance.get("action_range", "")),
+        observations=_columns(transitions.observations, observed),
+        actions=columns,
+        constant_observations=_chosen(observed.constant),
+        constant_actions=_chosen(acted.constant),
+        clipped_share=float(np.mean([column.at_bounds for column in columns])),
+        mismatched_successors=int(
+            mismatched_successors(
+                transitions.observations, transitions.next_observations, last
+            ).sum()
+        ),
+        jumps=_jumps(transitions.observations, last, observed, {*angles, *transitions.angles}),
+        duplicated_episodes=_duplicates(transitions),
+        position_actions=_position_actions(transitions),
+        angles=transitions.angles,
+        likely_angles=tuple(sorted(set(angles) - set(transitions.angles))),
+        notes=_notes(transitions),
+        warnings=(),
+    )
+    return Audit(**{**vars(found), "warnings": tuple(_warnings(found))})
+
+
+@dataclass(frozen=True)
+class _RewardAudit:
+    minimum: float
+    maximum: float
+    commonest: float
+    commonest_share: float
+
+    @classmethod
+    def of(cls, rewards: Float32[np.ndarray, " n"]) -> "_RewardAudit":
+        values, counts = np.unique(rewards, return_counts=True)
+        most = int(counts.argmax())
+        share = float(counts[most] / len(rewards))
+        return cls(float(values[0]), float(values[-1]), float(values[most]), share)
+
+
+def _returns(transitions: Transitions) -> Float64[np.ndarray, " episodes"]:
+    rewards = transitions.rewards.astype(np.float64)
+    return np.add.reduceat(rewards, transitions.episode_starts)
+
+
+def _notes(transitions: Transitions) -> tuple[str, ...]:
+    notes = transitions.provenance.get("notes", ())
+    return tuple(str(note) for note in notes) if isinstance(notes, Sequence) else ()
+
+
+def _columns(
+    table: Float32[np.ndarray, "n columns"], statistics: ColumnStatistics
+) -> tuple[ColumnAudit, ...]:
+    return tuple(
+        ColumnAudit(
+            column=column,
+            minimum=float(statistics.minimum[column]),
+            maximum=float(statistics.maximum[column]),
+            mean=float(statistics.mean[column]),
+            deviation=float(statistics.deviation[column]),
+            constant=bool(statistics.constant[column]),
+            histogram=_histogram(
+                table[:, column], statistics.minimum[column], statistics.maximum[column]
+            ),
+        )
+        for column in range(table.shape[1])
+    )
+
+
+def _histogram(values: Float32[np.ndarray, " n"], low: float, high: float) -> tuple[int, ...]:
+    if not high > low:
+        return (len(values),) + (0,) * (HISTOGRAM_BINS - 1)
+    share = (values.astype(np.float64) - low) / (high - low)
+    bins = np.minimum((share * HISTOGRAM_BINS).astype(np.int64), HISTOGRAM_BINS - 1)
+    return tuple(np.bincount(bins, minlength=HISTOGRAM_BINS).tolist())
+
+
+def _action_columns(
+    actions: Float32[np.ndarray, "n act"], statistics: ColumnStatistics, action_range: ActionRange
+) -> tuple[ColumnAudit, ...]:
+    """As `_columns`, with the share of rows at each bound; a range that is a point has none."""
+    slack = AT_BOUND * action_range.half_width
+    wide = action_range.high > action_range.low
+    at_low = np.where(wide, (actions <= action_range.low + slack).mean(0), 0)
+    at_high = np.where(wide, (actions >= action_range.high - slack).mean(0), 0)
+    return tuple(
+        ColumnAudit(**{**vars(column), "at_low": float(low), "at_high": float(high)})
+        for column, low, high in zip(_columns(actions, statistics), at_low, at_high, strict=True)
+    )
+
+
+def _likely_angles(
+    observations: Float32[np.ndarray, "n obs"],
+    last: Bool[np.ndarray, " n"],
+    statistics: ColumnStatistics,
+) -> tuple[int, ...]:
+    """Columns within [0, 2 pi] or [-pi, pi] that step by a whole turn inside an episode."""
+    low, high = statistics.minimum, statistics.maximum
+    slack = 1e-3
+    positive = (low >= -slack) & (high <= 2 * np.pi + slack)
+    symmetric = (low >= -np.pi - slack) & (high <= np.pi + slack)
+    candidates = np.flatnonzero((positive | symmetric) & (high - low > WRAP_STEP))
+    inside = ~last[:-1]
+    return tuple(
+        int(column)
+        for column in candidates
+        if (np.abs(np.diff(observations[:, column]))[inside] > WRAP_STEP).any()
+    )
+
+
+def _jumps(
+    observations: Float32[np.ndarray, "n obs"],
+    last: Bool[np.ndarray, " n"],
+    statistics: ColumnStatistics,
+    angles: set[int],
+) -> tuple[int, ...]:
+    """Rows after which nearly every column moves at once, as at a reset.
+
+    A step is its move in standard deviations, at most 1 a column, averaged over the columns. It is
+    reported above 0.5 and above twice what 99 % of the steps inside episodes stay under; angles are
+    left out, for they wrap. A log whose ordinary steps are that large shows nothing.
+    """
+    usable = ~statistics.constant
+    usable[sorted(angles)] = False
+    if len(observations) < 3 or not usable.any():
+        return ()
+    deviation, steps = statistics.deviation[usable], np.zeros(len(observations) - 1)
+    for start in range(0, len(steps), BLOCK_ROWS):
+        block = observations[start : start + BLOCK_ROWS + 1, usable].astype(np.float64)
+        moves = np.abs(np.diff(block, axis=0)) / deviation
+        steps[start : start + BLOCK_ROWS] = np.minimum(moves, 1).mean(1)
+    inside = ~last[:-1]
+    if not inside.any():
+        return ()
+    limit = max(0.5, 2 * float(np.quantile(steps[inside], 0.99)))
+    return tuple(np.flatnonzero((steps > limit) & inside).tolist())
+
+
+def _duplicates(transitions: Transitions) -> tuple[tuple[int, ...], ...]:
+    groups: dict[bytes, list[int]] = defaultdict(list)
+    bounds = zip(transitions.episode_starts, transitions.episode_ends, strict=True)
+    for episode, (start, end) in enumerate(bounds):
+        digest = hashlib.blake2b(transitions.observations[start:end].tobytes())
+        digest.update(transitions.actions[start:end].tobytes())
+        groups[digest.digest()].append(episode)
+    return tuple(tuple(group) for group in groups.values() if len(group) > 1)
+
+
+def _position_actions(transitions: Transitions) -> tuple[tuple[int, int], ...]:
+    """Pairs whose difference is under 1 % of how much the action moves, root mean square."""
+    stride = -(-len(transitions) // SAMPLED_ROWS)
+    actions = transitions.actions[::stride].astype(np.float64)
+    following = transitions.next_observations[::stride].astype(np.float64)
+    spread = actions.std(0)
+    pairs = []
+    for column in np.flatnonzero(spread > 1e-6 * np.maximum(np.abs(actions).max(0), 1)):
+        gap = np.sqrt(((following - actions[:, [column]]) ** 2).mean(0))
+        nearest = int(gap.argmin())
+        if gap[nearest] < 0.01 * spread[column]:
+            pairs.append((int(column), nearest))
+    return tuple(pairs)
+
+
+def _chosen(flags: Bool[np.ndarray, " columns"]) -> tuple[int, ...]:
+    return tuple(np.flatnonzero(flags).tolist())
+
+
+def _warnings(found: Audit) -> Iterator[str]:
+    yield from _episode_warnings(found)
+    yield from _reward_warnings(found)
+    yield from _column_warnings(found)
+
+
+def _episode_warnings(found: Audit) -> Iterator[str]:
+    alike = found.length_min == found.length_max and found.episodes > 1
+    if alike and found.truncated_episodes == 0 and found.length_max > 1:
+        yield (
+            f"Every episode terminates after exactly {found.length_max:,} steps, which looks like "
+            "a time limit: store such ends as timeouts, or values will be cut off there."
+        )
+    if found.mismatched_successors:
+        yield (
+            f"{counted(found.mismatched_successors, 'row')} inside an episode lead elsewhere than "
+            "to the following row: set an episode end there, or repair next_observations."
+        )
+    if found.jumps:
+        yield (
+            f"The observation jumps as far as at a reset after {counted(len(found.jumps), 'row')} "
+            f"inside an episode ({listing(found.jumps, limit=4)}): an episode end may be missing "
+            "there; set timeouts."
+        )
+    if found.duplicated_episodes:
+        copies = sum(len(group) - 1 for group in found.duplicated_episodes)
+        first = found.duplicated_episodes[0]
+        yield (
+            f"{counted(copies, 'episode')} repeat another (episodes {listing(first, limit=4)} are "
+            "equal): a held-out split would share them; remove the copies."
+        )
+
+
+def _reward_warnings(found: Audit) -> Iterator[str]:
+    if found.has_rewards and found.reward_min == found.reward_max:
+        yield (
+            f"Every reward is {found.reward_min:g}: cql, iql and brac learn nothing from it; use "
+            "bc, or relabel the rewards."
+        )
+
+
+def _column_warnings(found: Audit) -> Iterator[str]:
+    if found.likely_angles:
+        flags = " ".join(str(column) for column in found.likely_angles)
+        yield f"Angles that wrap around, by the look of them: say --angles {flags}."
+    degrees = [c for c in found.angles if _spans_degrees(found.observations[c])]
+    if degrees:
+        yield (
+            f"Angle columns {listing(degrees)} run far beyond a turn in radians: convert degrees "
+            "to radians."
+        )
+    clipped = [
+        c.column for c in found.actions if (c.at_low or 0) + (c.at_high or 0) > OFTEN_CLIPPED
+    ]
+    if clipped:
+        yield (
+            f"Actions at a bound in over {OFTEN_CLIPPED:.0%} of the rows of dimensions "
+            f"{listing(clipped)}: if the recording clipped them, widen the controller's range and "
+            "record again; if the policy saturates, all is well."
+        )
+    if found.position_actions:
+        pairs = listing((f"{a} = observation {o}" for a, o in found.position_actions), limit=4)
+        yield (
+            f"Actions that are the next observation ({pairs}): positions were recorded, not "
+            "commands; make sure that the environment takes positions."
+        )
+    far = [c.column for c in found.observations if _far_out(c)]
+    if far:
+        yield (
+            f"Observation columns {listing(far)} have values over {FAR_OUT:g} standard deviations "
+            "from their mean: look for glitches of the sensor there."
+        )
+
+
+def _far_out(column: ColumnAudit) -> bool:
+    reach = max(column.maximum - column.mean, column.mean - column.minimum)
+    return not column.constant and reach > FAR_OUT * column.deviation
+
+
+def _spans_degrees(column: ColumnAudit) -> bool:
+    return max(abs(column.minimum), abs(column.maximum)) > 60

@@ -1,0 +1,159 @@
+"""Plain npz: one array a field, one row a step, episodes one after another."""
+
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from saqrl.datasets.assembly import BOUNDS, assemble
+from saqrl.datasets.errors import DatasetError, listing, nearest
+from saqrl.datasets.source import existing_file, file_record
+from saqrl.datasets.transitions import EnvironmentSpec, Transitions
+
+SUMMARY = "npz with observations, actions, terminals and/or timeouts, best also rewards"
+SUFFIXES = (".npz",)
+
+# Other names that people use; each is read only while exactly one of its row is in the file.
+ALIASES: Mapping[str, tuple[str, ...]] = {
+    "observations": ("observation", "obs", "states", "state"),
+    "actions": ("action", "acts"),
+    "rewards": ("reward",),
+    "next_observations": ("next_observation", "next_obs", "next_states", "next_state"),
+    "terminals": ("terminal", "terminated", "terminations", "dones", "done"),
+    "timeouts": ("timeout", "truncated", "truncations"),
+}
+
+
+def recognises(path: Path) -> bool:
+    """Whether this is a zip archive with actions in it."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        members = {name.removesuffix(".npy") for name in archive.namelist()}
+    return bool(members & {"actions", *ALIASES["actions"]})
+
+
+def read(path: Path) -> Transitions:
+    """Read `path`; see `assembly` for the rules and docs/datasets.md for the keys.
+
+    Pickled members are never opened. Raises FileNotFoundError, or DatasetError for a damaged
+    archive, missing keys and whatever `assemble` refuses.
+    """
+    file = existing_file(path)
+    members = _Members(path, file)
+    notes: list[str] = []
+    keys = members.field_keys(notes)
+    arrays = {field: members.array(key) for field, key in keys.items()}
+    if keys.get("terminals") in ("dones", "done"):
+        _require_done_is_termination(path, keys, arrays)
+    arrays |= {bound: members.array(bound) for bound in BOUNDS if bound in members.names}
+    record = {"format": "npz", **file_record(file)}
+    recorded = members.text("provenance")
+    if recorded is not None:
+        record["recorded"] = _parsed(recorded)
+    environment = members.text("environment_id")
+    return assemble(
+        arrays,
+        source=str(path),
+        environment=EnvironmentSpec(environment) if environment else None,
+        provenance=record,
+        notes=notes,
+        keys=keys,
+    )
+
+
+class _Members:
+    """The named arrays of an archive; every failure names the file and the member."""
+
+    def __init__(self, path: Path, file: Path) -> None:
+        self.path = path
+        if not zipfile.is_zipfile(file):
+            raise DatasetError(
+                f"{path}: not an npz archive, or cut off before its end; "
+                "write it with numpy.savez_compressed, or copy it again"
+            )
+        try:
+            with zipfile.ZipFile(file) as archive:
+                self.names = [
+                    name.removesuffix(".npy")
+                    for name in archive.namelist()
+                    if name.endswith(".npy")
+                ]
+            self.archive = np.load(file, allow_pickle=False)
+        except Exception as error:  # a damaged directory raises whatever its bytes happen to mean
+            raise DatasetError(f"{path}: damaged npz archive ({error}); copy it again") from error
+
+    def field_keys(self, notes: list[str]) -> dict[str, str]:
+        """Field -> the file's key; a note for each alias, one error for all that is missing."""
+        keys: dict[str, str] = {}
+        for field, aliases in ALIASES.items():
+            candidates = [field] if field in self.names else [a for a in aliases if a in self.names]
+            if len(candidates) > 1:
+                raise DatasetError(
+                    f"{self.path}: {listing(candidates)} could each be {field}; "
+                    f"rename the right one to {field}"
+                )
+            if candidates:
+                keys[field] = candidates[0]
+                if candidates[0] != field:
+                    notes.append(f"{candidates[0]} is read as {field}.")
+        missing = [field for field in ("observations", "actions") if field not in keys]
+        if not keys.keys() & {"terminals", "timeouts"}:
+            missing.append("terminals")
+        if missing:
+            wanted = listing(f"{field}{nearest(field, self.names)}" for field in missing)
+            raise DatasetError(
+                f"{self.path}: missing {wanted}; the file has {listing(self.names)}; "
+                "rename or add the keys"
+            )
+        return keys
+
+    def array(self, key: str) -> np.ndarray:
+        try:
+            return np.asarray(self.archive[key])
+        except Exception as error:  # zlib, zipfile and the npy header each have their own
+            if "allow_pickle" in str(error):
+                raise DatasetError(
+                    f"{self.path}: {key} holds Python objects, and pickled arrays are never "
+                    "opened; save it as a plain array of numbers"
+                ) from error
+            raise DatasetError(
+                f"{self.path}: {key} cannot be read ({error}); the file is damaged, copy it again"
+            ) from error
+
+    def text(self, key: str) -> str | None:
+        """A 0-d string member, or None where there is none."""
+        if key not in self.names:
+            return None
+        array = self.array(key)
+        if array.shape != () or array.dtype.kind not in "US":
+            raise DatasetError(
+                f"{self.path}: {key} has shape {array.shape} and type {array.dtype.name}; "
+                "a single string is expected"
+            )
+        value = array.item()
+        return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _require_done_is_termination(
+    path: Path, keys: Mapping[str, str], arrays: Mapping[str, np.ndarray]
+) -> None:
+    """Refuse `dones` where it must mean 'terminated or timed out', which ends values wrongly."""
+    if "timeouts" not in arrays or arrays["timeouts"].shape != arrays["terminals"].shape:
+        return
+    both = np.flatnonzero((arrays["terminals"] == 1) & (arrays["timeouts"] == 1))
+    if both.size:
+        raise DatasetError(
+            f"{path}: {keys['terminals']} and {keys['timeouts']} are both set in row {both[0]}, so "
+            f"{keys['terminals']} also marks time limits; store true endings alone as terminals"
+        )
+
+
+def _parsed(recorded: str) -> object:
+    """The writer's own record as JSON where it is JSON, else its text."""
+    try:
+        return json.loads(recorded)
+    except ValueError:
+        return recorded

@@ -1,0 +1,89 @@
+"""Between the robot's units and the networks': both directions, NumPy only."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32
+
+# Ten standard deviations: farther out a network only extrapolates, so nothing is lost by stopping.
+FEATURE_LIMIT = 10.0
+
+
+@dataclass(frozen=True, eq=False)
+class ActionRange:
+    """The interval of each action dimension, in the environment's units."""
+
+    low: Float32[np.ndarray, " act"]
+    high: Float32[np.ndarray, " act"]
+
+    @property
+    def half_width(self) -> Float32[np.ndarray, " act"]:
+        """Environment units per network unit; 1 where the range is a point, so both ways stay finite."""
+        half = (self.high - self.low) / 2
+        return np.where(half > 0, half, 1).astype(np.float32)
+
+    def to_unit(self, actions: Float32[np.ndarray, "*n act"]) -> Float32[np.ndarray, "*n act"]:
+        """Environment units -> [-1, 1]."""
+        return ((actions - (self.low + self.high) / 2) / self.half_width).astype(np.float32)
+
+    def from_unit(self, actions: Float32[np.ndarray, "*n act"]) -> Float32[np.ndarray, "*n act"]:
+        """[-1, 1] -> environment units; what lies outside is clipped to the range first."""
+        unit = np.clip(actions, -1, 1)
+        scaled = unit * self.half_width + (self.low + self.high) / 2
+        return np.clip(scaled, self.low, self.high).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class ObservationScaling:
+    """Raw observation -> network features: angles as cosine and sine, then (x - mean) / scale.
+
+    Features are the columns that are no angles in their order, then all cosines, then all sines.
+    A column that never changes in the data has an inverse scale of 0: it says nothing, and what it
+    would say outside the data was never seen.
+    """
+
+    angles: tuple[int, ...]
+    mean: Float32[np.ndarray, " features"]
+    inverse_scale: Float32[np.ndarray, " features"]
+
+    @classmethod
+    def fit(
+        cls,
+        observations: Float32[np.ndarray, "n obs"],
+        *,
+        angles: tuple[int, ...] = (),
+        standardize: bool = True,
+    ) -> "ObservationScaling":
+        """Statistics of `observations`; with standardize off only the angles are unrolled."""
+        expanded = expand_angles(observations, angles)
+        if not standardize:
+            width = expanded.shape[1]
+            return cls(angles, np.zeros(width, np.float32), np.ones(width, np.float32))
+        mean = expanded.mean(0, dtype=np.float64)
+        deviation = expanded.std(0, dtype=np.float64)
+        # Float32 keeps about 1e-7 of a column's size: a smaller deviation is rounding, not signal.
+        constant = deviation <= 1e-6 * np.maximum(np.abs(mean), 1)
+        inverse = np.where(constant, 0, 1 / np.where(constant, 1, deviation))
+        return cls(angles, mean.astype(np.float32), inverse.astype(np.float32))
+
+    def __call__(
+        self, observations: Float32[np.ndarray, "*n obs"]
+    ) -> Float32[np.ndarray, "*n features"]:
+        features = (expand_angles(observations, self.angles) - self.mean) * self.inverse_scale
+        if self.inverse_scale.min() == self.inverse_scale.max() == 1:
+            return features.astype(
+                np.float32
+            )  # not standardised: there is no deviation to count in
+        return np.clip(features, -FEATURE_LIMIT, FEATURE_LIMIT).astype(np.float32)
+
+
+def expand_angles(
+    observations: Float32[np.ndarray, "*n obs"], angles: tuple[int, ...]
+) -> Float32[np.ndarray, "*n features"]:
+    """Replace angle columns (radians) by their cosines and sines, appended at the end."""
+    if not angles:
+        return observations
+    columns = list(angles)
+    rest = np.delete(observations, columns, axis=-1)
+    turned = observations[..., columns]
+    return np.concatenate([rest, np.cos(turned), np.sin(turned)], axis=-1)

@@ -1,0 +1,24 @@
+"""The file that data comes from: found, or a clear error; and its record for the provenance."""
+
+import hashlib
+from pathlib import Path
+
+from saqrl.datasets.errors import DatasetError, nearest
+
+
+def existing_file(path: Path) -> Path:
+    """`path` with ~ expanded; FileNotFoundError or DatasetError (a folder) otherwise."""
+    found = path.expanduser()
+    if found.is_file():
+        return found
+    if found.is_dir():
+        raise DatasetError(f"{path}: this is a folder; name a file inside it")
+    beside = [file.name for file in found.parent.iterdir()] if found.parent.is_dir() else []
+    raise FileNotFoundError(f"{path}: no such file{nearest(found.name, beside)}")
+
+
+def file_record(path: Path) -> dict[str, object]:
+    """Name, size in bytes and SHA-256: enough to tell later whether it is the same file."""
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {"path": str(path), "bytes": path.stat().st_size, "sha256": digest}

@@ -1,0 +1,75 @@
+"""The type that leaves the room: one log, checked, in the units of the robot."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int64
+
+from saqrl.datasets.scaling import ActionRange
+
+
+@dataclass(frozen=True)
+class EnvironmentSpec:
+    """How to make the environment that the data came from: a Gymnasium id and its options."""
+
+    id: str
+    options: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """Logged steps, episode after episode, in the order in which they happened.
+
+    Observations and actions are in the units of the file (`action_range` maps actions to [-1, 1]).
+    `terminated` is true where the task itself ended, so that no value follows; an episode that
+    merely stopped (time limit, end of the recording) has it false on its last row.
+    Episode e covers the rows episode_starts[e] up to, not including, the next start (or n).
+    """
+
+    observations: Float32[np.ndarray, "n obs"]
+    actions: Float32[np.ndarray, "n act"]
+    rewards: Float32[np.ndarray, " n"]
+    next_observations: Float32[np.ndarray, "n obs"]
+    terminated: Bool[np.ndarray, " n"]
+    episode_starts: Int64[np.ndarray, " episodes"]
+    action_range: ActionRange
+    angles: tuple[int, ...] = ()
+    environment: EnvironmentSpec | None = None
+    has_rewards: bool = True
+    provenance: Mapping[str, object] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+    @property
+    def num_episodes(self) -> int:
+        return len(self.episode_starts)
+
+    @property
+    def episode_ends(self) -> Int64[np.ndarray, " episodes"]:
+        """One past the last row of each episode."""
+        return np.append(self.episode_starts[1:], len(self))
+
+    @property
+    def episode_lengths(self) -> Int64[np.ndarray, " episodes"]:
+        return self.episode_ends - self.episode_starts
+
+    @property
+    def episode_returns(self) -> Float32[np.ndarray, " episodes"]:
+        """Undiscounted sum of the rewards of each episode."""
+        return np.add.reduceat(self.rewards, self.episode_starts)
+
+    def select_episodes(self, episodes: Int64[np.ndarray, " chosen"]) -> "Transitions":
+        """The named episodes, in the order given."""
+        starts, ends = self.episode_starts[episodes], self.episode_ends[episodes]
+        rows = np.concatenate([np.arange(a, b) for a, b in zip(starts, ends, strict=True)])
+        return replace(
+            self,
+            observations=self.observations[rows],
+            actions=self.actions[rows],
+            rewards=self.rewards[rows],
+            next_observations=self.next_observations[rows],
+            terminated=self.terminated[rows],
+            episode_starts=np.concatenate([[0], np.cumsum(ends - starts)[:-1]]).astype(np.int64),
+        )

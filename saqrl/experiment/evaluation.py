@@ -1,0 +1,73 @@
+"""Scores of a policy in an environment, as one record."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from saqrl.datasets import EnvironmentSpec, Transitions
+from saqrl.experiment.progress import Reporter
+from saqrl.policy import Act, Policy
+from saqrl.policy.environments import make_environment
+from saqrl.policy.rollout import Episodes, rollout
+from saqrl.policy.scores import normalized_score
+
+# The fields of a score where there is no environment to measure it in.
+NO_SCORE: Mapping[str, None] = dict.fromkeys(
+    ("return_mean", "return_std", "success_rate", "normalized_score", "max_reward_mean")
+)
+
+
+def evaluate(
+    policy: Policy,
+    environment: EnvironmentSpec,
+    *,
+    episodes: int,
+    act: Act,
+    seed: int,
+    reporter: Reporter,
+    stage: str = "evaluation",
+) -> dict[str, Any]:
+    """Play the episodes and summarise them."""
+    with reporter.stage(stage, episodes, unit="episodes") as update:
+        played = rollout(
+            policy,
+            lambda: make_environment(environment.id, options=environment.options),
+            episodes=episodes,
+            act=act,
+            seed=seed,
+            progress=lambda done: update(done, ""),
+        )
+    return {"act": act, "episodes": episodes, **summarize(played, environment.id)}
+
+
+def summarize(played: Episodes, environment_id: str) -> dict[str, float | None]:
+    """Means over episodes; null where the task reports nothing of the kind."""
+    mean = float(played.returns.mean())
+    success = None if played.successes is None else float(played.successes.mean())
+    return {
+        "return_mean": mean,
+        "return_std": float(played.returns.std()),
+        "success_rate": success,
+        "normalized_score": normalized_score(environment_id, mean),
+        "max_reward_mean": float(played.max_rewards.mean()),
+        "length_mean": float(played.lengths.mean()),
+    }
+
+
+def check_environment(environment: EnvironmentSpec, transitions: Transitions) -> None:
+    """Make the environment once; ValueError where its spaces do not match the data."""
+    made = make_environment(environment.id, options=environment.options)
+    try:
+        observed, acted = made.observation_space.shape, made.action_space.shape
+        expected = transitions.observations.shape[1:], transitions.actions.shape[1:]
+        for what, of_env, of_data in zip(
+            ("observations", "actions"), (observed, acted), expected, strict=True
+        ):
+            if of_env is None or int(np.prod(of_env)) != of_data[0]:
+                raise ValueError(
+                    f"{environment.id} has {what} of shape {of_env}, the data {of_data}: name the "
+                    "environment that the data came from with --env"
+                )
+    finally:
+        made.close()

@@ -1,0 +1,97 @@
+"""What the person at the terminal sees while work goes on, and where the time went."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Task as RichTask
+from rich.text import Text
+
+# Seconds between two lines when nobody watches a bar.
+LINE_PERIOD = 10.0
+
+
+class _Rate(TextColumn):
+    """Things done per second since the stage began."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def render(self, task: RichTask) -> Text:
+        rate = task.finished_speed or task.speed
+        return Text("" if rate is None else f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s")
+
+
+class Reporter:
+    """Stages with a progress bar each on standard error; `seconds` holds what each one took."""
+
+    def __init__(self, *, quiet: bool = False):
+        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self.seconds: dict[str, float] = {}
+        self.started = time.perf_counter()
+
+    def say(self, message: str) -> None:
+        self.console.print(message, soft_wrap=True)
+
+    @contextmanager
+    def stage(
+        self, name: str, total: int, *, unit: str = "steps", done: int = 0
+    ) -> Iterator[Callable[[int, str], None]]:
+        """Yields `update(done, note)`; the time inside counts towards `name`."""
+        began = time.perf_counter()
+        try:
+            if self.console.is_terminal:
+                with self._bar() as progress:
+                    task = progress.add_task(name, total=total, completed=done, note=unit)
+
+                    def update(done: int, note: str = "") -> None:
+                        progress.update(task, completed=done, note=note or unit)
+
+                    yield update
+            else:
+                yield self._lines(name, total, unit, done)
+        finally:
+            elapsed = time.perf_counter() - began
+            self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
+
+    def _bar(self) -> Progress:
+        return Progress(
+            TextColumn("{task.description:<12}"),
+            BarColumn(bar_width=28),
+            TaskProgressColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[note]}", style="dim"),
+            console=self.console,
+            speed_estimate_period=20,
+        )
+
+    def _lines(self, name: str, total: int, unit: str, first: int) -> Callable[[int, str], None]:
+        began = last = time.perf_counter()
+
+        def update(done: int, note: str = "") -> None:
+            nonlocal last
+            now = time.perf_counter()
+            if now - last < LINE_PERIOD and done < total:
+                return
+            last = now
+            rate = (done - first) / max(now - began, 1e-9)
+            left = (total - done) / rate if rate else float("inf")
+            print(
+                f"{name}: {done:,}/{total:,} {unit}, {rate:,.1f}/s, {left:.0f} s left  {note}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+        return update

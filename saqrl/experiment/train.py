@@ -1,0 +1,290 @@
+"""The whole path once: transitions, codes, agent, policy, scores, in one run folder."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Key
+
+from saqrl.agents import AGENTS
+from saqrl.agents.bc import BC
+from saqrl.arrays import write_atomically
+from saqrl.baselines import BASELINES
+from saqrl.baselines.bc import ContinuousBC
+from saqrl.datasets import EnvironmentSpec, Transitions, load_dataset
+from saqrl.datasets.scaling import ObservationScaling
+from saqrl.experiment import engine
+from saqrl.experiment.evaluation import NO_SCORE, check_environment, evaluate
+from saqrl.experiment.preparation import (
+    Prepared,
+    encode_all,
+    fit_scaling,
+    prepare,
+    quantizer_report,
+    reward_factor,
+    split,
+)
+from saqrl.experiment.progress import Reporter
+from saqrl.experiment.run import Run, read_config
+from saqrl.experiment.settings import Settings
+from saqrl.experiment.versions import versions
+from saqrl.policy import CodeController, ContinuousController, Controller, Policy
+from saqrl.policy.storage import save_policy
+from saqrl.quantizers import QUANTIZERS, ActionQuantizer
+
+# Seconds of work that a kill may cost at most, besides the interval that it hits.
+CHECKPOINT_PERIOD = 20.0
+DEMONSTRATIONS = "demonstrations.npz"
+
+
+def train(settings: Settings, out: Path, *, resume: bool, reporter: Reporter) -> dict[str, Any]:
+    """Run the settings in the folder `out` and return the summary that result.json holds.
+
+    ValueError, FileNotFoundError or ImportError where the settings, the data or the environment
+    do not fit together; a new folder is removed again then.
+    """
+    config = {"settings": settings.to_json(), "versions": versions(settings.env)}
+    collects = settings.dataset is None
+    if resume:
+        run = Run.open(out, reporter.say)
+    else:
+        if not collects:  # read the data before anything is written
+            data = _load(settings, reporter)
+        run = Run.create(out, config)
+    try:
+        if collects:
+            settings = replace(settings, dataset=_collect(settings, run, reporter))
+        if resume or collects:
+            data = _load(settings, reporter)
+        return _Training(settings, data, run, reporter).run_all()
+    except (ValueError, FileNotFoundError, ImportError):
+        if not resume:
+            run.discard()
+        raise
+    finally:
+        run.close()
+
+
+def saved_settings(path: Path) -> Settings:
+    """The settings of a run folder; RunError or ValueError where there are none to read."""
+    return Settings.from_json(read_config(path)["settings"])
+
+
+class _Training:
+    """One pass through the stages; what is on disk already is not done again."""
+
+    def __init__(self, settings: Settings, data: Transitions, run: Run, reporter: Reporter):
+        self.settings, self.data, self.run, self.reporter = settings, data, run, reporter
+        self.key = jax.random.key(settings.seed)
+        self.gradient_steps: dict[str, int] = {}
+        self.scaling: ObservationScaling = fit_scaling(data, settings)
+        factor = reward_factor(data, settings.reward_scale)
+        training, held_out = split(data, settings)
+        self.training: Prepared = prepare(training, settings, self.scaling, factor)
+        self.held_out = held_out and prepare(held_out, settings, self.scaling, factor)
+        codes = settings.quantizer.codes
+        if settings.actions == "quantized" and codes > len(training):
+            raise ValueError(
+                f"quantizer.codes is {codes} but there are only {len(training)} transitions to "
+                f"train on: choose at most {len(training)} codes"
+            )
+        if self.environment is not None:
+            check_environment(self.environment, data)
+
+    @property
+    def environment(self) -> EnvironmentSpec | None:
+        return self.data.environment
+
+    def run_all(self) -> dict[str, Any]:
+        quantized = self.settings.actions == "quantized"
+        policy = self._quantized() if quantized else self._continuous(self.settings.agent, "agent")
+        save_policy(policy, self.run.path / "policy")
+        scores = self._final_scores(policy, "final")
+        summary = {
+            "run": str(self.run.path),
+            "agent": self.settings.agent_name,
+            "actions": self.settings.actions,
+            "dataset": self.settings.dataset,
+            "env": self.environment and self.environment.id,
+            "seed": self.settings.seed,
+            **scores,
+            "gradient_steps": sum(self.gradient_steps.values()),
+        }
+        if self.settings.baseline:
+            plain = ContinuousBC(steps=self.settings.agent.steps)
+            scores = self._final_scores(self._continuous(plain, "baseline"), "baseline")
+            summary["baseline"] = {"agent": "bc", "actions": "continuous", **scores}
+        summary["quantizer"] = self._report() if quantized else None
+        summary["seconds"] = {name: round(s, 2) for name, s in self.reporter.seconds.items()}
+        summary["wall_seconds"] = round(time.perf_counter() - self.reporter.started, 2)
+        write_atomically(self.run.path / "result.json", json.dumps(summary, indent=2).encode())
+        return summary
+
+    def _quantized(self) -> Policy:
+        settings = self.settings
+        state = self._stage("quantizer", settings.quantizer, self.training.action_batch(), 0)
+        codec = settings.quantizer.codec(state)
+        codes = encode_all(codec, self.training.action_batch())
+        bc = settings.agent if isinstance(settings.agent, BC) else None
+        coded = self.training.coded(codes, codec.num_codes, None)
+        if bc is None:
+            prior = settings.prior.prior(self._stage("prior", settings.prior, coded, 1))
+            quantizer = ActionQuantizer(codec, prior)
+            coded = self.training.coded(codes, codec.num_codes, prior)
+
+            def policy_of(state: Any) -> Policy:
+                actor = settings.agent.actor(state)  # type: ignore[union-attr]
+                return self._policy(CodeController(quantizer, actor))  # type: ignore[arg-type]
+        else:
+
+            def policy_of(state: Any) -> Policy:
+                quantizer = ActionQuantizer(codec, bc.prior(state))
+                return self._policy(CodeController(quantizer, bc.actor(state)))
+
+        policy = policy_of(self._stage("agent", settings.agent, coded, 2, policy_of))
+        assert isinstance(policy.controller, CodeController)
+        self.quantizer = policy.controller.quantizer
+        return policy
+
+    def _continuous(self, agent: Any, stage: str) -> Policy:
+        def policy_of(state: Any) -> Policy:
+            return self._policy(ContinuousController(agent.actor(state)), agent)
+
+        data = self.training.continuous()
+        return policy_of(self._stage(stage, agent, data, 3, policy_of))
+
+    def _policy(self, controller: Controller, baseline: Any = None) -> Policy:
+        settings = self.settings
+        described: dict[str, Any] = {
+            "features": self.training.features.shape[1],
+            "chunk_action_size": self.training.actions.shape[1],
+        }
+        if baseline is None:
+            described |= {
+                "kind": "quantized",
+                "quantizer": QUANTIZERS.describe(settings.quantizer),
+                "prior": AGENTS.describe(
+                    settings.agent if isinstance(settings.agent, BC) else settings.prior
+                ),
+                "agent": AGENTS.describe(settings.agent),
+            }
+        else:
+            described |= {"kind": "continuous", "agent": BASELINES.describe(baseline)}
+        return Policy(
+            controller=controller,
+            observation_scaling=self.scaling,
+            action_range=self.data.action_range,
+            observation_size=self.data.observations.shape[1],
+            chunk=settings.chunk,
+            execute=settings.execute,
+            default_act="greedy" if baseline is not None else settings.act,
+            description=described,
+        )
+
+    def _stage(
+        self, name: str, algorithm: Any, data: Any, number: int, policy_of: Any = None
+    ) -> Any:
+        """Train one algorithm to its end, from its checkpoint if there is one."""
+        key = jax.random.fold_in(self.key, number)
+        resumed = self.run.load_checkpoint(name, lambda: engine.initialise(algorithm, key, data))
+        first, state = resumed or (0, None)
+        self.gradient_steps[name] = algorithm.steps
+        every = self.settings.eval_every
+        evaluates = policy_of is not None and every is not None and self.environment is not None
+        pauses = [self.settings.log_every, *([every] if evaluates and every else [])]
+        saved = time.perf_counter()
+        training = engine.intervals(
+            algorithm, data, key, pauses=pauses, state=state, first_step=first
+        )
+        while first < algorithm.steps:
+            with self.reporter.stage(name, algorithm.steps, done=first) as update:
+                for first, state, metrics in training:
+                    self.run.append("metrics", {"stage": name, "step": first, **metrics})
+                    update(first, _brief(metrics))
+                    due = evaluates and every is not None and first % every == 0
+                    if due:
+                        break
+                    if time.perf_counter() - saved > CHECKPOINT_PERIOD:
+                        self.run.save_checkpoint(name, first, state)
+                        saved = time.perf_counter()
+            if evaluates and (first == algorithm.steps or (every and first % every == 0)):
+                self._evaluate(policy_of(state), name, first)
+            self.run.save_checkpoint(name, first, state)
+            saved = time.perf_counter()
+        return state
+
+    def _evaluate(self, policy: Policy, stage: str, step: int) -> dict[str, Any]:
+        assert self.environment is not None
+        record = evaluate(
+            policy,
+            self.environment,
+            episodes=self.settings.eval_episodes,
+            act=policy.default_act,
+            seed=0,
+            reporter=self.reporter,
+        )
+        record = {"stage": stage, "step": step, **record}
+        self.run.append("evaluations", record)
+        return record
+
+    def _final_scores(self, policy: Policy, label: str) -> dict[str, Any]:
+        """The last evaluation's scores (made now unless the stage made it), and the last three's."""
+        if self.environment is None:
+            return {"act": policy.default_act, "episodes": 0, **NO_SCORE}
+        stage = "baseline" if label == "baseline" else "agent"
+        steps = self.gradient_steps[stage]
+        seen = [r for r in self.run.history("evaluations") if r["stage"] == stage]
+        if not seen or seen[-1]["step"] != steps:
+            seen.append(self._evaluate(policy, stage, steps))
+        return {k: v for k, v in seen[-1].items() if k not in ("stage", "step")}
+
+    def _report(self) -> dict[str, Any]:
+        """Of the quantizer, on held-out episodes where there are some."""
+        shown = self.held_out or self.training
+        report = quantizer_report(self.quantizer, shown, self.data.action_range.half_width)
+        where = "held-out episodes" if self.held_out else "training episodes (too few to hold out)"
+        return {"measured_on": where, **report}
+
+
+def _load(settings: Settings, reporter: Reporter) -> Transitions:
+    assert settings.dataset is not None
+    with reporter.stage("data", 1, unit="file") as update:
+        data = load_dataset(
+            settings.dataset,
+            angles=settings.angles,
+            episodes=settings.data_episodes,
+            environment=settings.env,
+        )
+        update(1, "")
+    for note in data.provenance.get("notes", ()):  # type: ignore[attr-defined]
+        reporter.say(f"note: {note}")
+    return data
+
+
+def _collect(settings: Settings, run: Run, reporter: Reporter) -> str:
+    """The SPEC of demonstrations made by the scripted expert of `env`, in the run's folder."""
+    from saqrl.datasets.collect import collect
+
+    assert settings.env is not None
+    path = run.path / DEMONSTRATIONS
+    if not path.exists():
+        count = settings.demonstrations
+        with reporter.stage("collect", count, unit="demonstrations") as update:
+            collect(
+                settings.env,
+                out=path,
+                style="expert",
+                episodes=count,
+                seed=settings.seed,
+                progress=lambda done, total: update(done, ""),
+            )
+    return f"npz:{path}"
+
+
+def _brief(metrics: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.3g}" for name, value in list(metrics.items())[:2])

@@ -1,0 +1,126 @@
+"""Networks and how they learn.
+
+Everything here is a pytree of arrays; nothing here knows what a code or an action is.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Key
+
+Schedule = Literal["constant", "cosine"]
+Metrics = dict[str, Float[Array, ""]]
+Model = TypeVar("Model")
+
+
+class MLP(eqx.Module):
+    """A ReLU network: linear layers, optionally normalised before each activation.
+
+    Only arrays are leaves (no activation function), so states can be mapped, donated and saved.
+    Works on any leading axes.
+    """
+
+    weights: tuple[Float[Array, "inputs outputs"], ...]
+    biases: tuple[Float[Array, " outputs"], ...]
+    norm_scales: tuple[Float[Array, " hidden"], ...]
+    norm_offsets: tuple[Float[Array, " hidden"], ...]
+
+    def __init__(
+        self,
+        key: Key[Array, ""],
+        inputs: int,
+        hidden: tuple[int, ...],
+        outputs: int,
+        *,
+        layer_norm: bool = False,
+    ):
+        """Weights uniform in +-1/sqrt(inputs) times sqrt(3) (variance 1/inputs), biases zero."""
+        widths = (inputs, *hidden, outputs)
+        keys = jax.random.split(key, len(widths) - 1)
+        initializer = jax.nn.initializers.lecun_uniform()
+        self.weights = tuple(
+            initializer(layer_key, (fan_in, fan_out))
+            for layer_key, fan_in, fan_out in zip(keys, widths[:-1], widths[1:], strict=True)
+        )
+        self.biases = tuple(jnp.zeros(width) for width in widths[1:])
+        self.norm_scales = tuple(jnp.ones(width) for width in hidden) if layer_norm else ()
+        self.norm_offsets = tuple(jnp.zeros(width) for width in hidden) if layer_norm else ()
+
+    def __call__(self, inputs: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
+        signal = inputs
+        last = len(self.weights) - 1
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            signal = signal @ weight + bias
+            if layer < last:
+                if self.norm_scales:
+                    signal = normalize(signal)
+                    signal = signal * self.norm_scales[layer] + self.norm_offsets[layer]
+                signal = jax.nn.relu(signal)
+        return signal
+
+
+def normalize(signal: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+    """Zero mean and unit variance over the last axis (Ba et al. 2016, arXiv 1607.06450, eq. 4)."""
+    centred = signal - signal.mean(-1, keepdims=True)
+    variance = jnp.square(centred).mean(-1, keepdims=True)
+    return centred * jax.lax.rsqrt(variance + 1e-5)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What every algorithm needs to know about its own training; all of them inherit it."""
+
+    steps: int = 20_000
+    """Gradient steps; the cosine schedule ends there."""
+    batch_size: int = 256
+    hidden: tuple[int, ...] = (256, 256)
+    """Widths of the hidden layers."""
+    layer_norm: bool = False
+    """Normalise before each activation."""
+    learning_rate: float = 1e-3
+    schedule: Schedule = "cosine"
+    """Of the learning rate: constant, or cosine to 0."""
+    weight_decay: float = 0.0
+
+    def optimiser(self) -> optax.GradientTransformation:
+        """Adam, with decoupled weight decay where asked."""
+        rate: float | optax.Schedule = self.learning_rate
+        if self.schedule == "cosine":
+            rate = optax.cosine_decay_schedule(self.learning_rate, max(self.steps, 1))
+        if self.weight_decay:
+            return optax.adamw(rate, weight_decay=self.weight_decay)
+        return optax.adam(rate)
+
+
+class Learner(eqx.Module, Generic[Model]):
+    """A model with its optimiser's moments."""
+
+    model: Model
+    moments: optax.OptState
+
+
+def start(model: Model, optimiser: optax.GradientTransformation) -> Learner[Model]:
+    """A learner before its first step."""
+    return Learner(model, optimiser.init(model))  # type: ignore[arg-type]
+
+
+def descend(
+    learner: Learner[Model],
+    optimiser: optax.GradientTransformation,
+    loss: Callable[[Model], tuple[Float[Array, ""], Metrics]],
+) -> tuple[Learner[Model], Metrics]:
+    """One gradient step on `loss(model) -> (value, metrics)`."""
+    gradient, metrics = jax.grad(loss, has_aux=True)(learner.model)
+    updates, moments = optimiser.update(gradient, learner.moments, learner.model)
+    model = optax.apply_updates(learner.model, updates)  # type: ignore[arg-type]
+    return Learner(model, moments), metrics  # type: ignore[arg-type]
+
+
+def follow(target: Model, online: Model, *, rate: float) -> Model:
+    """Polyak step: (1 - rate) target + rate online, leaf by leaf; rate 1 copies."""
+    return jax.tree.map(lambda old, new: old + rate * (new - old), target, online)

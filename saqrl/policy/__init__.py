@@ -1,0 +1,9 @@
+"""An actor becomes a policy: raw observation in, environment action out.
+
+`Policy` leaves the room. It holds a controller (features to an action chunk in [-1, 1]), the
+scaling on both sides and how much of a chunk is played before planning again.
+"""
+
+from saqrl.policy.policy import Act, CodeController, ContinuousController, Controller, Policy
+
+__all__ = ["Act", "CodeController", "ContinuousController", "Controller", "Policy"]

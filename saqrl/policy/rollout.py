@@ -1,0 +1,134 @@
+"""Episodes of a policy in an environment, several side by side."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import gymnasium
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Float32, Int, Key
+
+from saqrl.policy.policy import Act, Policy
+
+# Environment seeds of evaluations; nothing that makes data uses seeds from here on.
+EVALUATION_SEEDS = 100_000
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """What happened, episode by episode. `successes` is None where the task reports none."""
+
+    returns: Float[np.ndarray, " episodes"]
+    max_rewards: Float[np.ndarray, " episodes"]
+    lengths: Int[np.ndarray, " episodes"]
+    successes: Bool[np.ndarray, " episodes"] | None
+
+
+class _Lane:
+    """One environment playing its share of the episodes, one after the other."""
+
+    def __init__(self, environment: gymnasium.Env, episodes: Sequence[int], seed: int):
+        self.environment = environment
+        self._waiting = list(episodes)
+        self._seed = seed
+        self.done: dict[int, tuple[float, float, int, bool | None]] = {}
+        self.observation = np.zeros(environment.observation_space.shape or (), np.float32)
+        self.episode = -1
+        self.chunk: list[np.ndarray] = []
+        self.decisions = 0
+        self._begin()
+
+    @property
+    def active(self) -> bool:
+        return self.episode >= 0
+
+    def _begin(self) -> None:
+        self.episode = self._waiting.pop(0) if self._waiting else -1
+        self.chunk, self.decisions = [], 0
+        self._rewards: list[float] = []
+        self._success: bool | None = None
+        if self.active:
+            seed = EVALUATION_SEEDS + self._seed + self.episode
+            self.observation, _ = self.environment.reset(seed=seed)
+
+    def step(self) -> None:
+        action = self.chunk.pop(0)
+        self.observation, reward, terminated, truncated, info = self.environment.step(action)
+        self._rewards.append(float(reward))
+        if "success" in info:
+            self._success = bool(self._success) or bool(info["success"])
+        if terminated or truncated:
+            rewards = self._rewards
+            self.done[self.episode] = (
+                float(np.sum(rewards)),
+                max(rewards),
+                len(rewards),
+                self._success,
+            )
+            self._begin()
+
+
+def rollout(
+    policy: Policy,
+    make: Callable[[], gymnasium.Env],
+    *,
+    episodes: int,
+    act: Act,
+    seed: int = 0,
+    lanes: int = 16,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Episodes:
+    """Play `episodes` episodes to their end.
+
+    Episode i always starts from environment seed EVALUATION_SEEDS + seed + i and draws from its
+    own key, so the figures do not depend on how many environments run side by side.
+    """
+    count = min(lanes, episodes)
+    running = [_Lane(make(), range(lane, episodes, count), seed) for lane in range(count)]
+    key = jax.random.key(EVALUATION_SEEDS + seed)
+    try:
+        while any(lane.active for lane in running):
+            _plan(policy, running, key, act)
+            for lane in running:
+                if lane.active:
+                    lane.step()
+            progress(sum(len(lane.done) for lane in running))
+    finally:
+        for lane in running:
+            lane.environment.close()
+    done = {episode: row for lane in running for episode, row in lane.done.items()}
+    returns, max_rewards, lengths, successes = zip(*(done[i] for i in range(episodes)), strict=True)
+    return Episodes(
+        np.asarray(returns),
+        np.asarray(max_rewards),
+        np.asarray(lengths),
+        None if None in successes else np.asarray(successes, bool),
+    )
+
+
+def _plan(policy: Policy, lanes: Sequence[_Lane], key: Key[Array, ""], act: Act) -> None:
+    """Give a new chunk to every lane that has played its own."""
+    needy = [lane for lane in lanes if lane.active and not lane.chunk]
+    if not needy:
+        return
+    # All lanes are planned for, so that the compiled program always sees the same shapes.
+    observations = np.stack([np.asarray(lane.observation, np.float32) for lane in lanes])
+    keys = _decision_keys(
+        key,
+        np.asarray([max(lane.episode, 0) for lane in lanes], np.uint32),
+        np.asarray([lane.decisions for lane in lanes], np.uint32),
+    )
+    chunks = policy.plan(observations, keys, act=act)
+    for lane, chunk in zip(lanes, chunks, strict=True):
+        if lane in needy:
+            lane.chunk = list(chunk[: policy.execute])
+            lane.decisions += 1
+
+
+@jax.jit
+def _decision_keys(
+    key: Key[Array, ""], episodes: Int[Array, " n"], decisions: Int[Array, " n"]
+) -> Key[Array, " n"]:
+    return jax.vmap(lambda e, d: jax.random.fold_in(jax.random.fold_in(key, e), d))(
+        episodes, decisions
+    )

@@ -1,0 +1,116 @@
+"""A policy on disk: policy.json says what it is, weights.npz holds its arrays. No pickle."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from saqrl import agents, baselines, nn, quantizers
+from saqrl.arrays import named_leaves, rebuild_tree, write_atomically
+from saqrl.datasets.scaling import ActionRange, ObservationScaling
+from saqrl.policy.policy import CodeController, ContinuousController, Controller, Policy
+
+FORMAT = 1
+
+
+class PolicyError(ValueError):
+    """A folder that holds no policy that can be loaded; the text says what is wrong."""
+
+
+def save_policy(policy: Policy, folder: Path) -> None:
+    """Write policy.json and weights.npz into `folder`; each appears whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    scaling = policy.observation_scaling
+    arrays = {
+        "observation_mean": scaling.mean,
+        "observation_inverse_scale": scaling.inverse_scale,
+        "action_low": policy.action_range.low,
+        "action_high": policy.action_range.high,
+    } | {f"controller{name}": leaf for name, leaf in named_leaves(policy.controller).items()}
+    described = {
+        "format": FORMAT,
+        "observation_size": policy.observation_size,
+        "angles": list(scaling.angles),
+        "chunk": policy.chunk,
+        "execute": policy.execute,
+        "default_act": policy.default_act,
+        "controller": dict(policy.description),
+    }
+    aside = folder / ".weights.npz"
+    np.savez(aside, **arrays)  # type: ignore[arg-type]
+    aside.replace(folder / "weights.npz")
+    write_atomically(folder / "policy.json", json.dumps(described, indent=2).encode())
+
+
+def load_policy(folder: Path) -> Policy:
+    """The policy that `save_policy` wrote.
+
+    Raises PolicyError where a file is missing, damaged, or from a newer format.
+    """
+    if not (folder / "policy.json").is_file():
+        raise PolicyError(f"{folder} holds no policy (no policy.json): has its run finished?")
+    try:
+        described = json.loads((folder / "policy.json").read_text())
+        if described["format"] != FORMAT:
+            raise PolicyError(
+                f"{folder}: policy format {described['format']}, this version reads {FORMAT}; "
+                "load it with the saqrl that wrote it"
+            )
+        with np.load(folder / "weights.npz", allow_pickle=False) as archive:
+            arrays = dict(archive)
+        prefix = "controller"
+        leaves = {name[len(prefix) :]: a for name, a in arrays.items() if name.startswith(prefix)}
+        skeleton = jax.eval_shape(lambda: controller_skeleton(described["controller"]))
+        return Policy(
+            controller=rebuild_tree(skeleton, leaves),
+            observation_scaling=ObservationScaling(
+                tuple(described["angles"]),
+                arrays["observation_mean"],
+                arrays["observation_inverse_scale"],
+            ),
+            action_range=ActionRange(arrays["action_low"], arrays["action_high"]),
+            observation_size=described["observation_size"],
+            chunk=described["chunk"],
+            execute=described["execute"],
+            default_act=described["default_act"],
+            description=described["controller"],
+        )
+    except PolicyError:
+        raise
+    except Exception as error:  # whatever a damaged file makes NumPy, zipfile or JSON raise
+        raise PolicyError(f"{folder}: damaged policy ({type(error).__name__}: {error})") from error
+
+
+def controller_skeleton(described: Mapping[str, Any]) -> Controller:
+    """A controller of the described shape with meaningless values; called for its shapes only."""
+    features = jnp.zeros((1, described["features"]))
+    actions = jnp.zeros((1, described["chunk_action_size"]))
+    scalar = jnp.zeros(1)
+    key = jax.random.key(0)
+    if described["kind"] == "continuous":
+        baseline = baselines.BASELINES.rebuild(described["agent"])
+        data = baselines.ContinuousTransitions(features, actions, scalar, features, scalar)
+        return ContinuousController(baseline.actor(baseline.init(key, data)))
+    quantizer = quantizers.QUANTIZERS.rebuild(described["quantizer"])
+    codec = quantizer.codec(quantizer.init(key, quantizers.ActionBatch(features, actions)))
+    prior = agents.AGENTS.rebuild(described["prior"])
+    agent = agents.AGENTS.rebuild(described["agent"])
+    codes = codec.num_codes
+    log_prior = jnp.zeros((1, codes))
+    coded = agents.CodedTransitions(
+        features,
+        jnp.zeros(1, jnp.int32),
+        scalar,
+        features,
+        scalar,
+        log_prior,
+        log_prior,
+        codes,
+    )
+    network: nn.MLP = prior.prior(prior.init(key, coded))
+    actor = agent.actor(agent.init(key, coded))
+    return CodeController(quantizers.ActionQuantizer(codec, network), actor)

@@ -1,0 +1,92 @@
+"""Transitions become codes.
+
+A quantizer is a frozen dataclass of hyperparameters whose training ends in a `Codec`: encode and
+decode for one state. With the behaviour prior pi_b(k|s) beside it, it is an `ActionQuantizer`,
+which is what leaves the room. Observations here are network features and actions lie in [-1, 1]
+(an action chunk is just a wider action). A new quantizer is a file and a line in `QUANTIZERS`.
+"""
+
+from typing import Any, Protocol
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Float, Int, Key
+
+from saqrl import nn
+from saqrl.registry import Registry
+
+QUANTIZERS = Registry(
+    "quantizer",
+    {
+        "vqvae": "saqrl.quantizers.vqvae:VQVAE",
+    },
+)
+
+
+class ActionBatch(eqx.Module):
+    """What a quantizer learns from."""
+
+    observations: Float[Array, "n features"]
+    actions: Float[Array, "n act"]
+
+
+class Codec(Protocol):
+    """Between actions and codes, given the state. Arrays only, one example at a time."""
+
+    @property
+    def num_codes(self) -> int: ...
+
+    def encode(
+        self, observation: Float[Array, " features"], action: Float[Array, " act"]
+    ) -> Int[Array, ""]: ...
+
+    def decode(
+        self, observation: Float[Array, " features"], code: Int[Array, ""]
+    ) -> Float[Array, " act"]: ...
+
+
+class Quantizer(Protocol):
+    """Hyperparameters of a quantizer, with pure methods."""
+
+    steps: int
+    batch_size: int
+    codes: int
+
+    def init(self, key: Key[Array, ""], example: ActionBatch) -> Any:
+        """State before the first step; `example` is a sample of the data."""
+        ...
+
+    def update(self, state: Any, batch: ActionBatch, key: Key[Array, ""]) -> Any:
+        """One gradient step: (state, metrics)."""
+        ...
+
+    def codec(self, state: Any) -> Codec:
+        """What the state has learned."""
+        ...
+
+
+class ActionQuantizer(eqx.Module):
+    """A codec with the behaviour prior on its codes."""
+
+    codec: Codec
+    prior: nn.MLP
+
+    @property
+    def num_codes(self) -> int:
+        return self.codec.num_codes
+
+    def encode(
+        self, observation: Float[Array, " features"], action: Float[Array, " act"]
+    ) -> Int[Array, ""]:
+        """The code that stands for `action` in this state."""
+        return self.codec.encode(observation, action)
+
+    def decode(
+        self, observation: Float[Array, " features"], code: Int[Array, ""]
+    ) -> Float[Array, " act"]:
+        """The action that `code` stands for in this state."""
+        return self.codec.decode(observation, code)
+
+    def log_prior(self, observation: Float[Array, " features"]) -> Float[Array, " codes"]:
+        """log pi_b(k|s), normalised."""
+        return jax.nn.log_softmax(self.prior(observation))

@@ -1,0 +1,95 @@
+"""Codebooks as pure functions: nearest code, first codes, moving averages, revival."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+
+class Codebook(eqx.Module):
+    """Code vectors with the moving averages that move them.
+
+    `counts` is the average number of vectors that a batch assigns to each code, `sums` their
+    average sum; a code lies at sums / counts. Source: van den Oord et al. 2017 (arXiv 1711.00937),
+    appendix A.1.
+    """
+
+    codes: Float[Array, "codes size"]
+    counts: Float[Array, " codes"]
+    sums: Float[Array, "codes size"]
+
+
+def nearest_code(
+    vector: Float[Array, " size"], codes: Float[Array, "codes size"]
+) -> Int[Array, ""]:
+    """argmin_j ||vector - codes[j]||^2, the lowest index on ties."""
+    # ||v||^2 is the same for every code; leaving it out keeps the batch a matrix product.
+    return jnp.argmin(jnp.square(codes).sum(-1) - 2 * codes @ vector).astype(jnp.int32)
+
+
+def nearest_codes(
+    vectors: Float[Array, "n size"], codes: Float[Array, "codes size"]
+) -> Int[Array, " n"]:
+    """`nearest_code` of each vector."""
+    return jax.vmap(nearest_code, (0, None))(vectors, codes)
+
+
+def choose_first_codes(
+    key: Key[Array, ""], vectors: Float[Array, "n size"], *, count: int, iterations: int = 10
+) -> Float[Array, "count size"]:
+    """Lloyd's k-means from distinct random rows of `vectors`; an empty cluster keeps its centre.
+
+    With fewer rows than codes the rows repeat, a little apart.
+    """
+    rows_key, jitter_key = jax.random.split(key)
+    rows = jax.random.permutation(rows_key, len(vectors))[jnp.arange(count) % len(vectors)]
+    jitter = 1e-3 * vectors.std() * jax.random.normal(jitter_key, (count, vectors.shape[1]))
+
+    def improve(centres: Float[Array, "count size"], _: None) -> tuple[Array, None]:
+        member = jax.nn.one_hot(nearest_codes(vectors, centres), count)
+        sizes = member.sum(0)
+        means = member.T @ vectors / jnp.maximum(sizes, 1)[:, None]
+        return jnp.where(sizes[:, None] > 0, means, centres), None
+
+    centres, _ = jax.lax.scan(improve, vectors[rows] + jitter, length=iterations)
+    return centres
+
+
+def start_codebook(codes: Float[Array, "codes size"]) -> Codebook:
+    """Moving averages that agree with `codes`, each as if used once per batch."""
+    return Codebook(codes, jnp.ones(len(codes)), codes)
+
+
+def follow_assignments(
+    codebook: Codebook,
+    vectors: Float[Array, "n size"],
+    assigned: Int[Array, " n"],
+    *,
+    decay: float,
+) -> Codebook:
+    """Move each code towards the mean of the vectors that chose it."""
+    member = jax.nn.one_hot(assigned, len(codebook.codes))
+    counts = decay * codebook.counts + (1 - decay) * member.sum(0)
+    sums = decay * codebook.sums + (1 - decay) * (member.T @ vectors)
+    return Codebook(sums / jnp.maximum(counts, 1e-6)[:, None], counts, sums)
+
+
+def revive_unused(
+    codebook: Codebook,
+    key: Key[Array, ""],
+    vectors: Float[Array, "n size"],
+    *,
+    minimum_count: float,
+) -> Codebook:
+    """Move codes used less than `minimum_count` per batch onto random vectors of this batch."""
+    rows = jax.random.randint(key, (len(codebook.codes),), 0, len(vectors))
+    unused = codebook.counts < minimum_count
+    codes = jnp.where(unused[:, None], vectors[rows], codebook.codes)
+    counts = jnp.where(unused, 1.0, codebook.counts)
+    return Codebook(codes, counts, jnp.where(unused[:, None], codes, codebook.sums))
+
+
+def perplexity(usage: Float[Array, " codes"]) -> Float[Array, ""]:
+    """exp of the usage's entropy: how many codes are used as if equally often. 1 to codes."""
+    share = usage / jnp.maximum(usage.sum(), 1)
+    return jnp.exp(-jnp.sum(share * jnp.log(jnp.maximum(share, 1e-12))))

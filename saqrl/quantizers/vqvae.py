@@ -1,0 +1,149 @@
+"""The state-conditioned VQ-VAE: a small codebook of actions for every state.
+
+Source: SAQ (arXiv 2310.11731), section 4.1; VQ-VAE: van den Oord et al. 2017 (arXiv 1711.00937),
+eq. 3, its moving-average codebook from appendix A.1.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from saqrl import nn
+from saqrl.quantizers import ActionBatch
+from saqrl.quantizers import codebook as books
+
+
+class Networks(eqx.Module):
+    encoder: nn.MLP
+    decoder: nn.MLP
+    codes: Float[Array, "codes size"] | None
+    """The codebook where gradients move it, else None."""
+
+
+class State(eqx.Module):
+    networks: nn.Learner[Networks]
+    codebook: books.Codebook
+
+
+@dataclass(frozen=True)
+class VQVAE(nn.Training):
+    """State-conditioned vector quantization of actions."""
+
+    codes: int = 64
+    """Codebook size K."""
+    code_size: int = 32
+    """Length D of a code vector."""
+    commitment: float = 0.25
+    """beta: how strongly the encoder is drawn to its code."""
+    first_codes: Literal["kmeans", "random"] = "kmeans"
+    """Clusters of the first encodings, or standard normal vectors."""
+    codebook: Literal["average", "gradient"] = "average"
+    """What moves the codes: moving averages of their encodings, or the codebook loss."""
+    decay: float = 0.99
+    """Of the moving averages."""
+    revive_below: float = 0.02
+    """A code used less often than this per batch is moved onto a random encoding; 0 never."""
+    condition_on_state: bool = True
+    """Off: encoder and decoder see zeros in place of the state (the paper's ablation)."""
+
+    def init(self, key: Key[Array, ""], example: ActionBatch) -> State:
+        encoder_key, decoder_key, codes_key = jax.random.split(key, 3)
+        inputs, act = example.observations.shape[-1], example.actions.shape[-1]
+        encoder = nn.MLP(
+            encoder_key, inputs + act, self.hidden, self.code_size, layer_norm=self.layer_norm
+        )
+        decoder = nn.MLP(
+            decoder_key, inputs + self.code_size, self.hidden, act, layer_norm=self.layer_norm
+        )
+        if self.first_codes == "kmeans":
+            encodings = encoder(self._join(example.observations, example.actions))
+            codes = books.choose_first_codes(codes_key, encodings, count=self.codes)
+        else:
+            codes = jax.random.normal(codes_key, (self.codes, self.code_size))
+        by_gradient = codes if self.codebook == "gradient" else None
+        learner = nn.start(Networks(encoder, decoder, by_gradient), self.optimiser())
+        return State(learner, books.start_codebook(jnp.copy(codes)))
+
+    def update(
+        self, state: State, batch: ActionBatch, key: Key[Array, ""]
+    ) -> tuple[State, nn.Metrics]:
+        def loss(networks: Networks) -> tuple[Float[Array, ""], tuple[nn.Metrics, Array, Array]]:
+            codes = state.codebook.codes if networks.codes is None else networks.codes
+            encodings = networks.encoder(self._join(batch.observations, batch.actions))
+            assigned = books.nearest_codes(encodings, codes)
+            # A product with one-hot rows: its gradient is a matrix product, not a slow scatter.
+            chosen = jax.nn.one_hot(assigned, self.codes) @ codes
+            through = encodings + jax.lax.stop_gradient(chosen - encodings)
+            decoded = networks.decoder(self._join(batch.observations, through))
+            reconstruction = jnp.square(batch.actions - decoded).sum(-1).mean()
+            pulled = jnp.square(jax.lax.stop_gradient(encodings) - chosen).sum(-1).mean()
+            committed = jnp.square(encodings - jax.lax.stop_gradient(chosen)).sum(-1).mean()
+            total = reconstruction + self.commitment * committed
+            if networks.codes is not None:
+                total = total + pulled
+            metrics = {"reconstruction": reconstruction, "commitment": committed}
+            return total, (metrics, encodings, assigned)
+
+        networks, (metrics, encodings, assigned) = nn.descend(
+            state.networks, self.optimiser(), loss
+        )
+        followed = books.follow_assignments(state.codebook, encodings, assigned, decay=self.decay)
+        if networks.model.codes is not None:
+            followed = eqx.tree_at(lambda book: book.codes, followed, networks.model.codes)
+        metrics["perplexity"] = books.perplexity(followed.counts)
+        metrics["codes_used"] = (followed.counts > 0.01).sum().astype(jnp.float32)
+        if self.revive_below:
+            followed = books.revive_unused(
+                followed, key, encodings, minimum_count=self.revive_below
+            )
+        return State(networks, followed), metrics
+
+    def codec(self, state: State) -> "VQCodec":
+        model = state.networks.model
+        codes = state.codebook.codes if model.codes is None else model.codes
+        return VQCodec(model.encoder, model.decoder, codes, self.condition_on_state)
+
+    def _join(
+        self, observations: Float[Array, "*batch features"], rest: Float[Array, "*batch rest"]
+    ) -> Float[Array, "*batch joined"]:
+        return _join(observations, rest, condition_on_state=self.condition_on_state)
+
+
+class VQCodec(eqx.Module):
+    """Nearest code of E(s, a); D(s, code)."""
+
+    encoder: nn.MLP
+    decoder: nn.MLP
+    codes: Float[Array, "codes size"]
+    condition_on_state: bool = eqx.field(static=True)
+
+    @property
+    def num_codes(self) -> int:
+        return len(self.codes)
+
+    def encode(
+        self, observation: Float[Array, " features"], action: Float[Array, " act"]
+    ) -> Int[Array, ""]:
+        joined = _join(observation, action, condition_on_state=self.condition_on_state)
+        return books.nearest_code(self.encoder(joined), self.codes)
+
+    def decode(
+        self, observation: Float[Array, " features"], code: Int[Array, ""]
+    ) -> Float[Array, " act"]:
+        vector = self.codes[code]
+        joined = _join(observation, vector, condition_on_state=self.condition_on_state)
+        return jnp.clip(self.decoder(joined), -1, 1)
+
+
+def _join(
+    observations: Float[Array, "*batch features"],
+    rest: Float[Array, "*batch rest"],
+    *,
+    condition_on_state: bool,
+) -> Float[Array, "*batch joined"]:
+    seen = observations if condition_on_state else jnp.zeros_like(observations)
+    return jnp.concatenate([seen, rest], axis=-1)
