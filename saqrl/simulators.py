@@ -55,9 +55,7 @@ def quiet() -> Iterator[None]:
         # D4RL's data were made in the v4 environments: v5 would be another task.
         warnings.filterwarnings("ignore", r".*is out of date", DeprecationWarning)
         # OGBench and Gymnasium state float32 boxes with float64 limits of -1 and 1.
-        warnings.filterwarnings(
-            "ignore", r".*precision lowered by casting", UserWarning
-        )
+        warnings.filterwarnings("ignore", r".*precision lowered by casting", UserWarning)
         yield
 
 
@@ -74,9 +72,7 @@ def choose_renderer() -> str | None:
     if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         if "MUJOCO_GL" not in os.environ and "mujoco" not in sys.modules:
-            works = (
-                "egl" if _egl_opens() else "osmesa" if _osmesa_loads() else "disable"
-            )
+            works = "egl" if _egl_opens() else "osmesa" if _osmesa_loads() else "disable"
             os.environ["MUJOCO_GL"] = works
     return os.environ.get("MUJOCO_GL")
 
@@ -99,16 +95,14 @@ def _egl_opens() -> bool:
     query = ctypes.CFUNCTYPE(
         ctypes.c_uint, ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int)
     )(addresses[0])
-    display = ctypes.CFUNCTYPE(
-        ctypes.c_void_p, ctypes.c_uint, ctypes.c_void_p, ctypes.c_void_p
-    )(addresses[1])
+    display = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_uint, ctypes.c_void_p, ctypes.c_void_p)(
+        addresses[1]
+    )
     egl.eglInitialize.argtypes = [ctypes.c_void_p] * 3
     devices, found = (ctypes.c_void_p * maximum)(), ctypes.c_int(0)
     if not query(maximum, devices, ctypes.byref(found)):
         return False
-    handles = (
-        display(platform_device, device, None) for device in devices[: found.value]
-    )
+    handles = (display(platform_device, device, None) for device in devices[: found.value])
     return any(handle and egl.eglInitialize(handle, None, None) for handle in handles)
 
 
@@ -129,16 +123,13 @@ def reproducible(
     so seeded by the operating system, at every access. Contact forces and the solver's warm start
     survive these steps. One action space, seeded by reset, replaces it.
     """
-    kind: Any = (
-        load_env_creator(spec.entry_point)
-        if isinstance(spec.entry_point, str)
-        else None
-    )
+    kind: Any = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else None
     if kind is None:
         return spec
 
     class Reproducible(kind):  # type: ignore[misc]
         _seeded_space: gymnasium.Space[Any] | None = None
+        _renderer: Any = None
 
         @property
         def action_space(self) -> gymnasium.Space[Any]:
@@ -153,9 +144,9 @@ def reproducible(
 
         def close(self) -> None:
             # Left to the interpreter's exit, the drawing context fails with a traceback.
-            if self._renderer is not None:
-                self._renderer.close()
-                self._renderer = None
+            renderer, self._renderer = self._renderer, None
+            if renderer is not None:
+                renderer.close()
             super().close()
 
     Reproducible.__name__ = Reproducible.__qualname__ = kind.__name__

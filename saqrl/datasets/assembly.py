@@ -320,9 +320,8 @@ class _Intake:
         count = int(mismatched_successors(states, successors, episodes.last).sum())
         if count:
             self.notes.append(
-                f"Inside episodes, {counted(count, 'row')} of "
-                f"{self.name('next_observations')} differ from the observation that follows: "
-                "an episode end may be missing."
+                f"Inside episodes, {self.name('next_observations')} differ from the observation "
+                f"that follows in {counted(count, 'row')}: an episode end may be missing."
             )
 
     def note_degenerate(self, states: np.ndarray, actions: np.ndarray, episodes: _Episodes) -> None:

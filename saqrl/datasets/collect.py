@@ -2,7 +2,7 @@
 
 "expert" solves one fixed task of a single-task environment, over and over (narrow data); "play"
 and "noisy" wander among random targets as the benchmark's own data do.
-Source: Park et al. 2025, OGBench (arXiv 2410.20092), section 7 and appendix on data collection.
+Source: Park et al. 2025, OGBench (arXiv 2410.20092), whose oracles and settings these are.
 
 An episode depends on (seed, its number) alone, so neither the number of workers nor the number of
 episodes changes it.
@@ -32,7 +32,7 @@ from saqrl.simulators import import_simulator, quiet, reproducible
 Style = Literal["expert", "play", "noisy"]
 Info = Mapping[str, Any]
 
-# Environment seeds of collected data have this bit; evaluations count up from 100000 and stay below.
+# Environment seeds of collected data have this bit; those of evaluations count up from 100000.
 SEED_BIT = 1 << 31
 
 # A demonstration that fails is drawn anew this often before collection gives up.
@@ -159,8 +159,7 @@ def _parse(environment_id: str, style: str) -> tuple[str, bool]:
         raise ValueError(f"unknown style {style!r}; {closest(style, get_args(Style))}")
     match = re.fullmatch(r"(.+?)(-singletask(-task[1-5])?)?-v0", environment_id)
     if match is None or match[1] not in BASES:
-        known = [f"{base}-singletask-task{task}-v0" for base in BASES for task in range(1, 6)]
-        known += [f"{base}-v0" for base in BASES]
+        known = [f"{base}-singletask-task1-v0" for base in BASES]
         raise ValueError(
             f"no scripted oracle for {environment_id!r}: ogbench has them for its cube, scene and "
             f"puzzle environments; {closest(environment_id, known)}"
@@ -254,7 +253,9 @@ class Demonstrator:
         _import_ogbench(recipe.environment_id)
         self.recipe = recipe
         expert = recipe.style == "expert"
-        options = {} if expert else {"mode": "data_collection", "terminate_at_goal": False}
+        options: dict[str, Any] = (
+            {} if expert else {"mode": "data_collection", "terminate_at_goal": False}
+        )
         own_id = recipe.environment_id if expert else f"{recipe.base}-v0"
         environment = _make(own_id, **options)
         limit = environment.spec.max_episode_steps if environment.spec else None
@@ -350,13 +351,11 @@ class Demonstrator:
         relabel_dataset(self.recipe.environment_id, self.judge, judged)
         solved = judged["masks"] == 0
         keep = ~(solved & np.append(False, solved[:-1]))
-        ends = solved | arrays["timeouts"]
-        # Where dropped rows were the last of the recording, the solved row is already the end.
         return {
             **{key: value[keep] for key, value in arrays.items()},
             "rewards": judged["rewards"].astype(np.float32)[keep],
             "terminals": solved[keep],
-            "timeouts": (ends & ~solved)[keep],
+            "timeouts": (arrays["timeouts"] & ~solved)[keep],
         }
 
 
@@ -401,7 +400,7 @@ class _Rows:
         }
 
 
-def _make(environment_id: str, **options: object) -> gymnasium.Env[Any, Any]:
+def _make(environment_id: str, **options: Any) -> gymnasium.Env[Any, Any]:
     with quiet():
         return gymnasium.make(
             reproducible(gymnasium.spec(environment_id)), disable_env_checker=True, **options
@@ -560,7 +559,8 @@ def _free_spot(
     generator: np.random.Generator,
 ) -> Float64[np.ndarray, "3"]:
     """A place on the table as far from cubes and goals as a few draws allow."""
-    spots = generator.uniform(*world._object_sampling_bounds, (32, 2))
+    low, high = world._object_sampling_bounds
+    spots = generator.uniform(low, high, (32, 2))
     taken = np.concatenate([cubes, goals])[:, :2]
     room = np.linalg.norm(spots[:, None] - taken[None], axis=-1).min(1)
     return np.append(spots[np.argmax(room)], 0.02)

@@ -28,11 +28,12 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 
 def recognises(path: Path) -> bool:
     """Whether this is a zip archive with actions in it."""
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = _array_names(archive)
+    except Exception:  # damaged or no archive: the reader that is asked for by name says which
         return False
-    with zipfile.ZipFile(path) as archive:
-        members = {name.removesuffix(".npy") for name in archive.namelist()}
-    return bool(members & {"actions", *ALIASES["actions"]})
+    return bool({"actions", *ALIASES["actions"]} & set(names))
 
 
 def read(path: Path) -> Transitions:
@@ -42,18 +43,18 @@ def read(path: Path) -> Transitions:
     archive, missing keys and whatever `assemble` refuses.
     """
     file = existing_file(path)
-    members = _Members(path, file)
     notes: list[str] = []
-    keys = members.field_keys(notes)
-    arrays = {field: members.array(key) for field, key in keys.items()}
+    with _opened(path, file) as archive:
+        members = _Members(path, archive)
+        keys = members.field_keys(notes)
+        arrays = {field: members.array(key) for field, key in keys.items()}
+        arrays |= {bound: members.array(bound) for bound in BOUNDS if bound in members.names}
+        environment, recorded = members.text("environment_id"), members.text("provenance")
     if keys.get("terminals") in ("dones", "done"):
         _require_done_is_termination(path, keys, arrays)
-    arrays |= {bound: members.array(bound) for bound in BOUNDS if bound in members.names}
-    record = {"format": "npz", **file_record(file)}
-    recorded = members.text("provenance")
+    record: dict[str, object] = {"format": "npz", **file_record(file)}
     if recorded is not None:
         record["recorded"] = _parsed(recorded)
-    environment = members.text("environment_id")
     return assemble(
         arrays,
         source=str(path),
@@ -64,26 +65,28 @@ def read(path: Path) -> Transitions:
     )
 
 
+def _opened(path: Path, file: Path) -> zipfile.ZipFile:
+    if not zipfile.is_zipfile(file):
+        raise DatasetError(
+            f"{path}: not an npz archive, or cut off before its end; "
+            "write it with numpy.savez_compressed, or copy it again"
+        )
+    try:
+        return zipfile.ZipFile(file)
+    except Exception as error:  # a damaged directory raises whatever its bytes happen to mean
+        raise DatasetError(f"{path}: damaged npz archive ({error}); copy it again") from error
+
+
+def _array_names(archive: zipfile.ZipFile) -> list[str]:
+    """The members that are arrays, without their suffix."""
+    return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+
+
 class _Members:
     """The named arrays of an archive; every failure names the file and the member."""
 
-    def __init__(self, path: Path, file: Path) -> None:
-        self.path = path
-        if not zipfile.is_zipfile(file):
-            raise DatasetError(
-                f"{path}: not an npz archive, or cut off before its end; "
-                "write it with numpy.savez_compressed, or copy it again"
-            )
-        try:
-            with zipfile.ZipFile(file) as archive:
-                self.names = [
-                    name.removesuffix(".npy")
-                    for name in archive.namelist()
-                    if name.endswith(".npy")
-                ]
-            self.archive = np.load(file, allow_pickle=False)
-        except Exception as error:  # a damaged directory raises whatever its bytes happen to mean
-            raise DatasetError(f"{path}: damaged npz archive ({error}); copy it again") from error
+    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
+        self.path, self.archive, self.names = path, archive, _array_names(archive)
 
     def field_keys(self, notes: list[str]) -> dict[str, str]:
         """Field -> the file's key; a note for each alias, one error for all that is missing."""
@@ -112,7 +115,8 @@ class _Members:
 
     def array(self, key: str) -> np.ndarray:
         try:
-            return np.asarray(self.archive[key])
+            with self.archive.open(f"{key}.npy") as stream:
+                return np.lib.format.read_array(stream, allow_pickle=False)
         except Exception as error:  # zlib, zipfile and the npy header each have their own
             if "allow_pickle" in str(error):
                 raise DatasetError(

@@ -9,7 +9,7 @@ from saqrl.datasets import EnvironmentSpec, Transitions
 from saqrl.experiment.progress import Reporter
 from saqrl.policy import Act, Policy
 from saqrl.policy.environments import make_environment
-from saqrl.policy.rollout import Episodes, rollout
+from saqrl.policy.rollout import Arena, Episodes
 from saqrl.policy.scores import normalized_score
 
 # The fields of a score where there is no environment to measure it in.
@@ -20,7 +20,8 @@ NO_SCORE: Mapping[str, None] = dict.fromkeys(
 
 def evaluate(
     policy: Policy,
-    environment: EnvironmentSpec,
+    arena: Arena,
+    environment_id: str,
     *,
     episodes: int,
     act: Act,
@@ -30,15 +31,14 @@ def evaluate(
 ) -> dict[str, Any]:
     """Play the episodes and summarise them."""
     with reporter.stage(stage, episodes, unit="episodes") as update:
-        played = rollout(
+        played = arena.play(
             policy,
-            lambda: make_environment(environment.id, options=environment.options),
             episodes=episodes,
             act=act,
             seed=seed,
             progress=lambda done: update(done, ""),
         )
-    return {"act": act, "episodes": episodes, **summarize(played, environment.id)}
+    return {"act": act, "episodes": episodes, **summarize(played, environment_id)}
 
 
 def summarize(played: Episodes, environment_id: str) -> dict[str, float | None]:
@@ -53,6 +53,11 @@ def summarize(played: Episodes, environment_id: str) -> dict[str, float | None]:
         "max_reward_mean": float(played.max_rewards.mean()),
         "length_mean": float(played.lengths.mean()),
     }
+
+
+def open_arena(environment: EnvironmentSpec) -> Arena:
+    """Environments of one kind, made when the first episodes are played."""
+    return Arena(lambda: make_environment(environment.id, options=environment.options))
 
 
 def check_environment(environment: EnvironmentSpec, transitions: Transitions) -> None:

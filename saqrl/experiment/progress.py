@@ -40,6 +40,11 @@ class Reporter:
         self.seconds: dict[str, float] = {}
         self.started = time.perf_counter()
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds since this reporter was made."""
+        return time.perf_counter() - self.started
+
     def say(self, message: str) -> None:
         self.console.print(message, soft_wrap=True)
 

@@ -147,6 +147,14 @@ def read_config(path: Path) -> dict[str, Any]:
         raise RunError(f"{file} is not readable JSON: {error}") from error
 
 
+def read_result(path: Path) -> dict[str, Any]:
+    """result.json of a finished run; RunError where it has not finished."""
+    file = path / "result.json"
+    if not file.is_file():
+        raise RunError(f"{path} has not finished: saqrl train --out {path} --resume")
+    return dict(json.loads(file.read_text()))
+
+
 def read_history(path: Path, history: str) -> list[dict[str, Any]]:
     """The records of metrics.jsonl or evaluations.jsonl, oldest first."""
     file = path / f"{history}.jsonl"

@@ -19,7 +19,7 @@ from saqrl.baselines.bc import ContinuousBC
 from saqrl.datasets import EnvironmentSpec, Transitions, load_dataset
 from saqrl.datasets.scaling import ObservationScaling
 from saqrl.experiment import engine
-from saqrl.experiment.evaluation import NO_SCORE, check_environment, evaluate
+from saqrl.experiment.evaluation import NO_SCORE, check_environment, evaluate, open_arena
 from saqrl.experiment.preparation import (
     Prepared,
     encode_all,
@@ -95,6 +95,7 @@ class _Training:
             )
         if self.environment is not None:
             check_environment(self.environment, data)
+            self.arena = open_arena(self.environment)
 
     @property
     def environment(self) -> EnvironmentSpec | None:
@@ -121,7 +122,7 @@ class _Training:
             summary["baseline"] = {"agent": "bc", "actions": "continuous", **scores}
         summary["quantizer"] = self._report() if quantized else None
         summary["seconds"] = {name: round(s, 2) for name, s in self.reporter.seconds.items()}
-        summary["wall_seconds"] = round(time.perf_counter() - self.reporter.started, 2)
+        summary["wall_seconds"] = round(self.reporter.elapsed, 2)
         write_atomically(self.run.path / "result.json", json.dumps(summary, indent=2).encode())
         return summary
 
@@ -183,6 +184,7 @@ class _Training:
             chunk=settings.chunk,
             execute=settings.execute,
             default_act="greedy" if baseline is not None else settings.act,
+            environment=self.environment,
             description=described,
         )
 
@@ -222,7 +224,8 @@ class _Training:
         assert self.environment is not None
         record = evaluate(
             policy,
-            self.environment,
+            self.arena,
+            self.environment.id,
             episodes=self.settings.eval_episodes,
             act=policy.default_act,
             seed=0,
@@ -268,21 +271,21 @@ def _load(settings: Settings, reporter: Reporter) -> Transitions:
 
 def _collect(settings: Settings, run: Run, reporter: Reporter) -> str:
     """The SPEC of demonstrations made by the scripted expert of `env`, in the run's folder."""
-    from saqrl.datasets.collect import collect
+    from saqrl.datasets.collect import collect, save
 
     assert settings.env is not None
     path = run.path / DEMONSTRATIONS
     if not path.exists():
         count = settings.demonstrations
         with reporter.stage("collect", count, unit="demonstrations") as update:
-            collect(
+            arrays = collect(
                 settings.env,
-                out=path,
                 style="expert",
                 episodes=count,
                 seed=settings.seed,
                 progress=lambda done, total: update(done, ""),
             )
+            save(path, arrays)
     return f"npz:{path}"
 
 

@@ -123,7 +123,7 @@ def make_environment(
     spec = gymnasium.spec(environment_id)
     if family.specify is not None:
         spec = family.specify(spec)
-    keywords = {
+    keywords: dict[str, Any] = {
         **family.options,
         **(family.render_options if render else {}),
         **(options or {}),
@@ -173,11 +173,7 @@ class FlatEnvironment(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any]):
     def _check_spaces(self) -> None:
         name = self.env.spec.id if self.env.spec else type(self.unwrapped).__name__
         space = self._inner_space
-        parts = (
-            space.spaces.values()
-            if isinstance(space, gymnasium.spaces.Dict)
-            else [space]
-        )
+        parts = space.spaces.values() if isinstance(space, gymnasium.spaces.Dict) else [space]
         for part in parts:
             if isinstance(part, gymnasium.spaces.Box) and len(part.shape) >= 3:
                 raise ValueError(
@@ -218,9 +214,7 @@ class FlatEnvironment(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any]):
         )
 
 
-def _check_drawing(
-    environment_id: str, environment: FlatEnvironment, family: Family
-) -> None:
+def _check_drawing(environment_id: str, environment: FlatEnvironment, family: Family) -> None:
     """Draw one frame now, so that a video does not fail at its end."""
     backend = os.environ.get("MUJOCO_GL", "")
     try:
@@ -259,8 +253,8 @@ def _known_ids() -> set[str]:
     registered = {
         name
         for name, spec in gymnasium.registry.items()
-        if not str(
-            getattr(spec.entry_point, "__module__", spec.entry_point)
-        ).startswith("gymnasium.")
+        if not str(getattr(spec.entry_point, "__module__", spec.entry_point)).startswith(
+            "gymnasium."
+        )
     }
     return registered.union(*(family.examples for family in FAMILIES))

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Key
 
 from saqrl import agents, baselines
+from saqrl.datasets import EnvironmentSpec
 from saqrl.datasets.scaling import ActionRange, ObservationScaling
 from saqrl.quantizers import ActionQuantizer
 
@@ -72,6 +73,7 @@ class Policy:
     chunk: int = 1
     execute: int = 1
     default_act: Act = "greedy"
+    environment: EnvironmentSpec | None = None
     description: Mapping[str, Any] = field(default_factory=dict)
 
     def plan(

@@ -1,17 +1,22 @@
 """Episodes of a policy in an environment, several side by side."""
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import gymnasium
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float32, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from saqrl.policy.policy import Act, Policy
 
 # Environment seeds of evaluations; nothing that makes data uses seeds from here on.
 EVALUATION_SEEDS = 100_000
+
+# Environments side by side: enough to share a call of the policy and to keep two cores busy.
+LANES = 4
 
 
 @dataclass(frozen=True)
@@ -68,42 +73,60 @@ class _Lane:
             self._begin()
 
 
-def rollout(
-    policy: Policy,
-    make: Callable[[], gymnasium.Env],
-    *,
-    episodes: int,
-    act: Act,
-    seed: int = 0,
-    lanes: int = 16,
-    progress: Callable[[int], None] = lambda done: None,
-) -> Episodes:
-    """Play `episodes` episodes to their end.
+class Arena:
+    """Environments that stay up between evaluations: making one can cost seconds."""
 
-    Episode i always starts from environment seed EVALUATION_SEEDS + seed + i and draws from its
-    own key, so the figures do not depend on how many environments run side by side.
-    """
-    count = min(lanes, episodes)
-    running = [_Lane(make(), range(lane, episodes, count), seed) for lane in range(count)]
-    key = jax.random.key(EVALUATION_SEEDS + seed)
-    try:
-        while any(lane.active for lane in running):
-            _plan(policy, running, key, act)
-            for lane in running:
-                if lane.active:
-                    lane.step()
-            progress(sum(len(lane.done) for lane in running))
-    finally:
-        for lane in running:
-            lane.environment.close()
-    done = {episode: row for lane in running for episode, row in lane.done.items()}
-    returns, max_rewards, lengths, successes = zip(*(done[i] for i in range(episodes)), strict=True)
-    return Episodes(
-        np.asarray(returns),
-        np.asarray(max_rewards),
-        np.asarray(lengths),
-        None if None in successes else np.asarray(successes, bool),
-    )
+    def __init__(self, make: Callable[[], gymnasium.Env], *, lanes: int = LANES):
+        """`make` makes one environment; `lanes` of them run side by side at most."""
+        self._make, self._count = make, lanes
+        self._environments: list[gymnasium.Env] = []
+
+    def __enter__(self) -> "Arena":
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        while self._environments:
+            self._environments.pop().close()
+
+    def play(
+        self,
+        policy: Policy,
+        *,
+        episodes: int,
+        act: Act,
+        seed: int = 0,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> Episodes:
+        """Play `episodes` episodes to their end.
+
+        Episode i always starts from environment seed EVALUATION_SEEDS + seed + i and draws from
+        its own key, whichever lane plays it.
+        """
+        count = min(self._count, episodes)
+        while len(self._environments) < count:
+            self._environments.append(self._make())
+        lanes = [
+            _Lane(self._environments[lane], range(lane, episodes, count), seed)
+            for lane in range(count)
+        ]
+        key = jax.random.key(EVALUATION_SEEDS + seed)
+        with ThreadPoolExecutor(min(count, os.cpu_count() or 1)) as threads:
+            while running := [lane for lane in lanes if lane.active]:
+                _plan(policy, lanes, key, act)
+                list(threads.map(_Lane.step, running))
+                progress(sum(len(lane.done) for lane in lanes))
+        done = {episode: row for lane in lanes for episode, row in lane.done.items()}
+        columns = zip(*(done[episode] for episode in range(episodes)), strict=True)
+        returns, max_rewards, lengths, successes = columns
+        return Episodes(
+            np.asarray(returns),
+            np.asarray(max_rewards),
+            np.asarray(lengths),
+            None if None in successes else np.asarray(successes, bool),
+        )
 
 
 def _plan(policy: Policy, lanes: Sequence[_Lane], key: Key[Array, ""], act: Act) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from saqrl import agents, baselines, nn, quantizers
 from saqrl.arrays import named_leaves, rebuild_tree, write_atomically
+from saqrl.datasets import EnvironmentSpec
 from saqrl.datasets.scaling import ActionRange, ObservationScaling
 from saqrl.policy.policy import CodeController, ContinuousController, Controller, Policy
 
@@ -38,6 +40,7 @@ def save_policy(policy: Policy, folder: Path) -> None:
         "chunk": policy.chunk,
         "execute": policy.execute,
         "default_act": policy.default_act,
+        "environment": policy.environment and asdict(policy.environment),
         "controller": dict(policy.description),
     }
     aside = folder / ".weights.npz"
@@ -64,6 +67,7 @@ def load_policy(folder: Path) -> Policy:
             arrays = dict(archive)
         prefix = "controller"
         leaves = {name[len(prefix) :]: a for name, a in arrays.items() if name.startswith(prefix)}
+        environment = described["environment"]
         skeleton = jax.eval_shape(lambda: controller_skeleton(described["controller"]))
         return Policy(
             controller=rebuild_tree(skeleton, leaves),
@@ -77,6 +81,7 @@ def load_policy(folder: Path) -> Policy:
             chunk=described["chunk"],
             execute=described["execute"],
             default_act=described["default_act"],
+            environment=environment and EnvironmentSpec(**environment),
             description=described["controller"],
         )
     except PolicyError:

@@ -16,7 +16,7 @@ def numbered(lengths: list[int]) -> Transitions:
     episodes = np.repeat(np.arange(len(lengths), dtype=np.float32), lengths)
     observations, ends = np.stack([episodes, rows], 1), np.zeros(len(rows), bool)
     ends[np.cumsum(lengths) - 1] = True
-    arrays = {"observations": observations, "next_observations": observations + [0, 1]}
+    arrays = {"observations": observations, "next_observations": observations + np.float32([0, 1])}
     return assemble(
         {**arrays, "actions": rows[:, None] / len(rows), "rewards": rows, "terminals": ends},
         source="numbered",

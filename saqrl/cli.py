@@ -1,0 +1,80 @@
+"""The command `saqrl`: finds the subcommand, turns failures into one line, exits 2.
+
+Each subcommand is a module in `saqrl.commands` with `main(arguments) -> int`, imported only when
+it is asked for, so that `saqrl --help` needs no JAX.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+
+from saqrl import __version__
+from saqrl.registry import closest
+
+COMMANDS = {
+    "train": "learn a policy from a dataset; without arguments: a demonstration in 2 minutes",
+    "evaluate": "play a run's policy in its environment",
+    "inspect": "what is in a dataset, and what is wrong with it",
+    "collect": "make demonstrations with OGBench's scripted experts",
+}
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand; the exit status is 0, 2 for bad input, 130 when interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if words[0] == "--version":
+        print(f"saqrl {__version__}")
+        return 0
+    if words[0] not in COMMANDS:
+        return _fail(f"unknown command {words[0]!r}; {closest(words[0], COMMANDS)}")
+    try:
+        return int(import_module(f"saqrl.commands.{words[0]}").main(words[1:]))
+    except KeyboardInterrupt:
+        print("saqrl: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output is gone; keep the interpreter from complaining at exit too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError, ImportError) as error:
+        if debug:
+            traceback.print_exc()
+        return _fail(_message(error))
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError) and error.filename:
+        return f"no such file: {error.filename}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'input/output'}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _fail(message: str) -> int:
+    print(f"saqrl: error: {message}", file=sys.stderr)
+    return EXIT_BAD_INPUT
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
+    return (
+        "usage: saqrl COMMAND [OPTIONS]\n\n"
+        "From logged robot data to the best policy that the data supports.\n\n"
+        f"{rows}\n\n"
+        "saqrl COMMAND --help tells a command's options, saqrl --version the version;\n"
+        "--debug shows the traceback of an error."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""`saqrl collect`."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from saqrl.commands.output import print_json, say
+from saqrl.datasets.collect import check_destination, collect, save
+from saqrl.experiment.progress import Reporter
+
+
+@dataclass
+class Collect:
+    """Make demonstrations with the scripted experts of OGBench (cube, scene, puzzle)."""
+
+    env: str
+    """environment id, such as cube-single-singletask-task2-v0"""
+    out: str
+    """file to write (.npz)"""
+    style: Literal["expert", "play", "noisy"] = "expert"
+    """expert: one fixed task, all successes; play, noisy: as the benchmark's own data"""
+    episodes: int = 100
+    """episodes to make"""
+    seed: int = 0
+    """the same seed gives the same file"""
+    noise: float = 0.1
+    """standard deviation of the noise on the expert's actions, which lie in [-1, 1]"""
+    workers: int = 1
+    """processes that share the episodes; the data do not depend on it"""
+    json: bool = False
+    """last line of stdout: what was made, as JSON"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    asked = tyro.cli(
+        Collect,
+        args=list(arguments),
+        prog="saqrl collect",
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    out, reporter = Path(asked.out), Reporter()
+    check_destination(out)
+    with reporter.stage("collect", asked.episodes, unit="episodes") as update:
+        arrays = collect(
+            asked.env,
+            style=asked.style,
+            episodes=asked.episodes,
+            seed=asked.seed,
+            noise=asked.noise,
+            workers=min(asked.workers, os.cpu_count() or 1),
+            progress=lambda done, total: update(done, ""),
+        )
+    save(out, arrays)
+    steps = len(arrays["rewards"])
+    say(f"{out}: {asked.episodes} episodes, {steps:,} steps in {reporter.elapsed:.0f} s")
+    say(f"next: saqrl inspect {out}   or   saqrl train --dataset {out}")
+    if asked.json:
+        print_json(
+            {
+                "out": str(out),
+                "env": asked.env,
+                "style": asked.style,
+                "seed": asked.seed,
+                "episodes": asked.episodes,
+                "steps": steps,
+                "wall_seconds": round(reporter.elapsed, 2),
+            }
+        )
+    return 0

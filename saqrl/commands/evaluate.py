@@ -1,0 +1,83 @@
+"""`saqrl evaluate`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from saqrl.commands.output import print_json, say, score_words
+from saqrl.experiment.evaluation import evaluate, open_arena
+from saqrl.experiment.progress import Reporter
+from saqrl.experiment.run import read_config, read_result
+from saqrl.datasets import EnvironmentSpec
+from saqrl.policy.storage import load_policy
+from saqrl.policy.video import check_video_path, record_episode
+
+
+@dataclass
+class Evaluate:
+    """Play a run's policy in its environment."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """run folder"""
+    episodes: int = 50
+    """episodes to play"""
+    act: Literal["greedy", "sample"] | None = None
+    """how to choose codes; default: as the run was set"""
+    seed: int = 0
+    """of the environment's starts and the sampling; disjoint from what makes data"""
+    env: str | None = None
+    """another environment than the run's"""
+    video: str | None = None
+    """write the first episode to this file (.mp4 or .gif)"""
+    json: bool = False
+    """last line of stdout: the result as JSON"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    asked = tyro.cli(
+        Evaluate,
+        args=list(arguments),
+        prog="saqrl evaluate",
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    path, reporter = Path(asked.run), Reporter()
+    read_config(path)
+    trained, policy = read_result(path), load_policy(path / "policy")
+    environment = EnvironmentSpec(asked.env) if asked.env else policy.environment
+    if environment is None:
+        raise ValueError(f"{path} was trained without an environment: name one with --env")
+    if asked.video is not None:
+        check_video_path(Path(asked.video))
+    if asked.episodes < 1:
+        raise ValueError(f"episodes is {asked.episodes}; at least 1")
+    act = asked.act or policy.default_act
+    with open_arena(environment) as arena:
+        record = evaluate(
+            policy,
+            arena,
+            environment.id,
+            episodes=asked.episodes,
+            act=act,
+            seed=asked.seed,
+            reporter=reporter,
+        )
+    if asked.video is not None:
+        record_episode(policy, environment, Path(asked.video), act=act, seed=asked.seed)
+        say(f"video: {asked.video}")
+    summary = {
+        "run": str(path),
+        "agent": trained.get("agent"),
+        "actions": trained.get("actions"),
+        "dataset": trained.get("dataset"),
+        "env": environment.id,
+        **record,
+        "gradient_steps": trained.get("gradient_steps"),
+        "wall_seconds": round(reporter.elapsed, 2),
+    }
+    say(f"{score_words(record)}  ({asked.episodes} episodes, {act})")
+    if asked.json:
+        print_json(summary)
+    return 0

@@ -1,0 +1,187 @@
+"""`saqrl train`."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import field, fields, make_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import tyro
+
+from saqrl.commands.output import print_json, say, score_words
+from saqrl.experiment.presets import MAIN_JOB, build_settings
+from saqrl.experiment.progress import Reporter
+from saqrl.experiment.settings import Settings, first_difference, with_steps
+from saqrl.experiment.train import saved_settings, train
+
+# Settings that the command line names otherwise, or not at all.
+_NESTED = ("agent", "quantizer", "prior")
+
+
+def main(arguments: Sequence[str]) -> int:
+    words = list(arguments)
+    chosen = _choices(words)
+    resumed = None
+    if "--resume" in words and chosen["out"] and Path(chosen["out"]).exists():
+        resumed = saved_settings(Path(chosen["out"]))
+    base = _base_settings(chosen, resumed)
+    asked = _parse(words, base)
+    settings = _settings_of(asked, base)
+    if resumed is not None and (difference := first_difference(resumed, settings)):
+        raise ValueError(f"--resume: {difference}: drop that flag, or name another --out")
+    out = Path(asked.out) if asked.out else default_out(settings)
+    summary = train(settings, out, resume=asked.resume and out.exists(), reporter=Reporter())
+    _tell(summary)
+    if asked.json:
+        print_json(summary)
+    return 0
+
+
+def default_out(settings: Settings) -> Path:
+    """runs/DATA-AGENT-SEED, from what the run is about."""
+    if settings.dataset is None:
+        data = settings.env or "data"
+    else:
+        data = Path(settings.dataset.partition(":")[2] or settings.dataset).stem
+    kind = "" if settings.actions == "quantized" else "continuous-"
+    chunk = f"-chunk{settings.chunk}" if settings.chunk > 1 else ""
+    name = f"{data}-{kind}{settings.agent_name}{chunk}-seed{settings.seed}"
+    return Path("runs") / name.replace("/", "-")
+
+
+def _choices(words: Sequence[str]) -> dict[str, str | None]:
+    """The flags that decide which other flags there are, read before the rest is parsed."""
+    found: dict[str, str | None] = dict.fromkeys(
+        ("preset", "agent", "quantizer", "actions", "out", "dataset", "env")
+    )
+    for position, word in enumerate(words):
+        name, equals, value = word.removeprefix("--").partition("=")
+        if word.startswith("--") and name in found:
+            following = words[position + 1] if position + 1 < len(words) else ""
+            found[name] = value if equals else following
+    return found
+
+
+def _base_settings(chosen: dict[str, str | None], resumed: Settings | None) -> Settings:
+    """What the flags change: a saved run, a preset, or the main job where nothing is named."""
+    if resumed is not None:
+        return resumed
+    main_job = chosen["dataset"] is None and chosen["env"] is None
+    return build_settings(
+        chosen["preset"] or (MAIN_JOB if main_job else "default"),
+        agent=chosen["agent"],
+        quantizer=chosen["quantizer"] or "vqvae",
+        actions=chosen["actions"] or "quantized",
+    )
+
+
+def _parse(words: Sequence[str], base: Settings) -> Any:
+    """The command line as a record with the fields of the settings beside train's own."""
+
+    def flag(help: str, **more: Any) -> Any:
+        return tyro.conf.arg(help=help, **more)
+
+    own = [
+        ("preset", Annotated[str | None, flag("named starting point: cube, default, paper")], None),
+        ("agent", Annotated[str, flag("bc, cql, iql or brac")], base.agent_name),
+        ("quantizer", Annotated[str, flag("vqvae")], "vqvae"),
+        ("steps", Annotated[int | None, flag("gradient steps of the agent")], None),
+        (
+            "quantizer_steps",
+            Annotated[int | None, flag("gradient steps of the quantizer")],
+            None,
+        ),
+        ("out", Annotated[str | None, flag("run folder; default runs/DATA-AGENT-SEED")], None),
+        ("resume", Annotated[bool, flag("go on with the run folder")], False),
+        ("json", Annotated[bool, flag("last line of stdout: the result as JSON")], False),
+        ("execute", Annotated[int | None, flag("actions of a chunk to play; default all")], None),
+        ("act", Annotated[Literal["greedy", "sample"], flag("how to choose codes")], base.act),
+    ]
+    taken = {name for name, *_ in own} | set(_NESTED)
+    plain = [
+        (f.name, Annotated[cast(Any, f.type), flag(_HELP.get(f.name, ""))], getattr(base, f.name))
+        for f in fields(Settings)
+        if f.name not in taken
+    ]
+    nested = [
+        (
+            f"{name}_fields",
+            Annotated[cast(Any, type(getattr(base, name))), tyro.conf.arg(name=name)],
+            getattr(base, name),
+        )
+        for name in _NESTED
+    ]
+    arguments = make_dataclass(
+        "train",
+        [
+            (name, kind, field(default_factory=lambda default=default: default))  # type: ignore[misc]
+            for name, kind, default in (*own, *plain, *nested)
+        ],
+    )
+    return tyro.cli(
+        arguments,
+        args=words,
+        prog="saqrl train",
+        description="Learn a policy from logged data: quantizer, agent, evaluation, in one run "
+        "folder. Without arguments: collect demonstrations of a cube task, train and compare.",
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+
+
+def _settings_of(asked: Any, base: Settings) -> Settings:
+    """The settings that the parsed flags make of the base."""
+    nested = {name: getattr(asked, f"{name}_fields") for name in _NESTED}
+    plain = {
+        f.name: getattr(asked, f.name)
+        for f in fields(Settings)
+        if f.name not in (*_NESTED, "execute")
+    }
+    execute = asked.execute
+    if execute is None:  # the saved or preset one where the chunk is as it was, else the whole chunk
+        execute = base.execute if plain["chunk"] == base.chunk else plain["chunk"]
+    settings = replace(base, **nested, **plain, execute=execute)
+    return with_steps(settings, steps=asked.steps, quantizer_steps=asked.quantizer_steps)
+
+
+def _tell(summary: dict[str, Any]) -> None:
+    """The end of a run for a person: the score, where the time went, what to do next."""
+    say()
+    name = f"SAQ-{summary['agent'].upper()}" if summary["actions"] == "quantized" else None
+    label = name or f"continuous {summary['agent']}"
+    say(f"{label}: {score_words(summary)}  ({summary['episodes']} episodes, {summary['act']})")
+    if baseline := summary.get("baseline"):
+        say(f"continuous BC on the same data: {score_words(baseline)}")
+    if report := summary.get("quantizer"):
+        say(
+            f"codes: {report['codes_used']} used, perplexity {report['perplexity']:.0f}, error "
+            f"{100 * report['error_per_deviation']:.0f} % of the actions' deviation on "
+            f"{report['measured_on']}"
+        )
+    took = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in summary["seconds"].items())
+    say(f"time: {summary['wall_seconds']:.0f} s ({took})")
+    say(f"run: {summary['run']}")
+    if summary["env"]:
+        say(f"next: saqrl evaluate {summary['run']} --episodes 100 --video episode.mp4")
+
+
+_HELP = {
+    "actions": "quantized, or the continuous counterpart",
+    "dataset": "SPEC: format:path or a path; without it demonstrations are collected from --env",
+    "env": "environment id to evaluate in; default: the one that the dataset names",
+    "demonstrations": "episodes to collect where no dataset is given",
+    "angles": "observation columns in radians, seen as cosine and sine",
+    "standardize": "scale observations to mean 0 and deviation 1",
+    "reward_scale": "unit: mean size 0.1; return-range: returns span 1000; none",
+    "chunk": "consecutive actions that one code stands for",
+    "data_episodes": "use only the first so many episodes",
+    "held_out": "share of the episodes kept for the quantizer's report",
+    "seed": "of the initial networks and batches, and of what is collected",
+    "eval_episodes": "episodes of an evaluation",
+    "eval_every": "agent steps between evaluations; default: only at the end",
+    "log_every": "steps between lines of metrics.jsonl",
+    "baseline": "also train plain continuous BC on the same data",
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

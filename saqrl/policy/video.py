@@ -1,0 +1,63 @@
+"""One episode of a policy as a film."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from saqrl.datasets import EnvironmentSpec
+from saqrl.policy.environments import make_environment
+from saqrl.policy.policy import Act, Policy
+from saqrl.policy.rollout import EVALUATION_SEEDS
+
+SUFFIXES = (".mp4", ".gif")
+# Where an environment does not say how fast it runs.
+FRAMES_PER_SECOND = 30
+
+
+def check_video_path(path: Path) -> None:
+    """ValueError for a suffix that cannot be written, ImportError without the extra."""
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path}: video files end in {' or '.join(SUFFIXES)}")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{path}: its folder does not exist; create it first")
+    try:
+        import imageio_ffmpeg  # type: ignore[import-untyped]  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            'videos need imageio and imageio-ffmpeg: pip install "saqrl[video]"'
+        ) from error
+
+
+def record_episode(
+    policy: Policy, environment: EnvironmentSpec, path: Path, *, act: Act, seed: int = 0
+) -> None:
+    """Play one episode from the evaluation's first start and write it to `path`."""
+    import imageio.v2 as imageio
+
+    check_video_path(path)
+    made = make_environment(environment.id, options=environment.options, render=True)
+    rate = made.metadata.get("render_fps") or FRAMES_PER_SECOND
+    aside = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        with imageio.get_writer(aside, fps=rate) as writer:
+            player = policy.player(seed=EVALUATION_SEEDS + seed, act=act)
+            observation, _ = made.reset(seed=EVALUATION_SEEDS + seed)
+            ended = False
+            while not ended:
+                writer.append_data(_frame(made.render()))
+                action = player.act(np.asarray(observation, np.float32))
+                observation, _, terminated, truncated, _ = made.step(action)
+                ended = terminated or truncated
+            writer.append_data(_frame(made.render()))
+        aside.replace(path)
+    finally:
+        made.close()
+        aside.unlink(missing_ok=True)
+
+
+def _frame(image: object) -> np.ndarray:
+    """Cut to even sides, which the usual codec wants."""
+    frame = np.asarray(image, np.uint8)
+    height, width = frame.shape[0] // 2 * 2, frame.shape[1] // 2 * 2
+    return frame[:height, :width]

@@ -1,0 +1,142 @@
+"""What the VQ-VAE computes, and what it learns."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from saqrl.experiment import engine
+from saqrl.quantizers import ActionBatch
+from saqrl.quantizers import codebook as books
+from saqrl.quantizers.vqvae import VQVAE
+
+SMALL = VQVAE(codes=8, code_size=4, hidden=(32,), batch_size=64, steps=1)
+BY_GRADIENT = dataclasses.replace(
+    SMALL, codebook="gradient", first_codes="random", revive_below=0.0, commitment=1.0
+)
+
+
+def batch(rows: int = 64, features: int = 3, act: int = 2) -> ActionBatch:
+    generator = np.random.default_rng(0)
+    return ActionBatch(
+        jnp.asarray(generator.normal(size=(rows, features)), jnp.float32),
+        jnp.asarray(generator.uniform(-1, 1, (rows, act)), jnp.float32),
+    )
+
+
+def network(mlp, inputs: np.ndarray) -> np.ndarray:
+    """The network in plain float64."""
+    signal = np.asarray(inputs, np.float64)
+    for layer, (weight, bias) in enumerate(zip(mlp.weights, mlp.biases, strict=True)):
+        signal = signal @ np.asarray(weight, np.float64) + np.asarray(bias, np.float64)
+        if layer < len(mlp.weights) - 1:
+            signal = np.maximum(signal, 0)
+    return signal
+
+
+def test_losses_are_those_of_a_plain_loop():
+    data = batch()
+    state = BY_GRADIENT.init(jax.random.key(0), data)
+    model = state.networks.model
+    _, metrics = BY_GRADIENT.update(state, data, jax.random.key(1))
+    codes = np.asarray(model.codes, np.float64)
+    reconstruction = commitment = 0.0
+    for observation, action in zip(data.observations, data.actions, strict=True):
+        encoding = network(model.encoder, np.concatenate([observation, action]))
+        code = codes[np.square(codes - encoding).sum(-1).argmin()]
+        decoded = network(model.decoder, np.concatenate([observation, code]))
+        reconstruction += np.square(decoded - action).sum() / len(data.actions)
+        commitment += np.square(encoding - code).sum() / len(data.actions)
+    np.testing.assert_allclose(metrics["reconstruction"], reconstruction, rtol=1e-4)
+    np.testing.assert_allclose(metrics["commitment"], commitment, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["average", "gradient"])
+def test_the_straight_through_gradient_is_what_the_formula_says(kind):
+    """One example, one hidden-layer-free network: the gradients can be written down."""
+    quantizer = dataclasses.replace(
+        BY_GRADIENT, codebook=kind, hidden=(), codes=2, code_size=1, learning_rate=1.0
+    )
+    data = ActionBatch(jnp.asarray([[0.5]]), jnp.asarray([[0.8]]))
+    state = quantizer.init(jax.random.key(3), data)
+    model = state.networks.model
+    book = state.codebook.codes if model.codes is None else model.codes
+
+    # Adam divides the first gradient by its own size, so look at its first moment instead.
+    after, _ = quantizer.update(state, data, jax.random.key(1))
+    moment = after.networks.moments[0].mu
+    joined = np.array([0.5, 0.8])
+    encoding = float(network(model.encoder, joined)[0])
+    code = np.asarray(book)[:, 0][np.square(np.asarray(book)[:, 0] - encoding).argmin()]
+    weight = np.asarray(model.decoder.weights[0])[:, 0]
+    decoded = float(network(model.decoder, np.array([0.5, code]))[0])
+    through = 2 * (decoded - 0.8) * weight[1]
+    committed = quantizer.commitment * 2 * (encoding - code)
+    np.testing.assert_allclose(
+        moment.encoder.weights[0][:, 0], 0.1 * (through + committed) * joined, rtol=1e-4
+    )
+    if kind == "gradient":
+        chosen = int(np.square(np.asarray(book)[:, 0] - encoding).argmin())
+        expected = np.zeros(2)
+        expected[chosen] = 0.1 * 2 * (code - encoding)
+        np.testing.assert_allclose(moment.codes[:, 0], expected, rtol=1e-4, atol=1e-7)
+    else:
+        assert moment.codes is None
+
+
+def test_without_state_conditioning_the_state_changes_nothing():
+    quantizer = dataclasses.replace(SMALL, condition_on_state=False)
+    data = batch()
+    codec = quantizer.codec(quantizer.init(jax.random.key(0), data))
+    other = data.observations[::-1]
+    for row in range(5):
+        action = data.actions[row]
+        code = codec.encode(data.observations[row], action)
+        assert code == codec.encode(other[row], action)
+        np.testing.assert_array_equal(
+            codec.decode(data.observations[row], code), codec.decode(other[row], code)
+        )
+
+
+def two_sided(rows: int = 2000) -> ActionBatch:
+    """Actions are +f(s) or -f(s): two modes whose mean is never taken."""
+    generator = np.random.default_rng(1)
+    observations = generator.uniform(-1, 1, (rows, 2))
+    sides = generator.choice([-1.0, 1.0], (rows, 1))
+    actions = sides * (0.5 + 0.4 * np.sin(3 * observations))
+    return ActionBatch(
+        jnp.asarray(observations, jnp.float32), jnp.asarray(actions, jnp.float32)
+    )
+
+
+def test_few_codes_suffice_where_the_state_tells_the_rest():
+    data = two_sided()
+    errors = {}
+    for conditioned in (True, False):
+        quantizer = VQVAE(
+            codes=4, hidden=(64,), steps=1500, code_size=8, condition_on_state=conditioned
+        )
+        (interval,) = engine.intervals(quantizer, data, jax.random.key(0), pauses=[1500])
+        errors[conditioned] = interval.metrics["reconstruction"]
+        codec = quantizer.codec(interval.state)
+        codes = jax.vmap(codec.encode)(data.observations, data.actions)
+        decoded = jax.vmap(codec.decode)(data.observations, codes)
+        errors[conditioned] = float(jnp.square(decoded - data.actions).sum(-1).mean())
+    assert errors[True] < 0.02  # of a variance of 0.8
+    assert errors[False] > 5 * errors[True]
+
+
+def test_revival_and_kmeans_keep_more_codes_alive_than_the_paper_preset():
+    data = two_sided()
+    used = {}
+    for name, quantizer in {
+        "ours": VQVAE(codes=32, hidden=(64,), steps=400, code_size=8),
+        "paper": dataclasses.replace(BY_GRADIENT, codes=32, hidden=(64,), steps=400),
+    }.items():
+        (interval,) = engine.intervals(quantizer, data, jax.random.key(0), pauses=[400])
+        codec = quantizer.codec(interval.state)
+        codes = jax.vmap(codec.encode)(data.observations, data.actions)
+        used[name] = float(books.perplexity(jnp.bincount(codes, length=32)))
+    assert used["ours"] > 2 * used["paper"]
