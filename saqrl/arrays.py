@@ -59,7 +59,7 @@ def write_arrays(path: Path, leaves: Mapping[str, np.ndarray], header: Mapping[s
     buffer = io.BytesIO()
     packed = {f"array{i}": leaf for i, leaf in enumerate(leaves.values())}
     text = json.dumps({"header": header, "names": list(leaves)})
-    np.savez(buffer, json=np.asarray(text), **packed)
+    np.savez(buffer, json=np.asarray(text), **packed)  # type: ignore[arg-type]
     body = buffer.getvalue()
     write_atomically(path, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
 

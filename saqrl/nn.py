@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Key
 Schedule = Literal["constant", "cosine"]
 Metrics = dict[str, Float[Array, ""]]
 Model = TypeVar("Model")
+Extra = TypeVar("Extra")
 
 
 class MLP(eqx.Module):
@@ -106,21 +107,21 @@ class Learner(eqx.Module, Generic[Model]):
 
 def start(model: Model, optimiser: optax.GradientTransformation) -> Learner[Model]:
     """A learner before its first step."""
-    return Learner(model, optimiser.init(model))  # type: ignore[arg-type]
+    return Learner(model, optimiser.init(model))
 
 
 def descend(
     learner: Learner[Model],
     optimiser: optax.GradientTransformation,
-    loss: Callable[[Model], tuple[Float[Array, ""], Metrics]],
-) -> tuple[Learner[Model], Metrics]:
-    """One gradient step on `loss(model) -> (value, metrics)`."""
-    gradient, metrics = jax.grad(loss, has_aux=True)(learner.model)
+    loss: Callable[[Model], tuple[Float[Array, ""], Extra]],
+) -> tuple[Learner[Model], Extra]:
+    """One gradient step on `loss(model) -> (value, what else to return)`."""
+    gradient, extra = jax.grad(loss, has_aux=True)(learner.model)
     updates, moments = optimiser.update(gradient, learner.moments, learner.model)
-    model = optax.apply_updates(learner.model, updates)  # type: ignore[arg-type]
-    return Learner(model, moments), metrics  # type: ignore[arg-type]
+    model = optax.apply_updates(learner.model, updates)
+    return Learner(model, moments), extra
 
 
-def follow(target: Model, online: Model, *, rate: float) -> Model:
+def follow(target: Model, online: Model, *, rate: float | Float[Array, ""]) -> Model:
     """Polyak step: (1 - rate) target + rate online, leaf by leaf; rate 1 copies."""
     return jax.tree.map(lambda old, new: old + rate * (new - old), target, online)

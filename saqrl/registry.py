@@ -34,7 +34,7 @@ class Registry:
         if name not in self._entries:
             raise ValueError(f"unknown {self.kind} {name!r}; {closest(name, self)}")
         module, _, attribute = self._entries[name].partition(":")
-        return getattr(import_module(module), attribute)  # type: ignore[no-any-return]
+        return getattr(import_module(module), attribute)
 
     def name_of(self, instance: object) -> str:
         """The name under which the instance's class is registered."""

@@ -18,6 +18,7 @@ def real_data() -> Path:
         pytest.skip("the real data (../shared/data) are not on this machine")
     return SHARED_DATA
 
+
 # One profile for all property tests: compiling makes first examples slow, and no draw may differ
 # between two runs of the same tests.
 settings.register_profile("saqrl", deadline=None, derandomize=True, max_examples=50)

@@ -8,8 +8,6 @@ Source: SAQ (arXiv 2310.11731), section 3: the cross-entropy of the data's codes
 from dataclasses import dataclass
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 

@@ -83,7 +83,7 @@ class BRAC(nn.Training):
         return State(critics, policy, target), critic_metrics | policy_metrics
 
     def targets(self, state: State, batch: CodedTransitions) -> Float[Array, " batch"]:
-        """y = r + g (1-d) [sum_k pi(k|s') min_i Qbar_i(s',k) - alpha KL(pi || pi_b)(s')]."""
+        """Y = r + g (1-d) [sum_k pi(k|s') min_i Qbar_i(s',k) - alpha KL(pi || pi_b)(s')]."""
         log_policy = jax.nn.log_softmax(state.policy.model(batch.next_observations))
         q = state.target.pessimistic(batch.next_observations)
         value, divergence = self._value_and_divergence(log_policy, q, batch.next_log_prior)
@@ -98,6 +98,8 @@ class BRAC(nn.Training):
         q: Float[Array, "batch codes"],
         log_prior: Float[Array, "batch codes"] | None,
     ) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
+        if log_prior is None:
+            raise ValueError("BRAC needs the behaviour's log-probabilities in its transitions")
         floored = jax.nn.log_softmax(jnp.maximum(log_prior, self.prior_floor))
         value = jax.vmap(operators.expectation)(log_policy, q)
         return value, jax.vmap(operators.kl_divergence)(log_policy, floored)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from saqrl import nn
 from saqrl.agents import CodedTransitions, operators
@@ -79,7 +79,7 @@ class CQL(nn.Training):
         return State(critics, target, step), metrics
 
     def targets(self, state: State, batch: CodedTransitions) -> Float[Array, " batch"]:
-        """y = r + g (1-d) Qbar(s', k') with k' the online critics' best allowed code."""
+        """Y = r + g (1-d) Qbar(s', k') with k' the online critics' best allowed code."""
         online = state.critics.model.pessimistic(batch.next_observations)
         best = self._masked(online, batch.next_log_prior).argmax(-1)
         return batch.rewards + batch.discounts * of_code(

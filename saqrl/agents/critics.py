@@ -36,7 +36,7 @@ class Critics(eqx.Module):
     def pessimistic(
         self, observations: Float[Array, "*batch features"]
     ) -> Float[Array, "*batch codes"]:
-        """min over the heads (clipped double Q: Fujimoto et al. 2018, arXiv 1802.09477)."""
+        """Min over the heads (clipped double Q: Fujimoto et al. 2018, arXiv 1802.09477)."""
         return self(observations).min(0)
 
 

@@ -70,7 +70,7 @@ def reweighted_prior(
     temperature: float,
     floor: float,
 ) -> Float[Array, " codes"]:
-    """log of pi(k) proportional to pi_b(k) exp(Q(k) / temperature), normalised exactly.
+    """Log of pi(k) proportional to pi_b(k) exp(Q(k) / temperature), normalised exactly.
 
     log pi_b is clipped below at `floor` first. The state's value cancels in the normalisation.
     Source: the solution of the KL-constrained problem (Peng et al. 2019, arXiv 1910.00177, eq. 8;

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 import tyro
 
 from saqrl.commands.output import print_json, say, score_words
+from saqrl.datasets import EnvironmentSpec
 from saqrl.experiment.evaluation import evaluate, open_arena
 from saqrl.experiment.progress import Reporter
 from saqrl.experiment.run import read_config, read_result
-from saqrl.datasets import EnvironmentSpec
 from saqrl.policy.storage import load_policy
 from saqrl.policy.video import check_video_path, record_episode
 

@@ -137,7 +137,9 @@ def _settings_of(asked: Any, base: Settings) -> Settings:
         if f.name not in (*_NESTED, "execute")
     }
     execute = asked.execute
-    if execute is None:  # the saved or preset one where the chunk is as it was, else the whole chunk
+    if (
+        execute is None
+    ):  # the saved or preset one where the chunk is as it was, else the whole chunk
         execute = base.execute if plain["chunk"] == base.chunk else plain["chunk"]
     settings = replace(base, **nested, **plain, execute=execute)
     return with_steps(settings, steps=asked.steps, quantizer_steps=asked.quantizer_steps)

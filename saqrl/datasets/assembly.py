@@ -105,8 +105,8 @@ class _Episodes:
 
     def ends_after_keeping(self, keep: Bool[np.ndarray, " n"]) -> Bool[np.ndarray, " kept"]:
         """End flags of the kept rows, where at most the last row of each episode was dropped."""
-        before_dropped = np.append(~keep[1:], False)
-        return (self.last | before_dropped)[keep]
+        ends: Bool[np.ndarray, " n"] = self.last | np.append(~keep[1:], False)
+        return ends[keep]
 
 
 @dataclass
@@ -281,7 +281,8 @@ class _Intake:
                 "the file or declare the range that they have"
             )
         self.notes.append("Actions outside their range by no more than rounding were clipped.")
-        return np.clip(actions, low, high)
+        clipped: Float32[np.ndarray, "n act"] = np.clip(actions, low, high)
+        return clipped
 
     def note_dropped(
         self, episodes: _Episodes, terminated: Bool[np.ndarray, " n"], rewards: np.ndarray
@@ -395,7 +396,8 @@ def mismatched_successors(
         # Float32 rounding is no difference: writers compute the two sides at different precision.
         same = np.isclose(next_observations[rows], following, rtol=1e-5, atol=1e-6)
         differs[rows] = ~same.all(1)
-    return differs & ~last
+    differs[last] = False
+    return differs
 
 
 def _columns(chosen: Bool[np.ndarray, " columns"]) -> str:

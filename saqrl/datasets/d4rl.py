@@ -12,6 +12,7 @@ import numpy as np
 
 from saqrl.datasets.assembly import FIELDS, assemble
 from saqrl.datasets.errors import DatasetError, listing, nearest
+from saqrl.datasets.hdf5 import open_hdf5, scalar
 from saqrl.datasets.source import existing_file, file_record
 from saqrl.datasets.transitions import EnvironmentSpec, Transitions
 
@@ -43,21 +44,12 @@ def read(path: Path) -> Transitions:
     Raises FileNotFoundError, or DatasetError for a damaged file, missing keys and whatever
     `assemble` refuses.
     """
-    import h5py
-
-    found = existing_file(path)
-    if not h5py.is_hdf5(found):
-        raise DatasetError(f"{path}: not an HDF5 file; check the format, or copy it again")
-    try:
-        file = h5py.File(found, "r")
-    except Exception as error:  # HDF5 reports damage as OSError, RuntimeError or KeyError
-        raise DatasetError(f"{path}: damaged or cut off ({error}); copy it again") from error
-    with file:
+    with open_hdf5(path) as file:
         datasets = _datasets(path, file)
         arrays = {key: _array(path, key, dataset) for key, dataset in datasets.items()}
         recorded = _metadata(file)
     environment = recorded.pop("env_id", None)
-    record: dict[str, object] = {"format": "d4rl", **file_record(found)}
+    record: dict[str, object] = {"format": "d4rl", **file_record(existing_file(path))}
     if recorded:
         record["recorded"] = recorded
     return assemble(
@@ -157,22 +149,9 @@ def _metadata(file: "h5py.File") -> dict[str, object]:
     try:
         group: Mapping[str, object] = file["metadata"]
         for key in group:
-            value = _scalar(group[key])
+            value = scalar(group[key])
             if value is not None:
                 recorded[key] = value
     except Exception:  # a record, not data: damage to it costs nothing that training needs
         return recorded
     return recorded
-
-
-def _scalar(dataset: object) -> str | float | None:
-    import h5py
-
-    if not isinstance(dataset, h5py.Dataset) or dataset.shape != ():
-        return None
-    value = dataset[()]
-    if isinstance(value, bytes):
-        return value.decode(errors="replace")
-    if dataset.dtype.kind in "fiub" and np.isfinite(value):
-        return float(value)
-    return None

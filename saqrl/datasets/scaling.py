@@ -18,7 +18,7 @@ class ActionRange:
 
     @property
     def half_width(self) -> Float32[np.ndarray, " act"]:
-        """Environment units per network unit; 1 where the range is a point, so both ways stay finite."""
+        """Environment units per network unit; 1 where the range is a point, so both ways work."""
         half = (self.high - self.low) / 2
         return np.where(half > 0, half, 1).astype(np.float32)
 

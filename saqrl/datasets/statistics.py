@@ -20,7 +20,9 @@ class ColumnStatistics:
     @property
     def constant(self) -> Bool[np.ndarray, " columns"]:
         """Whether nothing but rounding moves: float32 keeps about 1e-7 of a column's size."""
-        return self.deviation <= 1e-6 * np.maximum(np.abs(self.mean), 1)
+        still: Bool[np.ndarray, " columns"]
+        still = self.deviation <= 1e-6 * np.maximum(np.abs(self.mean), 1)
+        return still
 
 
 def column_statistics(

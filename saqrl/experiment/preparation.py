@@ -36,9 +36,7 @@ class Prepared:
     def action_batch(self) -> ActionBatch:
         return ActionBatch(jnp.asarray(self.features), jnp.asarray(self.actions))
 
-    def coded(
-        self, codes: Int[Array, " n"], num_codes: int, prior: MLP | None
-    ) -> CodedTransitions:
+    def coded(self, codes: Int[Array, " n"], num_codes: int, prior: MLP | None) -> CodedTransitions:
         """The discrete data set; with a prior, its log-probabilities are computed here, once."""
         features, following = jnp.asarray(self.features), jnp.asarray(self.next_features)
         return CodedTransitions(
@@ -62,15 +60,11 @@ class Prepared:
         )
 
 
-def split(
-    transitions: Transitions, settings: Settings
-) -> tuple[Transitions, Transitions | None]:
+def split(transitions: Transitions, settings: Settings) -> tuple[Transitions, Transitions | None]:
     """Training and held-out episodes; few episodes are all trained on."""
     if transitions.num_episodes < EPISODES_FOR_HELD_OUT:
         return transitions, None
-    return split_episodes(
-        transitions, held_out_fraction=settings.held_out, seed=settings.seed
-    )
+    return split_episodes(transitions, held_out_fraction=settings.held_out, seed=settings.seed)
 
 
 def fit_scaling(transitions: Transitions, settings: Settings) -> ObservationScaling:
@@ -101,7 +95,9 @@ def prepare(
     rewards, next_rows, discounts = chunk_rewards(
         transitions, horizon=settings.chunk, discount=settings.agent.discount
     )
-    chunks = chunk_actions(transitions, settings.chunk).reshape(len(transitions), settings.chunk, -1)
+    chunks = chunk_actions(transitions, settings.chunk).reshape(
+        len(transitions), settings.chunk, -1
+    )
     return Prepared(
         features=scaling(transitions.observations),
         next_features=scaling(transitions.next_observations[next_rows]),
@@ -133,7 +129,7 @@ def decode_all(
 
 @jax.jit
 def log_prior_of(prior: MLP, observations: Float[Array, "n features"]) -> Float[Array, "n codes"]:
-    """log pi_b(k|s) of every state."""
+    """Log pi_b(k|s) of every state."""
     return jax.lax.map(
         lambda observation: jax.nn.log_softmax(prior(observation)), observations, batch_size=BLOCK
     )

@@ -86,7 +86,7 @@ class Run:
         number = 1 + (_number(existing[-1]) if existing else 0)
         path = self.path / "checkpoints" / f"{number:06d}-{stage}.ckpt"
         arrays.write_arrays(path, arrays.named_leaves(state), header)
-        for old in self._checkpoints(stage)[: -KEPT]:
+        for old in self._checkpoints(stage)[:-KEPT]:
             old.unlink()
 
     def load_checkpoint(self, stage: str, skeleton: Callable[[], Any]) -> tuple[int, Any] | None:

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-from jaxtyping import Array, Key
 
 from saqrl.agents import AGENTS
 from saqrl.agents.bc import BC
@@ -139,7 +137,7 @@ class _Training:
             coded = self.training.coded(codes, codec.num_codes, prior)
 
             def policy_of(state: Any) -> Policy:
-                actor = settings.agent.actor(state)  # type: ignore[union-attr]
+                actor = settings.agent.actor(state)
                 return self._policy(CodeController(quantizer, actor))  # type: ignore[arg-type]
         else:
 
@@ -236,7 +234,7 @@ class _Training:
         return record
 
     def _final_scores(self, policy: Policy, label: str) -> dict[str, Any]:
-        """The last evaluation's scores (made now unless the stage made it), and the last three's."""
+        """The last evaluation's scores, made now unless the stage has made them."""
         if self.environment is None:
             return {"act": policy.default_act, "episodes": 0, **NO_SCORE}
         stage = "baseline" if label == "baseline" else "agent"

@@ -1,5 +1,6 @@
 """A policy on disk: policy.json says what it is, weights.npz holds its arrays. No pickle."""
 
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -63,7 +64,9 @@ def load_policy(folder: Path) -> Policy:
                 f"{folder}: policy format {described['format']}, this version reads {FORMAT}; "
                 "load it with the saqrl that wrote it"
             )
-        with np.load(folder / "weights.npz", allow_pickle=False) as archive:
+        # From memory: NumPy leaves a damaged file open.
+        content = io.BytesIO((folder / "weights.npz").read_bytes())
+        with np.load(content, allow_pickle=False) as archive:
             arrays = dict(archive)
         prefix = "controller"
         leaves = {name[len(prefix) :]: a for name, a in arrays.items() if name.startswith(prefix)}

@@ -22,7 +22,7 @@ def check_video_path(path: Path) -> None:
     if not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"{path}: its folder does not exist; create it first")
     try:
-        import imageio_ffmpeg  # type: ignore[import-untyped]  # noqa: F401
+        import imageio_ffmpeg  # noqa: F401
     except ImportError as error:
         raise ImportError(
             'videos need imageio and imageio-ffmpeg: pip install "saqrl[video]"'
@@ -45,11 +45,11 @@ def record_episode(
             observation, _ = made.reset(seed=EVALUATION_SEEDS + seed)
             ended = False
             while not ended:
-                writer.append_data(_frame(made.render()))
+                writer.append_data(_frame(made.render()))  # type: ignore[attr-defined]
                 action = player.act(np.asarray(observation, np.float32))
                 observation, _, terminated, truncated, _ = made.step(action)
                 ended = terminated or truncated
-            writer.append_data(_frame(made.render()))
+            writer.append_data(_frame(made.render()))  # type: ignore[attr-defined]
         aside.replace(path)
     finally:
         made.close()

@@ -88,5 +88,5 @@ class ActionQuantizer(eqx.Module):
         return self.codec.decode(observation, code)
 
     def log_prior(self, observation: Float[Array, " features"]) -> Float[Array, " codes"]:
-        """log pi_b(k|s), normalised."""
+        """Log pi_b(k|s), normalised."""
         return jax.nn.log_softmax(self.prior(observation))

@@ -5,6 +5,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+# What a revived code counts for: little, so that the first encodings that choose it move it.
+FRESH_COUNT = 1.0
+
 
 class Codebook(eqx.Module):
     """Code vectors with the moving averages that move them.
@@ -79,17 +82,18 @@ def revive_unused(
     key: Key[Array, ""],
     vectors: Float[Array, "n size"],
     *,
-    minimum_count: float,
+    minimum_count: float | Float[Array, ""],
 ) -> Codebook:
     """Move codes used less than `minimum_count` per batch onto random vectors of this batch."""
     rows = jax.random.randint(key, (len(codebook.codes),), 0, len(vectors))
     unused = codebook.counts < minimum_count
     codes = jnp.where(unused[:, None], vectors[rows], codebook.codes)
-    counts = jnp.where(unused, 1.0, codebook.counts)
-    return Codebook(codes, counts, jnp.where(unused[:, None], codes, codebook.sums))
+    counts = jnp.where(unused, FRESH_COUNT, codebook.counts)
+    sums = jnp.where(unused[:, None], FRESH_COUNT * codes, codebook.sums)
+    return Codebook(codes, counts, sums)
 
 
 def perplexity(usage: Float[Array, " codes"]) -> Float[Array, ""]:
-    """exp of the usage's entropy: how many codes are used as if equally often. 1 to codes."""
+    """Exp of the usage's entropy: how many codes are used as if equally often. 1 to codes."""
     share = usage / jnp.maximum(usage.sum(), 1)
     return jnp.exp(-jnp.sum(share * jnp.log(jnp.maximum(share, 1e-12))))

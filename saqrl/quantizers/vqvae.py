@@ -27,6 +27,7 @@ class Networks(eqx.Module):
 class State(eqx.Module):
     networks: nn.Learner[Networks]
     codebook: books.Codebook
+    step: Int[Array, ""]
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,10 @@ class VQVAE(nn.Training):
     """What moves the codes: moving averages of their encodings, or the codebook loss."""
     decay: float = 0.99
     """Of the moving averages."""
-    revive_below: float = 0.02
-    """A code used less often than this per batch is moved onto a random encoding; 0 never."""
+    revive_below: float = 0.1
+    """A code used less often than this share of an even use is moved onto an encoding; 0 never."""
+    revive_until: float = 0.6
+    """Share of the steps after which codes stay where they are, to be learned in peace."""
     condition_on_state: bool = True
     """Off: encoder and decoder see zeros in place of the state (the paper's ablation)."""
 
@@ -66,7 +69,7 @@ class VQVAE(nn.Training):
             codes = jax.random.normal(codes_key, (self.codes, self.code_size))
         by_gradient = codes if self.codebook == "gradient" else None
         learner = nn.start(Networks(encoder, decoder, by_gradient), self.optimiser())
-        return State(learner, books.start_codebook(jnp.copy(codes)))
+        return State(learner, books.start_codebook(jnp.copy(codes)), jnp.zeros((), jnp.int32))
 
     def update(
         self, state: State, batch: ActionBatch, key: Key[Array, ""]
@@ -97,10 +100,11 @@ class VQVAE(nn.Training):
         metrics["perplexity"] = books.perplexity(followed.counts)
         metrics["codes_used"] = (followed.counts > 0.01).sum().astype(jnp.float32)
         if self.revive_below:
-            followed = books.revive_unused(
-                followed, key, encodings, minimum_count=self.revive_below
-            )
-        return State(networks, followed), metrics
+            even_use = self.batch_size / self.codes
+            reviving = state.step < self.revive_until * self.steps
+            minimum = jnp.where(reviving, self.revive_below * even_use, 0.0)
+            followed = books.revive_unused(followed, key, encodings, minimum_count=minimum)
+        return State(networks, followed, state.step + 1), metrics
 
     def codec(self, state: State) -> "VQCodec":
         model = state.networks.model

@@ -82,13 +82,14 @@ def test_cql_with_alpha_zero_is_value_iteration(mdp):
 
 def test_cql_with_the_prior_mask_is_value_iteration_over_the_allowed_codes(mdp):
     log_prior = np.log(np.tile([0.6, 0.399, 0.001], (STATES, 1)))
-    _, state = learn(CQL(alpha=0.0, threshold=0.01, target_rate=0.05, **LINEAR), transitions(mdp, log_prior))
+    agent = CQL(alpha=0.0, threshold=0.01, target_rate=0.05, **LINEAR)
+    _, state = learn(agent, transitions(mdp, log_prior))
     expected = iterate(mdp, lambda q: q[:, :2].max(1))
     np.testing.assert_allclose(learned_q(state.critics.model), expected, atol=0.02)
 
 
 def test_cql_without_rewards_and_discount_gives_the_closed_form():
-    """min over q of (q_k - r)^2 + alpha (logsumexp q - q_k), data on code 0 only, one state."""
+    """Minimise (q_0 - 1)^2 + alpha (logsumexp q - q_0): one state, data on code 0 only."""
     alpha = 0.5
     one = jnp.ones((1, 1))
     data = CodedTransitions(
@@ -150,7 +151,7 @@ def test_iql_acts_by_the_reweighted_prior(mdp):
 
 
 def test_brac_is_soft_value_iteration_with_the_prior(mdp):
-    """The optimum of E_pi Q - alpha KL(pi || pi_b) is pi_b exp(Q / alpha) / Z, of value alpha log Z."""
+    """E_pi Q - alpha KL(pi || pi_b) is largest, alpha log Z, at pi_b exp(Q / alpha) / Z."""
     alpha = 0.3
     generator = np.random.default_rng(5)
     log_prior = np.log(generator.dirichlet(np.ones(CODES), STATES))
@@ -164,9 +165,7 @@ def test_brac_is_soft_value_iteration_with_the_prior(mdp):
     np.testing.assert_allclose(learned_q(state.critics.model), expected, atol=0.04)
     policy = np.exp(log_prior + expected / alpha)
     policy /= policy.sum(1, keepdims=True)
-    learned = np.exp(
-        [agent.actor(state).logits(row, jnp.zeros(CODES)) for row in jnp.eye(STATES)]
-    )
+    learned = np.exp([agent.actor(state).logits(row, jnp.zeros(CODES)) for row in jnp.eye(STATES)])
     np.testing.assert_allclose(learned, policy, atol=0.04)
 
 

