@@ -4,7 +4,6 @@ The `d4rl` package is not needed. Groups such as infos/ are ignored; metadata/en
 environment. Nothing outside the file is followed: no links, no external or virtual storage.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -140,18 +139,18 @@ def _unreadable(path: Path, key: str, error: Exception) -> DatasetError:
 
 
 def _metadata(file: "h5py.File") -> dict[str, object]:
-    """The single strings and numbers under metadata/, or nothing where they cannot be read."""
+    """The single strings and numbers under metadata/; damage to a record costs nothing."""
     import h5py
 
-    if "metadata" not in file or not isinstance(file.get("metadata", getlink=True), h5py.HardLink):
-        return {}
     recorded: dict[str, object] = {}
     try:
-        group: Mapping[str, object] = file["metadata"]
+        if file.get("metadata", getclass=True, getlink=True) is not h5py.HardLink:
+            return recorded
+        group = file["metadata"]
         for key in group:
-            value = scalar(group[key])
-            if value is not None:
-                recorded[key] = value
-    except Exception:  # a record, not data: damage to it costs nothing that training needs
+            if group.get(key, getclass=True, getlink=True) is h5py.HardLink:
+                value = scalar(group[key])
+                recorded |= {} if value is None else {key: value}
+    except Exception:  # whatever the bytes happen to mean: what was read so far is kept
         return recorded
     return recorded

@@ -34,7 +34,9 @@ def scalar(dataset: object) -> str | float | None:
     """A single string or finite number; None for anything else, and where it is damaged."""
     import h5py
 
-    if not isinstance(dataset, h5py.Dataset) or dataset.shape != () or dataset.external:
+    if not isinstance(dataset, h5py.Dataset) or dataset.shape != ():
+        return None
+    if dataset.is_virtual or dataset.external:  # stored in other files
         return None
     string = h5py.check_string_dtype(dataset.dtype)
     if string is not None and string.length is None:

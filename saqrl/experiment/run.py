@@ -38,11 +38,8 @@ class Run:
 
     @classmethod
     def create(cls, path: Path, config: Mapping[str, Any]) -> "Run":
-        """A new run folder; RunError names the two ways out where it exists already."""
-        if path.exists():
-            raise RunError(
-                f"{path} exists already: add --resume to go on with it, or name another --out"
-            )
+        """A new run folder; RunError where `refuse_existing` or the file system says no."""
+        refuse_existing(path)
         try:
             (path / "checkpoints").mkdir(parents=True)
         except OSError as error:
@@ -134,6 +131,14 @@ def _number(path: Path) -> int:
 
 def _stage(path: Path) -> str:
     return path.stem.partition("-")[2]
+
+
+def refuse_existing(path: Path) -> None:
+    """RunError that names the two ways out where `path` exists already."""
+    if path.exists():
+        raise RunError(
+            f"{path} exists already: add --resume to go on with it, or name another --out"
+        )
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from saqrl.experiment.preparation import (
     split,
 )
 from saqrl.experiment.progress import Reporter
-from saqrl.experiment.run import Run, read_config
+from saqrl.experiment.run import Run, read_config, refuse_existing
 from saqrl.experiment.settings import Settings
 from saqrl.experiment.versions import versions
 from saqrl.policy import CodeController, ContinuousController, Controller, Policy
@@ -48,6 +48,8 @@ def train(settings: Settings, out: Path, *, resume: bool, reporter: Reporter) ->
     """
     config = {"settings": settings.to_json(), "versions": versions(settings.env)}
     collects = settings.dataset is None
+    if not resume:
+        refuse_existing(out)
     if resume:
         run = Run.open(out, reporter.say)
     else:

@@ -36,7 +36,7 @@ class VQVAE(nn.Training):
 
     codes: int = 64
     """Codebook size K."""
-    code_size: int = 32
+    code_size: int = 16
     """Length D of a code vector."""
     commitment: float = 0.25
     """beta: how strongly the encoder is drawn to its code."""
@@ -46,7 +46,7 @@ class VQVAE(nn.Training):
     """What moves the codes: moving averages of their encodings, or the codebook loss."""
     decay: float = 0.99
     """Of the moving averages."""
-    revive_below: float = 0.1
+    revive_below: float = 0.3
     """A code used less often than this share of an even use is moved onto an encoding; 0 never."""
     revive_until: float = 0.6
     """Share of the steps after which codes stay where they are, to be learned in peace."""

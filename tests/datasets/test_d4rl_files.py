@@ -66,6 +66,37 @@ def test_a_strange_environment_name_is_ignored(path, log, env_id):
     assert read(path).environment is None
 
 
+@pytest.mark.parametrize("name", ["", "Höpper-v4", "a" * 5000])
+@pytest.mark.parametrize("fixed", [True, False])
+def test_environment_names_of_any_kind_are_read(path, log, name, fixed):
+    encoded = np.bytes_(name.encode()) if fixed else name
+    write(path, log, **{"metadata/aaa": "first", "metadata/env_id": encoded})
+    environment = read(path).environment
+    assert (environment.id if environment else "") == name
+
+
+@pytest.mark.parametrize("place", [8, 16, 24, 25])
+def test_a_damaged_string_heap_neither_hangs_nor_crashes(path, log, place):
+    # HDF5 2.0 itself loops for ever on some of these.
+    write(path, log, **{"metadata/env_id": "Hopper-v4"})
+    content = bytearray(path.read_bytes())
+    heap = content.index(b"GCOL")
+    content[heap + place : heap + place + 7] = b"\xff" * 7
+    path.write_bytes(content)
+    assert len(read(path)) == 12
+
+
+def test_records_in_other_files_are_not_followed(path, log, tmp_path):
+    other = tmp_path / "other.hdf5"
+    write(other, {"secret": "Secret-v0"})
+    write(path, log, **{"metadata/note": "here"})
+    with h5py.File(path, "a") as file:
+        file["metadata/env_id"] = h5py.ExternalLink(str(other), "secret")
+    transitions = read(path)
+    assert transitions.environment is None
+    assert transitions.provenance["recorded"] == {"note": "here"}
+
+
 def test_missing_keys_are_named_together_with_near_misses(path, log):
     write(path, {"observation": log["observations"], "data/actions": log["actions"]})
     message = refusal(path)

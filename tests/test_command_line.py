@@ -1,0 +1,162 @@
+"""The installed command as a user runs it, in its own process."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SMALL = (
+    "--quantizer.codes 8 --quantizer.hidden 16 --quantizer.batch-size 16 --agent.hidden 16 "
+    "--agent.batch-size 16 --quantizer-steps 30 --steps 40 --log-every 10"
+).split()
+
+
+def saqrl(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "saqrl.cli", *words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with a small data set of Push-T's shape, walk.npz."""
+    folder = tmp_path_factory.mktemp("place")
+    generator = np.random.default_rng(0)
+    rows = 60
+    ends = np.zeros(rows, bool)
+    ends[9::10] = True
+    np.savez(
+        folder / "walk.npz",
+        observations=generator.normal(size=(rows, 5)).astype(np.float32),
+        actions=generator.uniform(-1, 1, (rows, 2)).astype(np.float32),
+        rewards=generator.uniform(0, 1, rows).astype(np.float32),
+        next_observations=generator.normal(size=(rows, 5)).astype(np.float32),
+        terminals=np.zeros(rows, bool),
+        timeouts=ends,
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(place) -> tuple[Path, dict]:
+    """A run without an environment, and what train said of it."""
+    done = saqrl("train", "--dataset", "walk.npz", "--agent", "cql", *SMALL, "--out", "done",
+                 "--prior.steps", "20", "--json", cwd=place)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return place / "done", json.loads(done.stdout.splitlines()[-1])
+
+
+def test_train_says_what_scripts_read(finished):
+    path, result = finished
+    for name in ("run", "agent", "dataset", "env", "act", "episodes", "return_mean", "return_std",
+                 "success_rate", "normalized_score", "max_reward_mean", "gradient_steps",
+                 "wall_seconds"):  # fmt: skip
+        assert name in result
+    assert result["agent"] == "cql"
+    assert result["env"] is None
+    assert result["return_mean"] is None
+    assert result["gradient_steps"] == 30 + 20 + 40
+    assert path.is_dir()
+
+
+def test_a_run_that_exists_is_refused_with_the_two_ways_out(finished, place):
+    again = saqrl("train", "--dataset", "walk.npz", *SMALL, "--out", "done", cwd=place)
+    assert again.returncode == 2
+    assert re.fullmatch(r"saqrl: error: done exists already: .*--resume.*--out\n", again.stderr)
+
+
+def test_resume_refuses_other_settings_and_names_the_field(finished, place):
+    other = saqrl("train", "--out", "done", "--resume", "--seed", "7", cwd=place)
+    assert other.returncode == 2
+    assert "seed is 0 in the run and 7 here" in other.stderr
+
+
+def test_evaluate_without_an_environment_asks_for_one(finished, place):
+    done = saqrl("evaluate", "done", cwd=place)
+    assert done.returncode == 2
+    assert "--env" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+BAD = [
+    (("trian",), "did you mean 'train'"),
+    (("train", "--dataset", "absent.npz"), "absent.npz"),
+    (("train", "--dataset", "walk.npz", "--agent", "cqk"), "did you mean 'cql'"),
+    (("train", "--dataset", "walk.npz", "--preset", "papr"), "did you mean 'paper'"),
+    (("train", "--dataset", "d5rl:walk.npz"), "d4rl"),
+    (("train", "--dataset", "walk.npz", *SMALL, "--env", "gym_pusht/PushT-v9"), "PushT-v0"),
+    (("train", "--dataset", "walk.npz", "--quantizer.codes", "100"), "only 60 transitions"),
+    (("train", "--dataset", "walk.npz", "--chunk", "2", "--execute", "3"), "execute 3"),
+    (("train", "--env", "Hopper-v4"), "no scripted"),
+    (("train", "--dataset", "walk.npz", "--steps", "0"), "steps is 0"),
+    (("evaluate", "nowhere"), "not a run folder"),
+    (("inspect", "absent.hdf5"), "absent.hdf5"),
+    (("collect", "--env", "Hopper-v4", "--out", "a.npz"), "no scripted oracle"),
+]
+
+
+@pytest.mark.parametrize(("words", "answer"), BAD, ids=lambda value: " ".join(value)[:40])
+def test_bad_input_is_one_line_and_status_2(words, answer, place):
+    before = sorted(path.name for path in place.rglob("*"))
+    done = saqrl(*words, cwd=place)
+    assert done.returncode == 2, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("saqrl: error:")]
+    assert len(errors) == 1
+    assert answer in errors[0]
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in place.rglob("*")) == before
+
+
+def test_inspect_prints_text_and_json(place):
+    done = saqrl("inspect", "walk.npz", "--json", cwd=place)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert (found["episodes"], found["steps"]) == (6, 60)
+    assert "6" in done.stderr
+
+
+def test_help_needs_no_jax_and_is_quick(place):
+    code = "import sys, saqrl.cli; saqrl.cli.main(['--help']); print('jax' in sys.modules)"
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=place
+    )
+    elapsed = time.perf_counter() - started
+    assert done.stdout.splitlines()[-1] == "False"
+    assert "train" in done.stdout
+    # 0.5 s is the promise; four times that forgives a busy machine and still catches an import.
+    assert elapsed < 2.0
+
+
+def test_a_killed_process_resumes_to_the_same_end(place):
+    words = ["train", "--dataset", "walk.npz", "--agent", "bc", *SMALL, "--steps", "4000"]
+    whole = saqrl(*words, "--out", "whole", cwd=place)
+    assert whole.returncode == 0, whole.stderr
+    process = subprocess.Popen(
+        [sys.executable, "-m", "saqrl.cli", *words, "--out", "killed"],
+        cwd=place,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    metrics = place / "killed" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if metrics.exists() and metrics.read_text().count("\n") > 20:
+            break
+    process.kill()
+    process.wait()
+    resumed = saqrl("train", "--out", "killed", "--resume", cwd=place)
+    assert resumed.returncode == 0, resumed.stderr
+    for name in ("metrics.jsonl", "policy/weights.npz"):
+        assert (place / "killed" / name).read_bytes() == (place / "whole" / name).read_bytes()
