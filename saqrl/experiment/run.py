@@ -8,6 +8,7 @@ policy/            what `saqrl evaluate` and a robot load
 result.json        the summary of a finished run
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -35,16 +36,19 @@ class Run:
     def __init__(self, path: Path, lock: IO[str]):
         self.path = path
         self._lock = lock
+        self._made: list[Path] = []
 
     @classmethod
     def create(cls, path: Path, config: Mapping[str, Any]) -> "Run":
         """A new run folder; RunError where `refuse_existing` or the file system says no."""
         refuse_existing(path)
+        made = [folder for folder in (path, *path.parents) if not folder.exists()]
         try:
             (path / "checkpoints").mkdir(parents=True)
         except OSError as error:
             raise RunError(f"cannot make the run folder {path}: {error.strerror}") from error
         run = cls(path, _lock(path))
+        run._made = made
         arrays.write_atomically(path / "config.json", _json_lines(config, indent=2))
         return run
 
@@ -67,6 +71,9 @@ class Run:
         """Leave nothing behind: for a run that failed before it did anything worth keeping."""
         self.close()
         shutil.rmtree(self.path, ignore_errors=True)
+        for folder in self._made[1:]:
+            with contextlib.suppress(OSError):  # somebody else has put something there
+                folder.rmdir()
 
     def append(self, history: str, record: Mapping[str, Any]) -> None:
         """One line more in metrics.jsonl or evaluations.jsonl."""
