@@ -84,11 +84,11 @@ PRESETS: Mapping[str, Preset] = {
         summary="a cube to be moved by a MuJoCo arm: collects demonstrations, trains, evaluates",
         settings={
             "env": "cube-single-singletask-task2-v0",
-            "demonstrations": 30,
+            "demonstrations": 60,
             "baseline": True,
         },
-        quantizer={"steps": 4_000},
-        agents={"bc": {"steps": 4_000}},
+        quantizer={"steps": 3_000, "codes": 16},
+        agents={"bc": {"steps": 3_000}},
     ),
     "paper": _PAPER,
 }

@@ -92,13 +92,13 @@ class Policy:
 
     def player(self, *, seed: int = 0, act: Act | None = None) -> "Player":
         """A player for one robot, at the start of an episode."""
-        return Player(self, jax.random.key(seed), act or self.default_act)
+        return Player(self, jax.random.key(seed), act=act or self.default_act)
 
 
 class Player:
     """Plays a policy one observation at a time, with what is left of the current chunk."""
 
-    def __init__(self, policy: Policy, key: Key[Array, ""], act: Act):
+    def __init__(self, policy: Policy, key: Key[Array, ""], *, act: Act):
         self._policy, self._key, self._act = policy, key, act
         self._queue: deque[Float32[np.ndarray, " act"]] = deque()
         self._decisions = 0

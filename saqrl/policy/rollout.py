@@ -112,7 +112,7 @@ class Arena:
             _Lane(self._environments[lane], range(lane, episodes, count), seed)
             for lane in range(count)
         ]
-        key = jax.random.key(EVALUATION_SEEDS + seed)
+        key = evaluation_key(seed)
         with ThreadPoolExecutor(min(count, os.cpu_count() or 1)) as threads:
             while running := [lane for lane in lanes if lane.active]:
                 _plan(policy, lanes, key, act)
@@ -127,6 +127,11 @@ class Arena:
             np.asarray(lengths),
             None if None in successes else np.asarray(successes, bool),
         )
+
+
+def evaluation_key(seed: int) -> Key[Array, ""]:
+    """Folded with an episode's number, then with a decision's, it draws that decision."""
+    return jax.random.key(EVALUATION_SEEDS + seed)
 
 
 def _plan(policy: Policy, lanes: Sequence[_Lane], key: Key[Array, ""], act: Act) -> None:

@@ -1,14 +1,16 @@
 """One episode of a policy as a film."""
 
 import os
+import warnings
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from saqrl.datasets import EnvironmentSpec
 from saqrl.policy.environments import make_environment
-from saqrl.policy.policy import Act, Policy
-from saqrl.policy.rollout import EVALUATION_SEEDS
+from saqrl.policy.policy import Act, Player, Policy
+from saqrl.policy.rollout import EVALUATION_SEEDS, evaluation_key
 
 SUFFIXES = (".mp4", ".gif")
 # Where an environment does not say how fast it runs.
@@ -32,7 +34,7 @@ def check_video_path(path: Path) -> None:
 def record_episode(
     policy: Policy, environment: EnvironmentSpec, path: Path, *, act: Act, seed: int = 0
 ) -> None:
-    """Play one episode from the evaluation's first start and write it to `path`."""
+    """Play the first episode of an evaluation with this seed again and write it to `path`."""
     import imageio.v2 as imageio
 
     check_video_path(path)
@@ -40,8 +42,10 @@ def record_episode(
     rate = made.metadata.get("render_fps") or FRAMES_PER_SECOND
     aside = path.with_name(f".{os.getpid()}-{path.name}")
     try:
-        with imageio.get_writer(aside, fps=rate) as writer:
-            player = policy.player(seed=EVALUATION_SEEDS + seed, act=act)
+        with warnings.catch_warnings(), imageio.get_writer(aside, fps=rate) as writer:
+            # JAX warns of any fork; the one that starts the encoder only execs.
+            warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
+            player = Player(policy, jax.random.fold_in(evaluation_key(seed), 0), act=act)
             observation, _ = made.reset(seed=EVALUATION_SEEDS + seed)
             ended = False
             while not ended:
