@@ -16,7 +16,14 @@ from saqrl.registry import closest
 COMMANDS = {
     "train": "learn a policy from a dataset; without arguments: a demonstration in 2 minutes",
     "evaluate": "play a run's policy in its environment",
+    "export": "write a run's policy as one file that needs no JAX",
+    "serve": "answer policy queries over a WebSocket",
+    "quantize": "how well codes stand for a dataset's actions, and how many it takes",
+    "compare": "train a grid of methods, data sets and seeds; resumable",
+    "report": "tables, intervals and plots of what was compared",
+    "presets": "named starting points and the scores to expect",
     "inspect": "what is in a dataset, and what is wrong with it",
+    "convert": "write a dataset in another format",
     "collect": "make demonstrations with OGBench's scripted experts",
 }
 EXIT_BAD_INPUT = 2

@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import importlib
 import importlib.util
+import logging
 import os
 import sys
 import warnings
@@ -16,16 +17,22 @@ from dataclasses import replace
 from typing import Any
 
 import gymnasium
+import numpy as np
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 # Values of MUJOCO_GL that mean "no drawing" to MuJoCo and to dm_control.
 DISABLED = ("disable", "disabled", "off", "false", "0")
 
 
-def import_simulator(purpose: str, modules: tuple[str, ...], *, extra: str) -> None:
-    """Import `modules` in order; ImportError says what `purpose` lacks and the extra with it."""
+def import_simulator(
+    purpose: str, modules: tuple[str, ...], *, extra: str, besides: str = ""
+) -> None:
+    """Import `modules` in order; ImportError says what `purpose` lacks and the extra with it.
+
+    `besides` is a command that has to follow the extra.
+    """
     choose_renderer()
-    remedy = f'pip install "saqrl[{extra}]"'
+    remedy = f'pip install "saqrl[{extra}]"' + (f" && {besides}" if besides else "")
     for module in modules:
         package = module.partition(".")[0]
         if importlib.util.find_spec(package) is None:
@@ -51,6 +58,8 @@ def quiet() -> Iterator[None]:
         from farama_notifications import notifications
 
         notifications.get("gymnasium_robotics", {}).clear()
+    # robosuite recommends settings files and robot models at its import.
+    logging.getLogger("robosuite_logs").disabled = True
     with warnings.catch_warnings():
         # D4RL's data were made in the v4 environments: v5 would be another task.
         warnings.filterwarnings("ignore", r".*is out of date", DeprecationWarning)
@@ -126,6 +135,8 @@ def reproducible(
     kind: Any = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else None
     if kind is None:
         return spec
+    if not isinstance(kind, type):
+        return replace(spec, entry_point=_reproducible_maze(kind))
 
     class Reproducible(kind):  # type: ignore[misc]
         _seeded_space: gymnasium.Space[Any] | None = None
@@ -151,3 +162,32 @@ def reproducible(
 
     Reproducible.__name__ = Reproducible.__qualname__ = kind.__name__
     return replace(spec, entry_point=Reproducible)
+
+
+def _reproducible_maze(make: Any) -> Any:
+    """The same for OGBench's mazes, which draw the noise of their starts from NumPy's global state.
+
+    What `make` returns is given a class of its own.
+    """
+
+    def made(*args: Any, **kwargs: Any) -> Any:
+        environment = make(*args, **kwargs)
+        kind: Any = type(environment)
+
+        class Reproducible(kind):  # type: ignore[misc]
+            _placing = np.random.default_rng()
+
+            def reset(self, *args: Any, seed: int | None = None, **kwargs: Any) -> Any:
+                if seed is not None:
+                    self.action_space.seed(seed)
+                    self._placing = np.random.default_rng(seed)
+                return super().reset(*args, seed=seed, **kwargs)
+
+            def add_noise(self, xy: Any) -> Any:
+                reach = self._noise * self._maze_unit / 4
+                return tuple(np.asarray(xy) + self._placing.uniform(-reach, reach, 2))
+
+        environment.__class__ = Reproducible
+        return environment
+
+    return made

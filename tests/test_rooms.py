@@ -10,18 +10,27 @@ import saqrl
 PACKAGE = Path(saqrl.__file__).parent
 # Modules beside the rooms that any room may use.
 COMMON = {"nn", "registry", "arrays", "simulators"}
+# What runs next to a robot: it stands alone.
+DEPLOYED = {"runtime", "server"}
 ALLOWED = {
     "nn": set(),
     "registry": set(),
     "arrays": set(),
     "simulators": set(),
+    "runtime": set(),
+    "server": {"runtime"},
+    "wrappers": {"policy"},
     "datasets": {"registry", "simulators"},
     "quantizers": {"nn", "registry"},
     "agents": {"nn", "registry"},
     "baselines": {"nn", "registry"},
-    "policy": {"datasets", "quantizers", "agents", "baselines", *COMMON},
+    "policy": {"datasets", "quantizers", "agents", "baselines", "runtime", *COMMON},
     "experiment": {"datasets", "quantizers", "agents", "baselines", "policy", *COMMON},
-    "commands": {"experiment", "policy", "quantizers", "agents", "baselines", "datasets", *COMMON},
+    "commands": {
+        *("experiment", "policy", "quantizers", "agents", "baselines", "datasets"),
+        *DEPLOYED,
+        *COMMON,
+    },
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -53,7 +62,9 @@ def test_rooms_import_only_what_the_plan_allows(path):
     assert rooms & known - {room} <= ALLOWED[room]
 
 
-@pytest.mark.parametrize("room", ["datasets", "registry.py", "simulators.py", "cli.py"])
+@pytest.mark.parametrize(
+    "room", ["datasets", *(f"{m}.py" for m in ("registry", "simulators", "cli", *sorted(DEPLOYED)))]
+)
 def test_reading_data_needs_no_jax(room):
     place = PACKAGE / room
     for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:

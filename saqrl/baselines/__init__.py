@@ -15,18 +15,29 @@ BASELINES = Registry(
     "continuous agent",
     {
         "bc": "saqrl.baselines.bc:ContinuousBC",
+        "gaussian": "saqrl.baselines.bc:GaussianBC",
+        "gmm": "saqrl.baselines.gmm:GMM",
+        "cql": "saqrl.baselines.cql:CQL",
+        "iql": "saqrl.baselines.iql:IQL",
+        "brac": "saqrl.baselines.brac:BRAC",
+        "rebrac": "saqrl.baselines.rebrac:ReBRAC",
     },
 )
 
 
 class ContinuousTransitions(eqx.Module):
-    """Transitions as networks read them; `discounts` as in the coded transitions."""
+    """Transitions as networks read them; `discounts` as in the coded transitions.
+
+    `next_actions` is what the data did at `next_observations`, in the same episode; past its end
+    the last action is repeated, as in chunks.
+    """
 
     observations: Float[Array, "n features"]
     actions: Float[Array, "n act"]
     rewards: Float[Array, " n"]
     next_observations: Float[Array, "n features"]
     discounts: Float[Array, " n"]
+    next_actions: Float[Array, "n act"]
 
 
 class Actor(Protocol):

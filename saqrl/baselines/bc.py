@@ -1,13 +1,16 @@
-"""Continuous behaviour cloning: regression of the action on the state."""
+"""Continuous behaviour cloning: regression of the action on the state, or its likelihood."""
 
 from dataclasses import dataclass
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from saqrl import nn
 from saqrl.baselines import ContinuousTransitions
+from saqrl.baselines.distributions import tanh_gaussian_log_density
+from saqrl.baselines.policies import GaussianPolicy, TanhGaussianActor
 
 State = nn.Learner[nn.MLP]
 
@@ -49,3 +52,40 @@ class RegressionActor(eqx.Module):
         self, observation: Float[Array, " features"], key: Key[Array, ""], *, greedy: bool
     ) -> Float[Array, " act"]:
         return jnp.clip(self.network(observation), -1, 1)
+
+
+@dataclass(frozen=True)
+class GaussianBC(nn.Training):
+    """Maximum likelihood of a tanh-Gaussian; its deviation depends on the state."""
+
+    weight_decay: float = 1e-4
+    discount: float = 0.99
+    """Not in the loss."""
+
+    default_act = "greedy"
+
+    def init(
+        self, key: Key[Array, ""], example: ContinuousTransitions
+    ) -> nn.Learner[GaussianPolicy]:
+        inputs, act = example.observations.shape[-1], example.actions.shape[-1]
+        return nn.start(GaussianPolicy(key, inputs, self.hidden, act), self.optimiser())
+
+    def update(
+        self,
+        state: nn.Learner[GaussianPolicy],
+        batch: ContinuousTransitions,
+        key: Key[Array, ""],
+    ) -> tuple[nn.Learner[GaussianPolicy], nn.Metrics]:
+        return nn.descend(state, self.optimiser(), lambda policy: clone_loss(policy, batch))
+
+    def actor(self, state: nn.Learner[GaussianPolicy]) -> TanhGaussianActor:
+        return TanhGaussianActor(state.model)
+
+
+def clone_loss(
+    policy: GaussianPolicy, batch: ContinuousTransitions
+) -> tuple[Float[Array, ""], nn.Metrics]:
+    """Mean negative log-likelihood of the data's actions."""
+    mean, log_deviation = policy(batch.observations)
+    likelihood = jax.vmap(tanh_gaussian_log_density)(batch.actions, mean, log_deviation).mean()
+    return -likelihood, {"log_likelihood": likelihood}

@@ -1,7 +1,7 @@
 """`saqrl evaluate`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,8 +10,10 @@ import tyro
 from saqrl.commands.output import print_json, say, score_words
 from saqrl.datasets import EnvironmentSpec
 from saqrl.experiment.evaluation import evaluate, open_arena
+from saqrl.experiment.offline import FittedQ, evaluate_offline
 from saqrl.experiment.progress import Reporter
 from saqrl.experiment.run import read_config, read_result
+from saqrl.experiment.train import saved_settings
 from saqrl.policy.storage import load_policy
 from saqrl.policy.video import check_video_path, record_episode
 
@@ -32,6 +34,10 @@ class Evaluate:
     """another environment than the run's"""
     video: str | None = None
     """write the first episode to this file (.mp4 or .gif)"""
+    offline: bool = False
+    """estimate the policy's value from the run's data instead: no environment is needed"""
+    offline_steps: int = 20_000
+    """gradient steps of that estimate"""
     json: bool = False
     """last line of stdout: the result as JSON"""
 
@@ -45,6 +51,8 @@ def main(arguments: Sequence[str]) -> int:
     )
     path, reporter = Path(asked.run), Reporter()
     read_config(path)
+    if asked.offline:
+        return _offline(asked, path, reporter)
     trained, policy = read_result(path), load_policy(path / "policy")
     environment = EnvironmentSpec(asked.env) if asked.env else policy.environment
     if environment is None:
@@ -80,4 +88,40 @@ def main(arguments: Sequence[str]) -> int:
     say(f"{score_words(record)}  ({asked.episodes} episodes, {act})")
     if asked.json:
         print_json(summary)
+    return 0
+
+
+def _offline(asked: Evaluate, path: Path, reporter: Reporter) -> int:
+    """The value of the policy by fitted Q evaluation on the run's own data."""
+    given = {"--video": asked.video, "--env": asked.env}
+    if wrong := [flag for flag, value in given.items() if value is not None]:
+        raise ValueError(f"{wrong[0]} plays in an environment; leave it or --offline out")
+    settings, policy = saved_settings(path), load_policy(path / "policy")
+    act = asked.act or policy.default_act
+    found = evaluate_offline(
+        settings,
+        policy,
+        act=act,
+        algorithm=FittedQ(steps=asked.offline_steps),
+        seed=asked.seed,
+        reporter=reporter,
+    )
+    say(
+        f"value {found.value:.4g} [{found.low:.4g}, {found.high:.4g}] over "
+        f"{found.initial_states} initial states, {found.spread:.2g} between the networks; the "
+        f"data's own episodes {found.data_value:.4g}  (discount {settings.agent.discount}, {act})"
+    )
+    if asked.json:
+        print_json(
+            {
+                "run": str(path),
+                "agent": settings.agent_name,
+                "dataset": settings.dataset,
+                "act": act,
+                "discount": settings.agent.discount,
+                "offline": asdict(found),
+                "gradient_steps": asked.offline_steps,
+                "wall_seconds": round(reporter.elapsed, 2),
+            }
+        )
     return 0

@@ -13,28 +13,53 @@ from saqrl.experiment.presets import MAIN_JOB, build_settings
 from saqrl.experiment.progress import Reporter
 from saqrl.experiment.settings import Settings, first_difference, with_steps
 from saqrl.experiment.train import saved_settings, train
+from saqrl.quantizers import QUANTIZERS
 
 # Settings that the command line names otherwise, or not at all.
-_NESTED = ("agent", "quantizer", "prior")
+_NESTED = ("agent", "quantizer", "prior", "reading")
+# What a nested record is called where that is not its field's name.
+_PREFIX = {"reading": "dataset"}
 
 
 def main(arguments: Sequence[str]) -> int:
+    asked, settings = read_flags(arguments)
+    out = Path(asked.out) if asked.out else default_out(settings)
+    summary = train(
+        settings,
+        out,
+        resume=asked.resume and out.exists(),
+        reporter=Reporter(),
+        loggers=asked.loggers,
+    )
+    _tell(summary)
+    if asked.json:
+        print_json(summary)
+    return 0
+
+
+def read_flags(arguments: Sequence[str]) -> tuple[Any, Settings]:
+    """What the flags of `saqrl train` say, and the settings that they make.
+
+    ValueError where they do not fit together or to the run that is resumed; flags that cannot be
+    parsed at all are told on standard error and raise SystemExit.
+    """
     words = list(arguments)
     chosen = _choices(words)
     resumed = None
-    if "--resume" in words and chosen["out"] and Path(chosen["out"]).exists():
-        resumed = saved_settings(Path(chosen["out"]))
+    if "--resume" in words and chosen["out"]:
+        if Path(chosen["out"]).exists():
+            resumed = saved_settings(Path(chosen["out"]))
+        elif not any(chosen[name] for name in ("dataset", "env", "preset")):
+            raise ValueError(
+                f"--resume: there is no run folder {chosen['out']}: correct --out, or say what to "
+                "train with --dataset, --env or --preset"
+            )
     base = _base_settings(chosen, resumed)
     asked = _parse(words, base)
     settings = _settings_of(asked, base)
     if resumed is not None and (difference := first_difference(resumed, settings)):
         raise ValueError(f"--resume: {difference}: drop that flag, or name another --out")
-    out = Path(asked.out) if asked.out else default_out(settings)
-    summary = train(settings, out, resume=asked.resume and out.exists(), reporter=Reporter())
-    _tell(summary)
-    if asked.json:
-        print_json(summary)
-    return 0
+    return asked, settings
 
 
 def default_out(settings: Settings) -> Path:
@@ -65,6 +90,13 @@ def _choices(words: Sequence[str]) -> dict[str, str | None]:
 def _base_settings(chosen: dict[str, str | None], resumed: Settings | None) -> Settings:
     """What the flags change: a saved run, a preset, or the main job where nothing is named."""
     if resumed is not None:
+        saved = {"agent": resumed.agent_name, "quantizer": QUANTIZERS.name_of(resumed.quantizer)}
+        for name, value in saved.items():
+            if chosen[name] not in (None, value):
+                raise ValueError(
+                    f"--resume: {name} is {value!r} in the run and {chosen[name]!r} here: drop "
+                    "that flag, or name another --out"
+                )
         return resumed
     main_job = chosen["dataset"] is None and chosen["env"] is None
     return build_settings(
@@ -84,7 +116,11 @@ def _parse(words: Sequence[str], base: Settings) -> Any:
     own = [
         ("preset", Annotated[str | None, flag("named starting point: cube, default, paper")], None),
         ("agent", Annotated[str, flag("bc, cql, iql or brac")], base.agent_name),
-        ("quantizer", Annotated[str, flag("vqvae")], "vqvae"),
+        (
+            "quantizer",
+            Annotated[str, flag(", ".join(QUANTIZERS))],
+            QUANTIZERS.name_of(base.quantizer),
+        ),
         ("steps", Annotated[int | None, flag("gradient steps of the agent")], None),
         (
             "quantizer_steps",
@@ -93,6 +129,14 @@ def _parse(words: Sequence[str], base: Settings) -> Any:
         ),
         ("out", Annotated[str | None, flag("run folder; default runs/DATA-AGENT-SEED")], None),
         ("resume", Annotated[bool, flag("go on with the run folder")], False),
+        (
+            "loggers",
+            Annotated[
+                tuple[Literal["tensorboard", "wandb", "csv"], ...],
+                flag("write the histories for these too, beside the JSON lines"),
+            ],
+            (),
+        ),
         ("json", Annotated[bool, flag("last line of stdout: the result as JSON")], False),
         ("execute", Annotated[int | None, flag("actions of a chunk to play; default all")], None),
         ("act", Annotated[Literal["greedy", "sample"], flag("how to choose codes")], base.act),
@@ -106,7 +150,9 @@ def _parse(words: Sequence[str], base: Settings) -> Any:
     nested = [
         (
             f"{name}_fields",
-            Annotated[cast(Any, type(getattr(base, name))), tyro.conf.arg(name=name)],
+            Annotated[
+                cast(Any, type(getattr(base, name))), tyro.conf.arg(name=_PREFIX.get(name, name))
+            ],
             getattr(base, name),
         )
         for name in _NESTED

@@ -15,13 +15,27 @@ from typing import Protocol, cast
 import numpy as np
 
 from saqrl.datasets.errors import DatasetError, counted, listing, nearest
+from saqrl.datasets.options import DEFAULT, ReadOptions
+from saqrl.datasets.selection import rewarded, selected
 from saqrl.datasets.source import existing_file
 from saqrl.datasets.transitions import EnvironmentSpec, Transitions
 
-__all__ = ["FORMATS", "DatasetError", "EnvironmentSpec", "Reader", "Transitions", "load_dataset"]
+__all__ = [
+    "FORMATS",
+    "DatasetError",
+    "EnvironmentSpec",
+    "ReadOptions",
+    "Reader",
+    "Transitions",
+    "load_dataset",
+]
 
 # Name in SPEC -> module. More particular formats come first: the first that recognises wins.
 FORMATS: Mapping[str, str] = {
+    "ogbench": "saqrl.datasets.ogbench",
+    "robomimic": "saqrl.datasets.robomimic",
+    "minari": "saqrl.datasets.minari",
+    "lerobot": "saqrl.datasets.lerobot",
     "d4rl": "saqrl.datasets.d4rl",
     "npz": "saqrl.datasets.npz",
 }
@@ -32,10 +46,14 @@ class Reader(Protocol):
 
     SUMMARY: str
     SUFFIXES: tuple[str, ...]
+    OPTIONS: tuple[str, ...]
+    """Fields of ReadOptions that `read` looks at; `environment` where it changes the rewards."""
 
     def recognises(self, path: Path) -> bool: ...
 
-    def read(self, path: Path) -> Transitions: ...
+    def read(
+        self, path: Path, options: ReadOptions = ..., environment: str | None = ...
+    ) -> Transitions: ...
 
 
 def load_dataset(
@@ -44,20 +62,27 @@ def load_dataset(
     angles: Iterable[int] = (),
     episodes: int | None = None,
     environment: str | None = None,
+    options: ReadOptions = DEFAULT,
 ) -> Transitions:
     """Read `spec`, which is 'format:path' or a path whose format is recognised.
 
     angles: observation columns in radians, which reach the networks as cosine and sine.
-    episodes: keep the first so many. environment: a Gymnasium id in place of the file's own.
+    episodes: keep the first so many. environment: a Gymnasium id in place of the file's own; for
+    OGBench's files it names the task whose rewards are made. options: see `ReadOptions`.
     Raises FileNotFoundError, or DatasetError (a ValueError) for an unknown format, a damaged or
     unfit file, an angle column that does not exist, more episodes than there are.
     """
     format_name, path = resolve_spec(spec)
-    transitions = reader_of(format_name).read(path)
+    reader = reader_of(format_name)
+    options.require_honoured(spec, format_name, reader.OPTIONS)
+    transitions = reader.read(path, options, environment)
     transitions = replace(transitions, angles=_angle_columns(spec, angles, transitions))
+    transitions = selected(spec, rewarded(transitions, options.rewards), options)
     if episodes is not None:
         transitions = _first_episodes(spec, transitions, episodes)
-    if environment is not None:
+    own = transitions.environment
+    answered = own is not None and (own.id == environment or "environment" in reader.OPTIONS)
+    if environment is not None and not answered:
         transitions = replace(transitions, environment=EnvironmentSpec(environment))
     return transitions
 
@@ -85,18 +110,20 @@ def resolve_spec(spec: str) -> tuple[str, Path]:
     if not spec:
         raise DatasetError("no dataset named; write format:PATH or a path")
     path = Path(spec)
-    return _recognised(path, existing_file(path)), path
+    found = path.expanduser()
+    return _recognised(path, found if found.is_dir() else existing_file(path)), path
 
 
 def _recognised(path: Path, file: Path) -> str:
     """By suffix where one format claims it, else by content."""
     readers = {name: reader_of(name) for name in FORMATS}
     claimed = [name for name, reader in readers.items() if file.suffix.lower() in reader.SUFFIXES]
-    if len(claimed) == 1:
-        return claimed[0]
-    for name in claimed or readers:
+    for name in readers if file.is_dir() else claimed or readers:
         if readers[name].recognises(file):
             return name
+    existing_file(path)
+    if claimed:  # the most general format of the family says what is missing
+        return claimed[-1]
     offered = "; ".join(f"{name}: {reader.SUMMARY}" for name, reader in readers.items())
     raise DatasetError(f"{path}: format not recognised; say FORMAT:{path} ({offered})")
 

@@ -7,12 +7,12 @@ environment. Nothing outside the file is followed: no links, no external or virt
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from saqrl.datasets.assembly import FIELDS, assemble
+from saqrl.datasets.assembly import BOUNDS, FIELDS, assemble
 from saqrl.datasets.errors import DatasetError, listing, nearest
-from saqrl.datasets.hdf5 import open_hdf5, scalar
-from saqrl.datasets.source import existing_file, file_record
+from saqrl.datasets.extras import NAME, with_extras
+from saqrl.datasets.hdf5 import local_dataset, names_of, open_hdf5, read_array, scalar
+from saqrl.datasets.options import DEFAULT, ReadOptions
+from saqrl.datasets.source import existing_file, file_record, parsed_object
 from saqrl.datasets.transitions import EnvironmentSpec, Transitions
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "D4RL's flat HDF5: observations, actions, rewards, terminals, timeouts at the root"
 SUFFIXES = (".hdf5", ".h5", ".hdf")
+OPTIONS = ()
 
 
 def recognises(path: Path) -> bool:
@@ -37,7 +38,7 @@ def recognises(path: Path) -> bool:
         return False
 
 
-def read(path: Path) -> Transitions:
+def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = None) -> Transitions:
     """Read `path`; see `assembly` for the rules, among them the dropping of last steps.
 
     Raises FileNotFoundError, or DatasetError for a damaged file, missing keys and whatever
@@ -45,23 +46,26 @@ def read(path: Path) -> Transitions:
     """
     with open_hdf5(path) as file:
         datasets = _datasets(path, file)
-        arrays = {key: _array(path, key, dataset) for key, dataset in datasets.items()}
+        datasets |= {key: local_dataset(path, key, file) for key in BOUNDS if key in file}
+        arrays = {key: read_array(path, key, dataset) for key, dataset in datasets.items()}
         recorded = _metadata(file)
-    environment = recorded.pop("env_id", None)
+    environment_id, added = recorded.pop("env_id", None), recorded.pop(NAME, None)
     record: dict[str, object] = {"format": "d4rl", **file_record(existing_file(path))}
     if recorded:
         record["recorded"] = recorded
-    return assemble(
+    transitions = assemble(
         arrays,
         source=str(path),
-        environment=EnvironmentSpec(str(environment)) if environment else None,
+        environment=EnvironmentSpec(str(environment_id)) if environment_id else None,
         provenance=record,
     )
+    extras = {} if added is None else parsed_object(path, NAME, added)
+    return with_extras(path, transitions, extras)
 
 
 def _datasets(path: Path, file: "h5py.File") -> dict[str, "h5py.Dataset"]:
     """The data sets of the known fields, each checked to lie in this file, of equal length."""
-    names = _names(path, file)
+    names = names_of(path, file)
     missing = [key for key in ("observations", "actions") if key not in names]
     if not {"terminals", "timeouts"} & set(names):
         missing.append("terminals")
@@ -71,7 +75,7 @@ def _datasets(path: Path, file: "h5py.File") -> dict[str, "h5py.Dataset"]:
             f"{path}: missing {wanted}; the file has {listing(names)}; rename or add the keys at "
             "the root, or name another format"
         )
-    datasets = {key: _local_dataset(path, key, file) for key in FIELDS if key in names}
+    datasets = {key: local_dataset(path, key, file) for key in FIELDS if key in names}
     # Before anything is read: a damaged header may promise more rows than memory holds.
     steps = datasets["actions"].shape[0]
     for key, dataset in datasets.items():
@@ -81,61 +85,6 @@ def _datasets(path: Path, file: "h5py.File") -> dict[str, "h5py.Dataset"]:
                 "every field needs one row a step"
             )
     return datasets
-
-
-def _names(path: Path, file: "h5py.File") -> list[str]:
-    try:
-        return list(file)
-    except Exception as error:  # a damaged root group
-        raise DatasetError(f"{path}: damaged HDF5 file ({error}); copy it again") from error
-
-
-def _local_dataset(path: Path, key: str, file: "h5py.File") -> "h5py.Dataset":
-    import h5py
-
-    try:
-        link = file.get(key, getlink=True)
-        if not isinstance(link, h5py.HardLink):
-            raise DatasetError(
-                f"{path}: {key} is a link, and links are not followed; copy the data"
-            )
-        dataset = file[key]
-        if isinstance(dataset, h5py.Group):
-            raise DatasetError(
-                f"{path}: {key} is a group ({listing(dataset)}); flat arrays are expected: "
-                "concatenate its columns into one data set"
-            )
-        if dataset.is_virtual or dataset.external:
-            raise DatasetError(
-                f"{path}: {key} stores its numbers in other files, which are not opened; "
-                "copy the data"
-            )
-        if not dataset.shape:
-            raise DatasetError(f"{path}: {key} is a single value; one row a step is needed")
-        return dataset
-    except DatasetError:
-        raise
-    except Exception as error:
-        raise _unreadable(path, key, error) from error
-
-
-def _array(path: Path, key: str, dataset: "h5py.Dataset") -> np.ndarray:
-    try:
-        if dataset.dtype.kind == "O":
-            raise DatasetError(
-                f"{path}: {key} holds objects or strings of any length; store plain numbers"
-            )
-        return np.asarray(dataset[()])
-    except DatasetError:
-        raise
-    except Exception as error:
-        raise _unreadable(path, key, error) from error
-
-
-def _unreadable(path: Path, key: str, error: Exception) -> DatasetError:
-    return DatasetError(
-        f"{path}: {key} cannot be read ({error}); the file is damaged, copy it again"
-    )
 
 
 def _metadata(file: "h5py.File") -> dict[str, object]:

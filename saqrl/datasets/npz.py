@@ -9,11 +9,14 @@ import numpy as np
 
 from saqrl.datasets.assembly import BOUNDS, assemble
 from saqrl.datasets.errors import DatasetError, listing, nearest
-from saqrl.datasets.source import existing_file, file_record
+from saqrl.datasets.extras import NAME, with_extras
+from saqrl.datasets.options import DEFAULT, ReadOptions
+from saqrl.datasets.source import existing_file, file_record, parsed_object
 from saqrl.datasets.transitions import EnvironmentSpec, Transitions
 
 SUMMARY = "npz with observations, actions, terminals and/or timeouts, best also rewards"
 SUFFIXES = (".npz",)
+OPTIONS = ()
 
 # Other names that people use; each is read only while exactly one of its row is in the file.
 ALIASES: Mapping[str, tuple[str, ...]] = {
@@ -30,13 +33,13 @@ def recognises(path: Path) -> bool:
     """Whether this is a zip archive with actions in it."""
     try:
         with zipfile.ZipFile(path) as archive:
-            names = _array_names(archive)
+            names = array_names(archive)
     except Exception:  # damaged or no archive: the reader that is asked for by name says which
         return False
     return bool({"actions", *ALIASES["actions"]} & set(names))
 
 
-def read(path: Path) -> Transitions:
+def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = None) -> Transitions:
     """Read `path`; see `assembly` for the rules and docs/datasets.md for the keys.
 
     Pickled members are never opened. Raises FileNotFoundError, or DatasetError for a damaged
@@ -44,28 +47,31 @@ def read(path: Path) -> Transitions:
     """
     file = existing_file(path)
     notes: list[str] = []
-    with _opened(path, file) as archive:
-        members = _Members(path, archive)
+    with opened(path, file) as archive:
+        members = Members(path, archive)
         keys = members.field_keys(notes)
         arrays = {field: members.array(key) for field, key in keys.items()}
         arrays |= {bound: members.array(bound) for bound in BOUNDS if bound in members.names}
-        environment, recorded = members.text("environment_id"), members.text("provenance")
+        named, recorded = members.text("environment_id"), members.text("provenance")
+        added = members.text(NAME)
     if keys.get("terminals") in ("dones", "done"):
         _require_done_is_termination(path, keys, arrays)
     record: dict[str, object] = {"format": "npz", **file_record(file)}
     if recorded is not None:
         record["recorded"] = _parsed(recorded)
-    return assemble(
+    transitions = assemble(
         arrays,
         source=str(path),
-        environment=EnvironmentSpec(environment) if environment else None,
+        environment=EnvironmentSpec(named) if named else None,
         provenance=record,
         notes=notes,
         keys=keys,
     )
+    extras = {} if added is None else parsed_object(path, NAME, added)
+    return with_extras(path, transitions, extras)
 
 
-def _opened(path: Path, file: Path) -> zipfile.ZipFile:
+def opened(path: Path, file: Path) -> zipfile.ZipFile:
     if not zipfile.is_zipfile(file):
         raise DatasetError(
             f"{path}: not an npz archive, or cut off before its end; "
@@ -77,16 +83,16 @@ def _opened(path: Path, file: Path) -> zipfile.ZipFile:
         raise DatasetError(f"{path}: damaged npz archive ({error}); copy it again") from error
 
 
-def _array_names(archive: zipfile.ZipFile) -> list[str]:
+def array_names(archive: zipfile.ZipFile) -> list[str]:
     """The members that are arrays, without their suffix."""
     return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
 
 
-class _Members:
+class Members:
     """The named arrays of an archive; every failure names the file and the member."""
 
     def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
-        self.path, self.archive, self.names = path, archive, _array_names(archive)
+        self.path, self.archive, self.names = path, archive, array_names(archive)
 
     def field_keys(self, notes: list[str]) -> dict[str, str]:
         """Field -> the file's key; a note for each alias, one error for all that is missing."""

@@ -1,6 +1,7 @@
 """The file that data comes from: found, or a clear error; and its record for the provenance."""
 
 import hashlib
+import json
 from pathlib import Path
 
 from saqrl.datasets.errors import DatasetError, nearest
@@ -22,3 +23,14 @@ def file_record(path: Path) -> dict[str, object]:
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return {"path": str(path), "bytes": path.stat().st_size, "sha256": digest}
+
+
+def parsed_object(path: Path, what: str, text: object) -> dict[str, object]:
+    """A JSON object; DatasetError names `what` where the text is none."""
+    try:
+        value = json.loads(str(text))
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{path}: {what} is not JSON ({error}); copy it again") from error
+    if not isinstance(value, dict):
+        raise DatasetError(f"{path}: {what} holds no JSON object; write one in braces")
+    return value

@@ -38,6 +38,10 @@ class Transitions:
     environment: EnvironmentSpec | None = None
     has_rewards: bool = True
     provenance: Mapping[str, object] = field(default_factory=dict)
+    observation_keys: tuple[tuple[str, int], ...] = ()
+    """Name and width of the parts of an observation, in their order, where the file names them."""
+    held_out: "Transitions | None" = None
+    """The file's own held-out episodes, where it has a split of its own."""
 
     def __len__(self) -> int:
         return len(self.rewards)

@@ -1,6 +1,7 @@
 """Scores of a policy in an environment, as one record."""
 
 from collections.abc import Mapping
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -60,12 +61,29 @@ def open_arena(environment: EnvironmentSpec) -> Arena:
     return Arena(lambda: make_environment(environment.id, options=environment.options))
 
 
+def _check_layout(
+    environment_id: str, made: tuple[tuple[str, int], ...], data: tuple[tuple[str, int], ...]
+) -> None:
+    """ValueError names the first part of an observation that differs, where both name theirs."""
+    if not made or not data:
+        return
+    for place, (ours, theirs) in enumerate(zip_longest(data, made)):
+        if ours == theirs:
+            continue
+        words = [f"{part[0]} ({part[1]})" if part else "nothing" for part in (ours, theirs)]
+        raise ValueError(
+            f"part {place} of an observation is {words[0]} in the data and {words[1]} in "
+            f"{environment_id}: choose the same keys in the same order with --dataset.keys"
+        )
+
+
 def check_environment(environment: EnvironmentSpec, transitions: Transitions) -> None:
     """Make the environment once; ValueError where its spaces do not match the data."""
     made = make_environment(environment.id, options=environment.options)
     try:
         observed, acted = made.observation_space.shape, made.action_space.shape
         expected = transitions.observations.shape[1:], transitions.actions.shape[1:]
+        _check_layout(environment.id, made.layout, transitions.observation_keys)
         for what, of_env, of_data in zip(
             ("observations", "actions"), (observed, acted), expected, strict=True
         ):

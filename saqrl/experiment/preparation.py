@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Array, Float, Float32, Int, Int64
 
 from saqrl.agents import CodedTransitions
 from saqrl.baselines import ContinuousTransitions
@@ -32,6 +32,8 @@ class Prepared:
     actions: Float32[np.ndarray, "n chunk_act"]
     rewards: Float32[np.ndarray, " n"]
     discounts: Float32[np.ndarray, " n"]
+    following: Int64[np.ndarray, " n"]
+    """The row of the data's decision at `next_features`; the episode's last row at its end."""
 
     def action_batch(self) -> ActionBatch:
         return ActionBatch(jnp.asarray(self.features), jnp.asarray(self.actions))
@@ -57,11 +59,17 @@ class Prepared:
             jnp.asarray(self.rewards),
             jnp.asarray(self.next_features),
             jnp.asarray(self.discounts),
+            jnp.asarray(self.actions[self.following]),
         )
 
 
 def split(transitions: Transitions, settings: Settings) -> tuple[Transitions, Transitions | None]:
-    """Training and held-out episodes; few episodes are all trained on."""
+    """Training and held-out episodes, the file's own split where it has one.
+
+    Few episodes are all trained on.
+    """
+    if transitions.held_out is not None and settings.held_out > 0:
+        return transitions, transitions.held_out
     if transitions.num_episodes < EPISODES_FOR_HELD_OUT:
         return transitions, None
     return split_episodes(transitions, held_out_fraction=settings.held_out, seed=settings.seed)
@@ -98,12 +106,14 @@ def prepare(
     chunks = chunk_actions(transitions, settings.chunk).reshape(
         len(transitions), settings.chunk, -1
     )
+    last = np.repeat(transitions.episode_ends - 1, transitions.episode_lengths)
     return Prepared(
         features=scaling(transitions.observations),
         next_features=scaling(transitions.next_observations[next_rows]),
         actions=transitions.action_range.to_unit(chunks).reshape(len(transitions), -1),
         rewards=(rewards * factor).astype(np.float32),
         discounts=discounts,
+        following=np.minimum(next_rows + 1, last),
     )
 
 

@@ -1,7 +1,7 @@
 """Named starting points: what differs from the defaults, and where it comes from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from saqrl.agents import AGENTS
@@ -22,6 +22,14 @@ class Preset:
     quantizer: Mapping[str, Any] = field(default_factory=dict)
     prior: Mapping[str, Any] = field(default_factory=dict)
     agents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    baselines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Of the continuous agents, as `agents` of the discrete ones."""
+    data: str = ""
+    """The dataset that --dataset has to name, in words."""
+    protocol: str = ""
+    expected: Mapping[str, str] = field(default_factory=dict)
+    """Published scores by method, in the protocol's measure."""
+    source: str = ""
 
 
 # SAQ (arXiv 2310.11731) as its authors' configuration files have it.
@@ -78,6 +86,108 @@ _PAPER = Preset(
     },
 )
 
+_D4RL = "D4RL normalised score, mean of the last evaluations"
+_PUSHT = "100 x mean of the highest reward of an episode (coverage / 0.95), seeds from 100000 on"
+_PUSHT_SCORES = {
+    "Diffusion Policy": "91 (best checkpoint 95)",
+    "IBC": "84 (90)",
+    "BET": "70 (79)",
+    "LSTM-GMM": "61 (67)",
+}
+_SUCCESS = "success rate in %"
+_ROBOMIMIC = {
+    "lift": {"SAQ-BC": "90.1", "Gaussian BC": "59.5"},
+    "can": {"SAQ-BC": "66.4", "Gaussian BC": "31.7"},
+    "square": {"SAQ-BC": "45.3", "Gaussian BC": "19.3"},
+}
+# ReBRAC's published penalties and learning rate (arXiv 2305.09836, tables of its appendix).
+_REBRAC_ADROIT = {"learning_rate": 3e-4, "actor_penalty": 0.01, "critic_penalty": 0.01}
+
+
+def _pusht(chunk: int) -> Preset:
+    return Preset(
+        summary=f"Push-T, human demonstrations, {chunk} action(s) a code",
+        settings={"env": "gym_pusht/PushT-v0", "chunk": chunk, "execute": chunk},
+        data="the 206 human demonstrations of Push-T with states, as npz or LeRobot",
+        protocol=_PUSHT,
+        expected=_PUSHT_SCORES,
+        source="Chi et al. 2023 (arXiv 2303.04137), state policies; mean of the last 10 "
+        "checkpoints (best checkpoint)",
+    )
+
+
+_PUBLISHED = {
+    "pusht": _pusht(1),
+    "pusht-chunk8": _pusht(8),
+    "door-expert": Preset(
+        summary="Adroit door, expert data, all episodes",
+        settings={"env": "AdroitHandDoor-v1"},
+        baselines={"rebrac": _REBRAC_ADROIT | {"actor_penalty": 0.05}},
+        data="D4RL door-expert (HDF5 or Minari)",
+        protocol=_D4RL,
+        expected={"BC": "105", "IQL": "107", "ReBRAC": "106"},
+        source="CORL (arXiv 2210.07105)",
+    ),
+    "door-expert-25": Preset(
+        summary="Adroit door, the first 25 expert episodes",
+        settings={"env": "AdroitHandDoor-v1", "data_episodes": 25},
+        baselines={"rebrac": _REBRAC_ADROIT | {"actor_penalty": 0.05}},
+        data="D4RL door-expert (HDF5 or Minari)",
+        protocol=_D4RL,
+        expected={"BC on all episodes": "105", "IQL": "107", "ReBRAC": "106"},
+        source="CORL (arXiv 2210.07105), on all episodes: an upper reference",
+    ),
+    "hopper-expert": Preset(
+        summary="Hopper, expert data",
+        settings={"env": "Hopper-v4"},
+        baselines={"rebrac": {"actor_penalty": 0.1, "critic_penalty": 0.1}},
+        data="D4RL hopper-expert (HDF5 or Minari)",
+        protocol=_D4RL,
+        expected={"the data": "108", "SAQ": "103 to 112"},
+        source="SAQ (arXiv 2310.11731): codebooks of 16 to 128 are alike",
+    ),
+    "paper-hopper-expert": replace(
+        _PAPER,
+        summary="Hopper, expert data, with the paper's settings",
+        settings={**_PAPER.settings, "env": "Hopper-v4", "reward_scale": "return-range"},
+        data="D4RL hopper-expert (HDF5 or Minari)",
+        protocol=_D4RL,
+        expected={"SAQ": "103 to 112"},
+        source="SAQ (arXiv 2310.11731): codebooks of 16 to 128 are alike",
+    ),
+    "paper-door-human": replace(
+        _PAPER,
+        summary="Adroit door, human demonstrations, with the paper's settings",
+        agent="iql",
+        settings={**_PAPER.settings, "env": "AdroitHandDoor-v1"},
+        data="D4RL door-human (HDF5 or Minari)",
+        protocol=_D4RL,
+        expected={"SAQ-IQL": "about 9"},
+        source="plots in the repository of SAQ's authors",
+    ),
+    **{
+        f"paper-{task}": replace(
+            _PAPER,
+            summary=f"robomimic {task}, proficient human, with the paper's settings",
+            agent="bc",
+            data=f"robomimic {task}/ph low_dim.hdf5",
+            protocol=_SUCCESS,
+            expected=scores,
+            source="SAQ (arXiv 2310.11731), robomimic table",
+        )
+        for task, scores in _ROBOMIMIC.items()
+    },
+    "cube-single-play": Preset(
+        summary="OGBench cube-single, play data, task 2 of 5",
+        agent="iql",
+        settings={"env": "cube-single-singletask-task2-v0"},
+        data="OGBench cube-single-play-v0.npz",
+        protocol=_SUCCESS + "; the published figures average all 5 tasks",
+        expected={"BC": "5", "IQL": "83", "ReBRAC": "91", "IDQL": "95", "FQL": "96"},
+        source="FQL (arXiv 2502.02538)",
+    ),
+}
+
 PRESETS: Mapping[str, Preset] = {
     "default": Preset(summary="ours: fast codebooks, twin LayerNorm critics, the prior's mask"),
     "cube": Preset(
@@ -91,6 +201,7 @@ PRESETS: Mapping[str, Preset] = {
         agents={"bc": {"steps": 3_000}},
     ),
     "paper": _PAPER,
+    **_PUBLISHED,
 }
 # What `saqrl train` without an argument does.
 MAIN_JOB = "cube"
@@ -105,10 +216,13 @@ def build_settings(
     preset = PRESETS[preset_name]
     name = agent or preset.agent
     if actions == "continuous":
-        chosen = BASELINES.load(name)()
+        chosen = BASELINES.load(name)(**preset.baselines.get(name, {}))
     else:
         chosen = AGENTS.load(name)(**preset.agents.get(name, {}))
-    codec = QUANTIZERS.load(quantizer)(**preset.quantizer)
+    # A preset speaks of the VQ-VAE; of another quantizer it can only set what that one has.
+    quantizer_class = QUANTIZERS.load(quantizer)
+    known = {field.name for field in fields(quantizer_class)}
+    codec = quantizer_class(**{k: v for k, v in preset.quantizer.items() if k in known})
     return Settings(
         agent=chosen,
         quantizer=codec,

@@ -9,17 +9,21 @@ result.json        the summary of a finished run
 """
 
 import contextlib
+import errno
 import fcntl
+import glob
 import json
 import os
+import platform
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import jax
 
 from saqrl import arrays
+from saqrl.experiment.settings import differing_field
 
 # Checkpoints kept of each stage: the newest, and one in case that is damaged.
 KEPT = 2
@@ -30,6 +34,18 @@ class RunError(ValueError):
     """A run folder that cannot be used as asked; the text says what to do."""
 
 
+class Logger(Protocol):
+    """Someone who wants the histories in another form, live; the JSON lines stay the record."""
+
+    def begin(self, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Start from nothing with what is on record: what a killed run told is told anew."""
+        ...
+
+    def record(self, history: str, record: Mapping[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class Run:
     """One run folder, held by one process at a time."""
 
@@ -37,55 +53,99 @@ class Run:
         self.path = path
         self._lock = lock
         self._made: list[Path] = []
+        self._loggers: list[Logger] = []
+        self._settings: Any = None
 
     @classmethod
     def create(cls, path: Path, config: Mapping[str, Any]) -> "Run":
-        """A new run folder; RunError where `refuse_existing` or the file system says no."""
+        """A new run folder; RunError where `refuse_existing` or the file system says no.
+
+        It is made aside and renamed: a folder of this name always has its config.json.
+        """
         refuse_existing(path)
         made = [folder for folder in (path, *path.parents) if not folder.exists()]
+        aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            (path / "checkpoints").mkdir(parents=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_unborn(path)
+            (aside / "checkpoints").mkdir(parents=True)
+            lock = _lock(aside)
+            arrays.write_atomically(aside / "config.json", _json_lines(config, indent=2))
+            os.rename(aside, path)
         except OSError as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            _remove_empty(made[1:])
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                refuse_existing(path)
             raise RunError(f"cannot make the run folder {path}: {error.strerror}") from error
-        run = cls(path, _lock(path))
+        run = cls(path, lock)
         run._made = made
-        arrays.write_atomically(path / "config.json", _json_lines(config, indent=2))
+        run._settings = config.get("settings")
         return run
 
     @classmethod
     def open(cls, path: Path, say: Callable[[str], None]) -> "Run":
         """An existing run, cut back to its last sound checkpoint, to go on from there.
 
-        RunError if there is none or another process has it; a damaged checkpoint is said.
+        RunError if there is none, another process has it, or a checkpoint belongs to other
+        settings; a damaged checkpoint is said.
         """
-        read_config(path)
-        (path / "checkpoints").mkdir(exist_ok=True)
-        run = cls(path, _lock(path))
-        run._cut_back(say)
+        config = read_config(path)
+        try:
+            (path / "checkpoints").mkdir(exist_ok=True)
+            run = cls(path, _lock(path))
+        except OSError as error:
+            raise RunError(f"cannot write in the run folder {path}: {error.strerror}") from error
+        run._settings = config.get("settings")
+        try:
+            for folder in (path, path / "checkpoints", path / "policy"):
+                arrays.remove_leftovers(folder)
+            run._cut_back(say)
+        except BaseException:
+            run.close()
+            raise
         return run
 
     def close(self) -> None:
+        for logger in self._loggers:
+            logger.close()
+        self._loggers = []
         self._lock.close()
 
     def discard(self) -> None:
-        """Leave nothing behind: for a run that failed before it did anything worth keeping."""
+        """Leave nothing behind, unless the run has done something worth keeping."""
+        if self._checkpoints() or any(map(self._size, HISTORIES)):
+            return
         self.close()
         shutil.rmtree(self.path, ignore_errors=True)
-        for folder in self._made[1:]:
-            with contextlib.suppress(OSError):  # somebody else has put something there
-                folder.rmdir()
+        _remove_empty(self._made[1:])
+
+    def tell(self, loggers: Iterable[Logger]) -> None:
+        """Have loggers follow the histories from their beginning on."""
+        for logger in loggers:
+            self._loggers.append(logger)
+            logger.begin({history: self.history(history) for history in HISTORIES})
 
     def append(self, history: str, record: Mapping[str, Any]) -> None:
         """One line more in metrics.jsonl or evaluations.jsonl."""
-        with (self.path / f"{history}.jsonl").open("ab") as file:
-            file.write(_json_lines(record))
+        arrays.append(self.path / f"{history}.jsonl", _json_lines(record))
+        for logger in self._loggers:
+            logger.record(history, record)
 
     def history(self, history: str) -> list[dict[str, Any]]:
         return read_history(self.path, history)
 
     def save_checkpoint(self, stage: str, step: int, state: Any) -> None:
         """Write the state and how far the histories had got; then forget all but the newest."""
-        header = {"stage": stage, "step": step, "sizes": {h: self._size(h) for h in HISTORIES}}
+        for history in HISTORIES:
+            if self._size(history):  # a checkpoint must not outlive the lines that it counts
+                arrays.make_lasting(self.path / f"{history}.jsonl")
+        header = {
+            "stage": stage,
+            "step": step,
+            "sizes": {history: self._size(history) for history in HISTORIES},
+            "settings": self._settings,
+        }
         existing = self._checkpoints()
         number = 1 + (_number(existing[-1]) if existing else 0)
         path = self.path / "checkpoints" / f"{number:06d}-{stage}.ckpt"
@@ -108,20 +168,39 @@ class Run:
         """Remove what follows the last sound checkpoint, in the histories too."""
         sizes = dict.fromkeys(HISTORIES, 0)
         existing = self._checkpoints()
-        newest = {_stage(path): path for path in existing}
+        faults = {path: self._fault(path) for path in existing}
         for position, path in enumerate(existing):
-            try:
+            if faults[path] is None:
                 sizes = arrays.read_arrays(path)[1]["sizes"]
-            except arrays.DamagedArrays as error:
-                if newest[_stage(path)] != path:
-                    continue  # a later one of its stage is there: nobody needs this one
-                say(f"{error}; going on from the one before it")
-                for later in existing[position:]:
-                    later.unlink()
-                break
+                continue
+            later = existing[position + 1 :]
+            if any(_stage(other) == _stage(path) and faults[other] is None for other in later):
+                path.unlink()  # nobody needs it
+                continue
+            say(f"{faults[path]}; going on from the one before it")
+            for lost in (path, *later):
+                lost.unlink()
+            break
         for history, size in sizes.items():
             if self._size(history) > size:
                 os.truncate(self.path / f"{history}.jsonl", size)
+
+    def _fault(self, checkpoint: Path) -> str | None:
+        """Why one cannot go on from a checkpoint; RunError where it is not this run's."""
+        try:
+            header = arrays.read_arrays(checkpoint)[1]
+        except arrays.DamagedArrays as error:
+            return str(error)
+        if found := differing_field(header["settings"], self._settings):
+            name, theirs, ours = found
+            raise RunError(
+                f"{checkpoint} belongs to other settings: {name} is {theirs!r} in it and {ours!r} "
+                "in config.json: put the right file back, or train in another --out"
+            )
+        for history, size in header["sizes"].items():
+            if self._size(history) < size:
+                return f"{self.path / history}.jsonl: lines that {checkpoint.name} counts are lost"
+        return None
 
     def _checkpoints(self, stage: str = "*") -> list[Path]:
         """In the order in which they were written."""
@@ -152,6 +231,10 @@ def read_config(path: Path) -> dict[str, Any]:
     """config.json of a run; RunError where the folder holds none."""
     file = path / "config.json"
     if not file.is_file():
+        if (path / "checkpoints").is_dir() or (path / "metrics.jsonl").is_file():
+            raise RunError(
+                f"{path} has lost its config.json: put it back, or delete the folder and train anew"
+            )
         raise RunError(f"{path} is not a run folder (it has no config.json)")
     try:
         return dict(json.loads(file.read_text()))
@@ -168,9 +251,19 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def read_history(path: Path, history: str) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl or evaluations.jsonl, oldest first."""
+    """The records of metrics.jsonl or evaluations.jsonl, oldest first.
+
+    A last line without its end is being written, or was when the run was killed: it is left out.
+    """
     file = path / f"{history}.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    lines = file.read_text().split("\n")[:-1] if file.exists() else []
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(dict(json.loads(line)))
+        except ValueError as error:
+            raise RunError(f"{file}, line {number}: not readable JSON: {error}") from error
+    return records
 
 
 def _json_lines(record: Mapping[str, Any], indent: int | None = None) -> bytes:
@@ -178,10 +271,38 @@ def _json_lines(record: Mapping[str, Any], indent: int | None = None) -> bytes:
 
 
 def _lock(path: Path) -> IO[str]:
-    lock = (path / ".lock").open("w")
+    """Hold a run folder until the file is closed, at the latest when this process ends."""
+    lock = (path / ".lock").open("a+")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
+        lock.seek(0)
+        holder = lock.read().strip()
         lock.close()
-        raise RunError(f"{path} is in use by another process; wait for it or stop it") from error
+        by = f" ({holder})" if holder else ""
+        raise RunError(
+            f"{path} is in use by another process{by}; wait for it or stop it"
+        ) from error
+    except OSError:
+        lock.close()
+        raise
+    with contextlib.suppress(OSError):  # a full disk: the name is a courtesy, the lock holds
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {platform.node()}\n")
+        lock.flush()
     return lock
+
+
+def _remove_unborn(path: Path) -> None:
+    """Remove what processes left that were killed while they made this run folder."""
+    for aside in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if (aside / ".lock").is_file():
+            with contextlib.suppress(RunError, OSError):  # somebody is making it right now
+                _lock(aside).close()
+                shutil.rmtree(aside)
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):  # somebody else has put something there
+            folder.rmdir()

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from saqrl.agents import AGENTS, Agent
 from saqrl.agents.bc import BC
 from saqrl.baselines import BASELINES, Baseline
+from saqrl.datasets import ReadOptions
 from saqrl.policy import Act
 from saqrl.quantizers import QUANTIZERS, Quantizer
 
@@ -25,6 +26,8 @@ class Settings:
     actions: Actions = "quantized"
     dataset: str | None = None
     """SPEC; None: demonstrations are collected from `env` first."""
+    reading: ReadOptions = ReadOptions()
+    """Which parts of the dataset are read."""
     env: str | None = None
     """Environment id; None: the one that the dataset names."""
     demonstrations: int = 30
@@ -62,6 +65,8 @@ class Settings:
                 raise ValueError(f"{owner}.batch-size is {algorithm.batch_size}; at least 1")
         if self.quantizer.codes < 2:
             raise ValueError(f"quantizer.codes is {self.quantizer.codes}; at least 2")
+        if self.quantizer.patience < 0:
+            raise ValueError(f"quantizer.patience is {self.quantizer.patience}; 0 (off) or more")
         if self.eval_every is not None and self.eval_every < 1:
             raise ValueError(f"eval-every is {self.eval_every}; at least 1")
 
@@ -79,6 +84,7 @@ class Settings:
             "quantizer": QUANTIZERS.describe(self.quantizer),
             "prior": AGENTS.describe(self.prior),
             "angles": list(self.angles),
+            "reading": {**vars(self.reading), "keys": list(self.reading.keys)},
         }
 
     @classmethod
@@ -96,24 +102,32 @@ class Settings:
                 "quantizer": QUANTIZERS.rebuild(values["quantizer"]),
                 "prior": AGENTS.rebuild(values["prior"]),
                 "angles": tuple(values["angles"]),
+                "reading": _reading(values.get("reading", {})),
             }
         )
 
 
+def _reading(described: Mapping[str, Any]) -> ReadOptions:
+    return ReadOptions(**{**described, "keys": tuple(described.get("keys", ()))})
+
+
 def first_difference(saved: Settings, asked: Settings) -> str | None:
     """The first field in which two records differ, with both values; None if they are equal."""
+    found = differing_field(saved.to_json(), asked.to_json())
+    return found and "{} is {!r} in the run and {!r} here".format(*found)
 
-    def flat(described: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-        result: dict[str, Any] = {}
-        for name, value in described.items():
-            nested = flat(value, f"{prefix}{name}.") if isinstance(value, dict) else None
-            result |= {f"{prefix}{name}": value} if nested is None else nested
-        return result
 
-    ours, theirs = flat(saved.to_json()), flat(asked.to_json())
-    for name in ours.keys() | theirs.keys():
-        if ours.get(name) != theirs.get(name):
-            return f"{name} is {ours.get(name)!r} in the run and {theirs.get(name)!r} here"
+def differing_field(
+    ours: Mapping[str, Any], theirs: Mapping[str, Any]
+) -> tuple[str, Any, Any] | None:
+    """(dotted name, our value, their value) of the first field that differs between two records."""
+    for name in dict.fromkeys((*ours, *theirs)):
+        one, other = ours.get(name), theirs.get(name)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            if found := differing_field(one, other):
+                return f"{name}.{found[0]}", *found[1:]
+        elif one != other:
+            return name, one, other
     return None
 
 

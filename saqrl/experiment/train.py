@@ -1,13 +1,15 @@
 """The whole path once: transitions, codes, agent, policy, scores, in one run folder."""
 
+import errno
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from saqrl.agents import AGENTS
 from saqrl.agents.bc import BC
@@ -17,7 +19,9 @@ from saqrl.baselines.bc import ContinuousBC
 from saqrl.datasets import EnvironmentSpec, Transitions, load_dataset
 from saqrl.datasets.scaling import ObservationScaling
 from saqrl.experiment import engine
+from saqrl.experiment.codebooks import codebook_notes, has_plateaued, reconstruction_error
 from saqrl.experiment.evaluation import NO_SCORE, check_environment, evaluate, open_arena
+from saqrl.experiment.loggers import open_loggers
 from saqrl.experiment.preparation import (
     Prepared,
     encode_all,
@@ -28,7 +32,7 @@ from saqrl.experiment.preparation import (
     split,
 )
 from saqrl.experiment.progress import Reporter
-from saqrl.experiment.run import Run, read_config, refuse_existing
+from saqrl.experiment.run import Run, read_config, read_result, refuse_existing
 from saqrl.experiment.settings import Settings
 from saqrl.experiment.versions import versions
 from saqrl.policy import CodeController, ContinuousController, Controller, Policy
@@ -40,23 +44,40 @@ CHECKPOINT_PERIOD = 20.0
 DEMONSTRATIONS = "demonstrations.npz"
 
 
-def train(settings: Settings, out: Path, *, resume: bool, reporter: Reporter) -> dict[str, Any]:
+def train(
+    settings: Settings,
+    out: Path,
+    *,
+    resume: bool,
+    reporter: Reporter,
+    loggers: Sequence[str] = (),
+) -> dict[str, Any]:
     """Run the settings in the folder `out` and return the summary that result.json holds.
 
+    A run that has finished is left as it is. `loggers` names what else the histories are written
+    to; those that a resumed run has used go on.
+
     ValueError, FileNotFoundError or ImportError where the settings, the data or the environment
-    do not fit together; a new folder is removed again then.
+    do not fit together; a new folder is removed again then. OSError where the disk is full: what
+    the run has done stays, to be resumed.
     """
+    if resume and (out / "result.json").is_file():
+        reporter.say(f"{out} has finished already: this is its result")
+        return read_result(out)
+    follow = open_loggers(loggers, out)
     config = {"settings": settings.to_json(), "versions": versions(settings.env)}
     collects = settings.dataset is None
     if not resume:
         refuse_existing(out)
     if resume:
         run = Run.open(out, reporter.say)
+        _say_other_versions(read_config(out)["versions"], config["versions"], reporter)
     else:
         if not collects:  # read the data before anything is written
             data = _load(settings, reporter)
         run = Run.create(out, config)
     try:
+        run.tell(follow)
         if collects:
             settings = replace(settings, dataset=_collect(settings, run, reporter))
         if resume or collects:
@@ -66,8 +87,25 @@ def train(settings: Settings, out: Path, *, resume: bool, reporter: Reporter) ->
         if not resume:
             run.discard()
         raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        text = f"no space left; free some, then go on with: saqrl train --out {out} --resume"
+        raise OSError(error.errno, text, error.filename or str(out)) from error
     finally:
         run.close()
+
+
+def _say_other_versions(
+    then: Mapping[str, str], now: Mapping[str, str], reporter: Reporter
+) -> None:
+    """The same numbers to the last bit are promised only where the same libraries go on."""
+    for name in sorted(then.keys() & now.keys()):
+        if then[name] != now[name]:
+            reporter.say(
+                f"note: the run was begun with {name} {then[name]}, this is {now[name]}: it goes "
+                "on, but its numbers may differ from an uninterrupted run's"
+            )
 
 
 def saved_settings(path: Path) -> Settings:
@@ -86,7 +124,9 @@ class _Training:
         factor = reward_factor(data, settings.reward_scale)
         training, held_out = split(data, settings)
         self.training: Prepared = prepare(training, settings, self.scaling, factor)
-        self.held_out = held_out and prepare(held_out, settings, self.scaling, factor)
+        self.held_out: Prepared | None = None
+        if held_out is not None:
+            self.held_out = prepare(held_out, settings, self.scaling, factor)
         codes = settings.quantizer.codes
         if settings.actions == "quantized" and codes > len(training):
             raise ValueError(
@@ -128,9 +168,13 @@ class _Training:
 
     def _quantized(self) -> Policy:
         settings = self.settings
+        if settings.quantizer.patience and self.held_out is None:
+            self.reporter.say("note: too few episodes to hold any out, so patience has no effect")
         state = self._stage("quantizer", settings.quantizer, self.training.action_batch(), 0)
         codec = settings.quantizer.codec(state)
         codes = encode_all(codec, self.training.action_batch())
+        for note in codebook_notes(np.asarray(codes), codec.num_codes):
+            self.reporter.say(f"note: {note}")
         bc = settings.agent if isinstance(settings.agent, BC) else None
         coded = self.training.coded(codes, codec.num_codes, None)
         if bc is None:
@@ -183,7 +227,9 @@ class _Training:
             observation_size=self.data.observations.shape[1],
             chunk=settings.chunk,
             execute=settings.execute,
-            default_act="greedy" if baseline is not None else settings.act,
+            default_act=(
+                settings.act if baseline in (None, settings.agent) else baseline.default_act
+            ),
             environment=self.environment,
             description=described,
         )
@@ -195,7 +241,6 @@ class _Training:
         key = jax.random.fold_in(self.key, number)
         resumed = self.run.load_checkpoint(name, lambda: engine.initialise(algorithm, key, data))
         first, state = resumed or (0, None)
-        self.gradient_steps[name] = algorithm.steps
         every = self.settings.eval_every
         evaluates = policy_of is not None and every is not None and self.environment is not None
         pauses = [self.settings.log_every, *([every] if evaluates and every else [])]
@@ -203,13 +248,14 @@ class _Training:
         training = engine.intervals(
             algorithm, data, key, pauses=pauses, state=state, first_step=first
         )
-        while first < algorithm.steps:
+        while first < algorithm.steps and not self._learned(name):
             with self.reporter.stage(name, algorithm.steps, done=first) as update:
                 for first, state, metrics in training:
+                    metrics |= self._held_out_error(name, state)
                     self.run.append("metrics", {"stage": name, "step": first, **metrics})
                     update(first, _brief(metrics))
                     due = evaluates and every is not None and first % every == 0
-                    if due:
+                    if due or self._learned(name):
                         break
                     if time.perf_counter() - saved > CHECKPOINT_PERIOD:
                         self.run.save_checkpoint(name, first, state)
@@ -218,7 +264,25 @@ class _Training:
                 self._evaluate(policy_of(state), name, first)
             self.run.save_checkpoint(name, first, state)
             saved = time.perf_counter()
+        self.gradient_steps[name] = first
         return state
+
+    def _held_out_error(self, stage: str, state: Any) -> dict[str, float]:
+        """Of the quantizer, where a patience asks for it."""
+        quantizer = self.settings.quantizer
+        if stage != "quantizer" or not quantizer.patience or self.held_out is None:
+            return {}
+        error = reconstruction_error(quantizer.codec(state), self.held_out)
+        return {"held_out_reconstruction": error}
+
+    def _learned(self, stage: str) -> bool:
+        """Whether the quantizer's held-out error, as recorded, has stopped falling."""
+        patience = self.settings.quantizer.patience
+        if stage != "quantizer" or not patience:
+            return False
+        name = "held_out_reconstruction"
+        records = [r for r in self.run.history("metrics") if r["stage"] == stage and name in r]
+        return has_plateaued([(r["step"], r[name]) for r in records], patience=patience)
 
     def _evaluate(self, policy: Policy, stage: str, step: int) -> dict[str, Any]:
         assert self.environment is not None
@@ -236,7 +300,11 @@ class _Training:
         return record
 
     def _final_scores(self, policy: Policy, label: str) -> dict[str, Any]:
-        """The last evaluation's scores, made now unless the stage has made them."""
+        """The last evaluation's scores, made now unless the stage has made them.
+
+        Where there were three or more, the means over the last three stand beside them, as the
+        evaluation protocol wants it; a best evaluation is never reported.
+        """
         if self.environment is None:
             return {"act": policy.default_act, "episodes": 0, **NO_SCORE}
         stage = "baseline" if label == "baseline" else "agent"
@@ -244,7 +312,14 @@ class _Training:
         seen = [r for r in self.run.history("evaluations") if r["stage"] == stage]
         if not seen or seen[-1]["step"] != steps:
             seen.append(self._evaluate(policy, stage, steps))
-        return {k: v for k, v in seen[-1].items() if k not in ("stage", "step")}
+        scores = {k: v for k, v in seen[-1].items() if k not in ("stage", "step")}
+        if len(seen) >= 3:
+            scores["mean_of_last_three"] = {
+                name: float(np.mean([record[name] for record in seen[-3:]]))
+                for name in NO_SCORE
+                if seen[-1][name] is not None
+            }
+        return scores
 
     def _report(self) -> dict[str, Any]:
         """Of the quantizer, on held-out episodes where there are some."""
@@ -262,6 +337,7 @@ def _load(settings: Settings, reporter: Reporter) -> Transitions:
             angles=settings.angles,
             episodes=settings.data_episodes,
             environment=settings.env,
+            options=settings.reading,
         )
         update(1, "")
     for note in data.provenance.get("notes", ()):  # type: ignore[attr-defined]

@@ -4,10 +4,11 @@ A family of environments is one entry of FAMILIES. Nothing here imports JAX.
 """
 
 import contextlib
+import importlib
 import importlib.metadata
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +44,10 @@ class Family:
     success: SuccessTest | None = None
     """Overrides info["success"]; needed where the environment reports none."""
     specify: Callable[[EnvSpec], Any] | None = None
+    registers: str = ""
+    """Module of this room that registers the ids, where the packages do not."""
+    besides: str = ""
+    """A command that the extra cannot stand for."""
 
 
 FAMILIES: tuple[Family, ...] = (
@@ -88,11 +93,57 @@ FAMILIES: tuple[Family, ...] = (
         specify=reproducible,
     ),
     Family(
+        pattern=r"(pointmaze|antmaze|humanoidmaze|antsoccer)(-[a-z0-9]+)*-v\d+",
+        extra="ogbench",
+        modules=("mujoco", "ogbench"),
+        distributions=("ogbench", "mujoco", "dm_control"),
+        examples=tuple(f"antmaze-medium-singletask-task{task}-v0" for task in range(1, 6)),
+        specify=reproducible,
+    ),
+    Family(
         pattern=r"(Ant|HalfCheetah|Hopper|Humanoid|Swimmer|Walker2d)-v\d+",
         extra="mujoco",
         modules=("mujoco",),
         distributions=("mujoco",),
         examples=("Ant-v4", "HalfCheetah-v4", "Hopper-v4", "Walker2d-v4"),
+    ),
+    Family(
+        pattern=r"FrankaKitchen-v\d+",
+        extra="adroit",
+        modules=("mujoco", "gymnasium_robotics"),
+        distributions=("gymnasium-robotics", "mujoco"),
+        examples=("FrankaKitchen-v1",),
+        success=lambda reward, info: not info["tasks_to_complete"],
+    ),
+    Family(
+        pattern=r"(Point|Ant)Maze_\w+-v\d+",
+        extra="adroit",
+        modules=("mujoco", "gymnasium_robotics"),
+        distributions=("gymnasium-robotics", "mujoco"),
+        examples=("PointMaze_UMaze-v3", "AntMaze_UMaze-v4"),
+    ),
+    Family(
+        pattern=r"robosuite/\w+",
+        extra="robosuite",
+        modules=("mujoco", "numba", "robosuite"),
+        distributions=("robosuite", "mujoco"),
+        examples=tuple(
+            f"robosuite/{name}"
+            for name in ("Lift", "PickPlaceCan", "NutAssemblySquare", "ToolHang", "TwoArmTransport")
+        ),
+        registers="saqrl.policy.robosuite_tasks",
+        besides="pip install --no-deps robosuite==1.5.2",
+    ),
+    Family(
+        pattern=r"dm_control/[a-z0-9_]+-[a-z0-9_]+-v0",
+        extra="dmcontrol",
+        modules=("mujoco", "dm_control"),
+        distributions=("dm_control", "mujoco"),
+        examples=tuple(
+            f"dm_control/{name}-v0"
+            for name in ("cartpole-swingup", "cheetah-run", "walker-walk", "reacher-easy")
+        ),
+        registers="saqrl.policy.control_suite",
     ),
 )
 
@@ -108,14 +159,19 @@ def make_environment(
 ) -> gymnasium.Env[np.ndarray, np.ndarray]:
     """One environment with flat float32 observations and, where it can, info["success"].
 
-    `options` are keyword arguments of the environment and win over the family's own. With `render`
+    `options` are keyword arguments of the environment and win over the family's own; among them
+    `observation_keys` names the parts of a dictionary, nested ones as a/b, to be observed in this
+    order, by default all of them in the order of the space. With `render`
     the method render() returns frames (height, width, 3) uint8, without a display.
 
     ValueError: the id is unknown, or the observation is an image. ImportError: the package that
     registers the id is missing. RuntimeError: `render`, and nothing here can draw.
     """
     family = _family(environment_id)
-    import_simulator(environment_id, family.modules, extra=family.extra)
+    import_simulator(environment_id, family.modules, extra=family.extra, besides=family.besides)
+    if family.registers:
+        with quiet():
+            importlib.import_module(family.registers)
     if environment_id not in gymnasium.registry:
         raise ValueError(
             f"unknown environment {environment_id!r}; {closest(environment_id, _known_ids())}"
@@ -128,10 +184,11 @@ def make_environment(
         **(family.render_options if render else {}),
         **(options or {}),
     }
+    observation_keys = keywords.pop("observation_keys", None)
     with quiet():
         # The checker steps through a second, slow path and warns of float64 observations.
         inner = gymnasium.make(spec, disable_env_checker=True, **keywords)
-        environment = FlatEnvironment(inner, family)
+        environment = FlatEnvironment(inner, family, observation_keys)
     if render:
         _check_drawing(environment_id, environment, family)
     return environment
@@ -156,25 +213,53 @@ def environment_versions(environment_id: str) -> dict[str, str]:
 class FlatEnvironment(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any]):
     """Observations as float32 vectors, info["success"] as bool."""
 
-    def __init__(self, env: gymnasium.Env[Any, np.ndarray], family: Family) -> None:
+    layout: tuple[tuple[str, int], ...]
+    """Name and width of the parts of an observation; empty where it is one plain vector."""
+
+    def __init__(
+        self,
+        env: gymnasium.Env[Any, np.ndarray],
+        family: Family,
+        observation_keys: Sequence[str] | None = None,
+    ) -> None:
         super().__init__(env)
         self._success = family.success
-        self._inner_space = env.observation_space
+        self._name = env.spec.id if env.spec else type(self.unwrapped).__name__
+        self._parts = self._chosen_parts(
+            env.observation_space,
+            observation_keys or getattr(env.unwrapped, "default_observation_keys", None),
+        )
         self._check_spaces()
-        flat: Any = gymnasium.spaces.flatten_space(self._inner_space)
+        flat: list[Any] = [gymnasium.spaces.flatten_space(space) for space in self._parts.values()]
+        self.layout = tuple(
+            (name, int(np.prod(box.shape)))
+            for name, box in zip(self._parts, flat, strict=True)
+            if name
+        )
         self.observation_space = gymnasium.spaces.Box(
-            flat.low.astype(np.float32).ravel(), flat.high.astype(np.float32).ravel()
+            np.concatenate([box.low.astype(np.float32).ravel() for box in flat]),
+            np.concatenate([box.high.astype(np.float32).ravel() for box in flat]),
         )
         # OGBench builds this space at every access; here it is built once.
         self.action_space = env.action_space
         if family.frames_per_second is not None:
             self.metadata = {**env.metadata, "render_fps": family.frames_per_second}
 
+    def _chosen_parts(
+        self, space: gymnasium.Space[Any], keys: Sequence[str] | None
+    ) -> dict[str, gymnasium.Space[Any]]:
+        """The parts to observe by name; a plain vector has the name ''."""
+        parts = dict(_named_parts(space))
+        if not keys:
+            return parts
+        if unknown := [key for key in keys if key not in parts]:
+            known = closest(unknown[0], parts) if "" not in parts else "it is one plain vector"
+            raise ValueError(f"{self._name} observes no {unknown[0]!r}; {known}")
+        return {key: parts[key] for key in keys}
+
     def _check_spaces(self) -> None:
-        name = self.env.spec.id if self.env.spec else type(self.unwrapped).__name__
-        space = self._inner_space
-        parts = space.spaces.values() if isinstance(space, gymnasium.spaces.Dict) else [space]
-        for part in parts:
+        name = self._name
+        for part in self._parts.values():
             if isinstance(part, gymnasium.spaces.Box) and len(part.shape) >= 3:
                 raise ValueError(
                     f"{name} observes images {part.shape}; saqrl supports state vectors: "
@@ -188,8 +273,13 @@ class FlatEnvironment(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any]):
             )
 
     def _flat(self, observation: Any) -> Float32[np.ndarray, " obs"]:
-        flat = gymnasium.spaces.flatten(self._inner_space, observation)
-        return np.asarray(flat, np.float32).ravel()
+        values = []
+        for name, space in self._parts.items():
+            value = observation
+            for key in name.split("/") if name else ():
+                value = value[key]
+            values.append(np.asarray(gymnasium.spaces.flatten(space, value), np.float32).ravel())
+        return np.concatenate(values)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -212,6 +302,17 @@ class FlatEnvironment(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any]):
             bool(truncated),
             info,
         )
+
+
+def _named_parts(
+    space: gymnasium.Space[Any], prefix: str = ""
+) -> Iterator[tuple[str, gymnasium.Space[Any]]]:
+    """The leaves of nested dictionaries by their path, in the order of the space."""
+    if not isinstance(space, gymnasium.spaces.Dict):
+        yield prefix, space
+        return
+    for name, part in space.spaces.items():
+        yield from _named_parts(part, f"{prefix}/{name}" if prefix else name)
 
 
 def _check_drawing(environment_id: str, environment: FlatEnvironment, family: Family) -> None:

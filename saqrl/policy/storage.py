@@ -44,9 +44,9 @@ def save_policy(policy: Policy, folder: Path) -> None:
         "environment": policy.environment and asdict(policy.environment),
         "controller": dict(policy.description),
     }
-    aside = folder / ".weights.npz"
-    np.savez(aside, **arrays)  # type: ignore[arg-type]
-    aside.replace(folder / "weights.npz")
+    weights = io.BytesIO()
+    np.savez(weights, **arrays)  # type: ignore[arg-type]
+    write_atomically(folder / "weights.npz", weights.getvalue())
     write_atomically(folder / "policy.json", json.dumps(described, indent=2).encode())
 
 
@@ -101,7 +101,9 @@ def controller_skeleton(described: Mapping[str, Any]) -> Controller:
     key = jax.random.key(0)
     if described["kind"] == "continuous":
         baseline = baselines.BASELINES.rebuild(described["agent"])
-        data = baselines.ContinuousTransitions(features, actions, scalar, features, scalar)
+        data = baselines.ContinuousTransitions(
+            features, actions, scalar, features, scalar, actions
+        )
         return ContinuousController(baseline.actor(baseline.init(key, data)))
     quantizer = quantizers.QUANTIZERS.rebuild(described["quantizer"])
     codec = quantizer.codec(quantizer.init(key, quantizers.ActionBatch(features, actions)))

@@ -6,6 +6,7 @@ which is what leaves the room. Observations here are network features and action
 (an action chunk is just a wider action). A new quantizer is a file and a line in `QUANTIZERS`.
 """
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import equinox as eqx
@@ -19,6 +20,12 @@ QUANTIZERS = Registry(
     "quantizer",
     {
         "vqvae": "saqrl.quantizers.vqvae:VQVAE",
+        "vqvae-unconditioned": "saqrl.quantizers.vqvae:UnconditionedVQVAE",
+        "residual": "saqrl.quantizers.residual:ResidualVQ",
+        "fsq": "saqrl.quantizers.fsq:FSQ",
+        "kmeans": "saqrl.quantizers.kmeans:KMeans",
+        "bins": "saqrl.quantizers.bins:Bins",
+        "candidates": "saqrl.quantizers.candidates:Candidates",
     },
 )
 
@@ -45,12 +52,23 @@ class Codec(Protocol):
     ) -> Float[Array, " act"]: ...
 
 
+@dataclass(frozen=True)
+class Quantization(nn.Training):
+    """What every quantizer states about itself beside its training."""
+
+    codes: int = 64
+    """Codes asked for; a quantizer of joint codes may come out at fewer (`Codec.num_codes`)."""
+    patience: int = 0
+    """Stop where the held-out error has not fallen by 1 % for so many steps; 0 never."""
+
+
 class Quantizer(Protocol):
     """Hyperparameters of a quantizer, with pure methods."""
 
     steps: int
     batch_size: int
     codes: int
+    patience: int
 
     def init(self, key: Key[Array, ""], example: ActionBatch) -> Any:
         """State before the first step; `example` is a sample of the data."""

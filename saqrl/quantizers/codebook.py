@@ -93,6 +93,19 @@ def revive_unused(
     return Codebook(codes, counts, sums)
 
 
+def follow_usage(
+    usage: Float[Array, " codes"], assigned: Int[Array, " n"], *, decay: float
+) -> Float[Array, " codes"]:
+    """Moving average of how often a batch uses each code."""
+    return decay * usage + (1 - decay) * jnp.bincount(assigned, length=len(usage))
+
+
+def usage_metrics(usage: Float[Array, " codes"]) -> dict[str, Float[Array, ""]]:
+    """Perplexity, and how many codes are used at all (once in 10,000 uses)."""
+    used = usage > 1e-4 * jnp.maximum(usage.sum(), 1e-12)
+    return {"perplexity": perplexity(usage), "codes_used": used.sum().astype(jnp.float32)}
+
+
 def perplexity(usage: Float[Array, " codes"]) -> Float[Array, ""]:
     """Exp of the usage's entropy: how many codes are used as if equally often. 1 to codes."""
     share = usage / jnp.maximum(usage.sum(), 1)

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from saqrl import nn
-from saqrl.quantizers import ActionBatch
+from saqrl.quantizers import ActionBatch, Quantization
 from saqrl.quantizers import codebook as books
+from saqrl.quantizers.binary import BinaryDimensions, find_binary, watch_binary
 
 
 class Networks(eqx.Module):
@@ -27,11 +28,12 @@ class Networks(eqx.Module):
 class State(eqx.Module):
     networks: nn.Learner[Networks]
     codebook: books.Codebook
+    binary: BinaryDimensions
     step: Int[Array, ""]
 
 
 @dataclass(frozen=True)
-class VQVAE(nn.Training):
+class VQVAE(Quantization):
     """State-conditioned vector quantization of actions."""
 
     codes: int = 64
@@ -69,7 +71,8 @@ class VQVAE(nn.Training):
             codes = jax.random.normal(codes_key, (self.codes, self.code_size))
         by_gradient = codes if self.codebook == "gradient" else None
         learner = nn.start(Networks(encoder, decoder, by_gradient), self.optimiser())
-        return State(learner, books.start_codebook(jnp.copy(codes)), jnp.zeros((), jnp.int32))
+        book = books.start_codebook(jnp.copy(codes))
+        return State(learner, book, find_binary(example.actions), jnp.zeros((), jnp.int32))
 
     def update(
         self, state: State, batch: ActionBatch, key: Key[Array, ""]
@@ -104,17 +107,25 @@ class VQVAE(nn.Training):
             reviving = state.step < self.revive_until * self.steps
             minimum = jnp.where(reviving, self.revive_below * even_use, 0.0)
             followed = books.revive_unused(followed, key, encodings, minimum_count=minimum)
-        return State(networks, followed, state.step + 1), metrics
+        binary = watch_binary(state.binary, batch.actions)
+        return State(networks, followed, binary, state.step + 1), metrics
 
     def codec(self, state: State) -> "VQCodec":
         model = state.networks.model
         codes = state.codebook.codes if model.codes is None else model.codes
-        return VQCodec(model.encoder, model.decoder, codes, self.condition_on_state)
+        return VQCodec(model.encoder, model.decoder, codes, state.binary, self.condition_on_state)
 
     def _join(
         self, observations: Float[Array, "*batch features"], rest: Float[Array, "*batch rest"]
     ) -> Float[Array, "*batch joined"]:
         return _join(observations, rest, condition_on_state=self.condition_on_state)
+
+
+@dataclass(frozen=True)
+class UnconditionedVQVAE(VQVAE):
+    """The paper's ablation: encoder and decoder see zeros in place of the state."""
+
+    condition_on_state: bool = False
 
 
 class VQCodec(eqx.Module):
@@ -123,6 +134,7 @@ class VQCodec(eqx.Module):
     encoder: nn.MLP
     decoder: nn.MLP
     codes: Float[Array, "codes size"]
+    binary: BinaryDimensions
     condition_on_state: bool = eqx.field(static=True)
 
     @property
@@ -140,7 +152,7 @@ class VQCodec(eqx.Module):
     ) -> Float[Array, " act"]:
         vector = self.codes[code]
         joined = _join(observation, vector, condition_on_state=self.condition_on_state)
-        return jnp.clip(self.decoder(joined), -1, 1)
+        return self.binary.snap(jnp.clip(self.decoder(joined), -1, 1))
 
 
 def _join(

@@ -42,7 +42,7 @@ def tables():
             observations, codes, rewards, following, discounts, priors[0], priors[1], CODES
         ),
         "continuous agent": ContinuousTransitions(
-            observations, actions, rewards, following, discounts
+            observations, actions, rewards, following, discounts, jnp.roll(actions, -1, axis=0)
         ),
     }
 

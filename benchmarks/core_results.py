@@ -1,0 +1,100 @@
+"""The README's results table: each row is one `saqrl train` and its two ways of acting.
+
+    python benchmarks/core_results.py [--only TEXT] [--seeds 0 1 2]
+
+Rows that are in benchmarks/results/core.json already (same command, same version) are not run
+again, so a stopped table goes on. Runs go to a temporary folder; the figures stay.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import saqrl
+
+RESULTS = Path(__file__).parent / "results" / "core.json"
+DATA = "../shared/data"
+PUSHT = f"--dataset npz:{DATA}/npz/pusht-human.npz --env gym_pusht/PushT-v0 --angles 4"
+DOOR = f"--dataset d4rl:{DATA}/d4rl/door-expert.hdf5"
+
+ROWS = {
+    "Push-T human, MSE-BC": f"{PUSHT} --actions continuous --agent bc",
+    "Push-T human, SAQ-BC": f"{PUSHT} --agent bc --quantizer-steps 20000 --steps 20000",
+    "Push-T human, SAQ-BC, chunk 8": (
+        f"{PUSHT} --agent bc --chunk 8 --quantizer-steps 20000 --steps 20000"
+    ),
+    "door-expert 5, MSE-BC": f"{DOOR} --data-episodes 5 --actions continuous --agent bc",
+    "door-expert 5, SAQ-BC": f"{DOOR} --data-episodes 5 --agent bc",
+    "door-expert 5, SAQ-IQL": f"{DOOR} --data-episodes 5 --agent iql",
+    "door-expert 25, SAQ-BC": f"{DOOR} --data-episodes 25 --agent bc",
+    **{
+        f"{name}, SAQ-{agent.upper()}": f"--dataset d4rl:{DATA}/d4rl/{name}.hdf5 --agent {agent}"
+        for name in ("door-human", "hopper-expert", "hopper-medium")
+        for agent in ("bc", "cql", "iql", "brac")
+    },
+}
+
+
+def saqrl_json(*words: str) -> dict:
+    """The JSON object that a command prints last; its error, if it fails, is shown and raised."""
+    done = subprocess.run(
+        [sys.executable, "-m", "saqrl.cli", *words, "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(command: str, seed: int) -> dict:
+    """Train once, score both ways of acting on the same 50 starts."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = f"{folder}/run"
+        trained = saqrl_json("train", *shlex.split(command), "--seed", str(seed), "--out", run)
+        other = "greedy" if trained["act"] == "sample" else "sample"
+        scores = {trained["act"]: trained}
+        if "continuous" not in command:
+            scores[other] = saqrl_json("evaluate", run, "--act", other)
+    kept = ("return_mean", "return_std", "success_rate", "normalized_score", "max_reward_mean")
+    return {
+        "command": f"saqrl train {command} --seed {seed}",
+        "seed": seed,
+        "default_act": trained["act"],
+        "episodes": trained["episodes"],
+        "gradient_steps": trained["gradient_steps"],
+        "wall_seconds": trained["wall_seconds"],
+        "quantizer": trained["quantizer"],
+        **{act: {name: score[name] for name in kept} for act, score in scores.items()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="rows whose name contains this")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    asked = parser.parse_args()
+    table = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
+    table["machine"] = {
+        "cores": os.cpu_count(),
+        "processor": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        "saqrl": saqrl.__version__,
+    }
+    done = {row["command"] for row in table["rows"]}
+    for seed in asked.seeds:
+        for name, command in ROWS.items():
+            if asked.only not in name or f"saqrl train {command} --seed {seed}" in done:
+                continue
+            print(f"== {name}, seed {seed}", file=sys.stderr)
+            table["rows"].append({"name": name, **measure(command, seed)})
+            RESULTS.write_text(json.dumps(table, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

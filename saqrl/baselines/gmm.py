@@ -1,0 +1,81 @@
+"""BC-GMM: behaviour cloning with a mixture of Gaussians.
+
+Source: Mandlekar et al. 2021 (arXiv 2108.03298), appendix on BC-GMM; as there the Gaussians are
+not squashed, their means pass through tanh, the deviation is at least 1e-4, and evaluation is
+nearly without noise: a component is drawn by its weight, and its mean is played.
+"""
+
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from saqrl import nn
+from saqrl.baselines import ContinuousTransitions
+from saqrl.baselines.distributions import mixture_log_density
+
+MIN_DEVIATION = 1e-4
+
+
+class Mixture(eqx.Module):
+    """Logits, means and deviations of the components from one network."""
+
+    network: nn.MLP
+    components: int = eqx.field(static=True)
+
+    def __call__(
+        self, observations: Float[Array, "*batch features"]
+    ) -> tuple[
+        Float[Array, "*batch components"],
+        Float[Array, "*batch components act"],
+        Float[Array, "*batch components act"],
+    ]:
+        outputs = self.network(observations)
+        logits, rest = outputs[..., : self.components], outputs[..., self.components :]
+        means, spreads = jnp.split(rest.reshape(*rest.shape[:-1], self.components, -1), 2, axis=-1)
+        return logits, jnp.tanh(means), jax.nn.softplus(spreads) + MIN_DEVIATION
+
+
+@dataclass(frozen=True)
+class GMM(nn.Training):
+    """Maximum likelihood of a mixture of diagonal Gaussians."""
+
+    weight_decay: float = 1e-4
+    discount: float = 0.99
+    """Not in the loss."""
+    components: int = 5
+
+    default_act = "sample"
+
+    def init(self, key: Key[Array, ""], example: ContinuousTransitions) -> nn.Learner[Mixture]:
+        inputs, act = example.observations.shape[-1], example.actions.shape[-1]
+        outputs = self.components * (1 + 2 * act)
+        network = nn.MLP(key, inputs, self.hidden, outputs, layer_norm=self.layer_norm)
+        return nn.start(Mixture(network, self.components), self.optimiser())
+
+    def update(
+        self, state: nn.Learner[Mixture], batch: ContinuousTransitions, key: Key[Array, ""]
+    ) -> tuple[nn.Learner[Mixture], nn.Metrics]:
+        def loss(mixture: Mixture) -> tuple[Float[Array, ""], nn.Metrics]:
+            parameters = mixture(batch.observations)
+            likelihood = jax.vmap(mixture_log_density)(batch.actions, *parameters).mean()
+            return -likelihood, {"log_likelihood": likelihood}
+
+        return nn.descend(state, self.optimiser(), loss)
+
+    def actor(self, state: nn.Learner[Mixture]) -> "MixtureActor":
+        return MixtureActor(state.model)
+
+
+class MixtureActor(eqx.Module):
+    """The mean of the most probable component, or of one drawn by its weight."""
+
+    mixture: Mixture
+
+    def act(
+        self, observation: Float[Array, " features"], key: Key[Array, ""], *, greedy: bool
+    ) -> Float[Array, " act"]:
+        logits, means, _ = self.mixture(observation)
+        return means[jnp.argmax(logits) if greedy else jax.random.categorical(key, logits)]

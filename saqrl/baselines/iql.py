@@ -1,0 +1,131 @@
+"""IQL: implicit Q-learning with advantage-weighted regression of the policy.
+
+Source: Kostrikov et al. 2021 (arXiv 2110.06169), eq. 5 to 7. As in its authors' code the policy is
+a Gaussian around the tanh of its mean whose deviation does not depend on the state.
+"""
+
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from saqrl import nn
+from saqrl.baselines import ContinuousTransitions
+from saqrl.baselines.critics import Critics
+from saqrl.baselines.distributions import gaussian_log_density, gaussian_sample
+from saqrl.baselines.policies import LOG_DEVIATION_MAX, LOG_DEVIATION_MIN
+
+MAX_WEIGHT = 100.0
+
+
+class Policy(eqx.Module):
+    """N(tanh f(s), exp(log_deviation)^2), clipped to [-1, 1] when it acts."""
+
+    network: nn.MLP
+    log_deviation: Float[Array, " act"]
+
+    def __call__(
+        self, observations: Float[Array, "*batch features"]
+    ) -> tuple[Float[Array, "*batch act"], Float[Array, " act"]]:
+        bounded = jnp.clip(self.log_deviation, LOG_DEVIATION_MIN, LOG_DEVIATION_MAX)
+        return jnp.tanh(self.network(observations)), bounded
+
+    def act(
+        self, observation: Float[Array, " features"], key: Key[Array, ""], *, greedy: bool
+    ) -> Float[Array, " act"]:
+        mean, log_deviation = self(observation)
+        if greedy:
+            return mean
+        noise = jax.random.normal(key, mean.shape)
+        return jnp.clip(gaussian_sample(noise, mean, log_deviation), -1, 1)
+
+
+class Networks(eqx.Module):
+    critics: Critics
+    value: nn.MLP
+    policy: Policy
+
+
+class State(eqx.Module):
+    networks: nn.Learner[Networks]
+    target: Critics
+
+
+@dataclass(frozen=True)
+class IQL(nn.Training):
+    """Implicit Q-learning."""
+
+    learning_rate: float = 3e-4
+    schedule: nn.Schedule = "constant"
+    layer_norm: bool = True
+    """In Q and V; the policy has none."""
+    critics: int = 2
+    """Number of Q networks; V takes their minimum."""
+    discount: float = 0.99
+    tau: float = 0.7
+    """Expectile of Q that V follows."""
+    beta: float = 3.0
+    """Inverse temperature of the weights exp(beta A): 0 clones, large trusts Q."""
+    target_rate: float = 0.005
+    """Share of the online critics that moves into the target at each step."""
+
+    default_act = "greedy"
+
+    def init(self, key: Key[Array, ""], example: ContinuousTransitions) -> State:
+        critics_key, value_key, policy_key = jax.random.split(key, 3)
+        inputs, act = example.observations.shape[-1], example.actions.shape[-1]
+        critics = Critics(
+            critics_key, inputs, self.hidden, act, count=self.critics, layer_norm=self.layer_norm
+        )
+        value = nn.MLP(value_key, inputs, self.hidden, 1, layer_norm=self.layer_norm)
+        policy = Policy(nn.MLP(policy_key, inputs, self.hidden, act), jnp.zeros(act))
+        learner = nn.start(Networks(critics, value, policy), self.optimiser())
+        return State(learner, jax.tree.map(jnp.copy, critics))
+
+    def update(
+        self, state: State, batch: ContinuousTransitions, key: Key[Array, ""]
+    ) -> tuple[State, nn.Metrics]:
+        networks, metrics = nn.descend(
+            state.networks, self.optimiser(), lambda model: self.loss(model, state.target, batch)
+        )
+        target = nn.follow(state.target, networks.model.critics, rate=self.target_rate)
+        return State(networks, target), metrics
+
+    def loss(
+        self, networks: Networks, target: Critics, batch: ContinuousTransitions
+    ) -> tuple[Float[Array, ""], nn.Metrics]:
+        """L_V + L_Q + L_pi; no gradient passes from one of them into another's network."""
+        target_q = target.pessimistic(batch.observations, batch.actions)
+        advantage = target_q - networks.value(batch.observations)[..., 0]
+        value_loss = jax.vmap(lambda u: expectile_loss(u, tau=self.tau))(advantage).mean()
+        next_value = networks.value(batch.next_observations)[..., 0]
+        y = jax.lax.stop_gradient(batch.rewards + batch.discounts * next_value)
+        data_q = networks.critics(batch.observations, batch.actions)
+        bellman = jnp.square(data_q - y).mean(-1).sum()
+        mean, log_deviation = networks.policy(batch.observations)
+        density = jax.vmap(gaussian_log_density, (0, 0, None))(batch.actions, mean, log_deviation)
+        weights = advantage_weight(jax.lax.stop_gradient(advantage), beta=self.beta)
+        metrics = {
+            "value_loss": value_loss,
+            "bellman_error": bellman,
+            "advantage": advantage.mean(),
+            "weight": weights.mean(),
+            "log_likelihood": density.mean(),
+        }
+        return value_loss + bellman - (weights * density).mean(), metrics
+
+    def actor(self, state: State) -> Policy:
+        return state.networks.model.policy
+
+
+def expectile_loss(advantage: Float[Array, ""], *, tau: float) -> Float[Array, ""]:
+    """|tau - 1(u < 0)| u^2. Source: arXiv 2110.06169, eq. 5."""
+    return jnp.abs(tau - (advantage < 0)) * jnp.square(advantage)
+
+
+def advantage_weight(advantage: Float[Array, "*batch"], *, beta: float) -> Float[Array, "*batch"]:
+    """min(exp(beta A), 100). Source: arXiv 2110.06169, eq. 7, clipped as in its code."""
+    # Clipped before exp, which would overflow.
+    return jnp.exp(jnp.minimum(beta * advantage, jnp.log(MAX_WEIGHT)))

@@ -1,0 +1,92 @@
+"""`saqrl compare`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from saqrl.commands.output import print_json, say
+from saqrl.experiment.compare import Task, methods, plan, run_grid
+from saqrl.experiment.presets import PRESETS
+from saqrl.experiment.progress import Reporter
+from saqrl.registry import closest
+
+
+@dataclass
+class Compare:
+    """Train a grid of methods, data sets and seeds; run it again to go on where it stopped."""
+
+    datasets: tuple[str, ...]
+    """SPECs, or PRESET=SPEC for the settings of a preset (see saqrl presets)"""
+    agents: tuple[str, ...] = ("bc", "iql")
+    """bc cql iql brac, continuous only gaussian gmm rebrac; saq-NAME for its quantized kind alone,
+    NAME:greedy or NAME:sample to act so"""
+    actions: tuple[Literal["quantized", "continuous"], ...] = ("quantized", "continuous")
+    """kinds of actions; an agent is trained with each kind that it exists for"""
+    seeds: int = 3
+    """runs of each method on each data set"""
+    first_seed: int = 0
+    """seed of the first run; the others follow"""
+    out: str = "comparison"
+    """folder of the runs and of table.jsonl"""
+    steps: int | None = None
+    """gradient steps of every agent"""
+    quantizer_steps: int | None = None
+    """gradient steps of the quantizer"""
+    env: str | None = None
+    """environment id, where the data set does not name the right one"""
+    chunk: int | None = None
+    """consecutive actions that one decision covers"""
+    data_episodes: int | None = None
+    """use only the first so many episodes of each data set"""
+    eval_episodes: int | None = None
+    """episodes of an evaluation"""
+    evaluations: int = 5
+    """evaluations of a run; its score is the mean of the last 3"""
+    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="OWNER.FIELD=VALUE")] = ()
+    """hyperparameters, as in saq-iql.tau=0.8 rebrac.actor_penalty=0.1 quantizer.codes=128"""
+    json: bool = False
+    """last line of stdout: the rows as JSON"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    asked = tyro.cli(
+        Compare,
+        args=list(arguments),
+        prog="saqrl compare",
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    if asked.seeds < 1:
+        raise ValueError(f"seeds is {asked.seeds}; at least 1")
+    given = {name: getattr(asked, name) for name in ("env", "chunk", "data_episodes")}
+    given["eval_episodes"] = asked.eval_episodes
+    cells = plan(
+        [task_of(word) for word in asked.datasets],
+        methods(asked.agents, asked.actions),
+        range(asked.first_seed, asked.first_seed + asked.seeds),
+        changes={name: value for name, value in given.items() if value is not None},
+        steps=asked.steps,
+        quantizer_steps=asked.quantizer_steps,
+        evaluations=asked.evaluations,
+        assignments=asked.set,
+    )
+    rows = run_grid(cells, Path(asked.out), Reporter())
+    failed = [row for row in rows if "error" in row]
+    say(f"{len(rows) - len(failed)} of {len(rows)} runs finished, {len(failed)} failed")
+    say(f"next: saqrl report {asked.out}")
+    if asked.json:
+        print_json({"out": asked.out, "rows": rows, "failed": len(failed)})
+    return 1 if failed else 0
+
+
+def task_of(word: str) -> Task:
+    """SPEC or PRESET=SPEC; the task is called as the preset, or as the file."""
+    preset, equals, spec = word.partition("=")
+    if not equals:
+        name = Path(word.rpartition(":")[2].rstrip("/")).stem
+        return Task(name, word)
+    if preset not in PRESETS:
+        raise ValueError(f"unknown preset {preset!r}; {closest(preset, PRESETS)}")
+    return Task(preset, spec, preset)

@@ -1,0 +1,104 @@
+"""`saqrl export`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+
+from saqrl.commands.output import print_json, say
+from saqrl.datasets import Transitions, load_dataset
+from saqrl.datasets.chunks import chunk_actions
+from saqrl.experiment.preparation import split
+from saqrl.experiment.run import read_config
+from saqrl.experiment.train import saved_settings
+from saqrl.policy.export import export
+from saqrl.policy.storage import load_policy
+
+# Rows of the held-out episodes that the written file is compared on.
+COMPARED = 512
+
+
+@dataclass
+class Export:
+    """Write a run's policy as one file that needs no JAX: raw observation in, action out."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """run folder"""
+    out: str
+    """file to write"""
+    format: Literal["onnx", "npz"] | None = None
+    """onnx for onnxruntime, npz for NumPy alone; default: by the name of --out"""
+    act: Literal["greedy", "sample"] | None = None
+    """how to choose codes; a sampling file takes its noise as an input; default: as the run"""
+    part: Literal["policy", "encoder", "decoder"] = "policy"
+    """the whole policy, or half of its quantizer alone"""
+    dataset: str | None = None
+    """SPEC of the run's data, where it lies elsewhere now"""
+    json: bool = False
+    """last line of stdout: the result as JSON"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    asked = tyro.cli(
+        Export, args=list(arguments), prog="saqrl export", config=(tyro.conf.FlagCreatePairsOff,)
+    )
+    path, out = Path(asked.run), Path(asked.out)
+    file_format = asked.format or out.suffix.removeprefix(".")
+    if file_format not in ("onnx", "npz"):
+        raise ValueError(f"--out {out} does not tell the format: add --format onnx or npz")
+    versions = read_config(path).get("versions", {})
+    settings, policy = saved_settings(path), load_policy(path / "policy")
+    act = asked.act or policy.default_act
+    spec = asked.dataset or settings.dataset or f"npz:{path / 'demonstrations.npz'}"
+    data = load_dataset(spec, angles=settings.angles, episodes=settings.data_episodes)
+    training, held_out = split(data, settings)
+    compared = held_out or training
+    rows = np.sort(
+        np.random.default_rng(0).permutation(len(compared))[: min(COMPARED, len(compared))]
+    )
+    verification = export(
+        policy,
+        out,
+        file_format=file_format,  # type: ignore[arg-type]
+        part=asked.part,
+        act=act,
+        observations=training.observations,
+        held_out=compared.observations[rows],
+        held_out_actions=_chunks(compared, settings.chunk)[rows],
+        provenance={
+            "run": path.resolve().name,
+            "dataset": Path(spec.partition(":")[2] or spec).name,
+            "seed": settings.seed,
+            "control_rate_hz": data.provenance.get("fps"),
+            "trained_with": versions,
+        },
+    )
+    size = out.stat().st_size
+    ties = f", {verification.ties} ties between codes" if verification.ties else ""
+    say(
+        f"{out}: {asked.part} ({act}), {size / 1024:,.0f} KiB; differs from the policy by at most "
+        f"{verification.largest_difference:.1e} on {verification.observations} "
+        f"{'held-out' if held_out else 'training'} observations{ties}"
+    )
+    if asked.part == "policy":
+        say(f"next: saqrl serve {out}   or   saqrl.runtime.load({str(out)!r})")
+    if asked.json:
+        record: dict[str, Any] = {
+            "out": str(out),
+            "format": file_format,
+            "part": asked.part,
+            "act": act,
+            "bytes": size,
+            "observations": verification.observations,
+            "largest_difference": verification.largest_difference,
+            "ties": verification.ties,
+        }
+        print_json(record)
+    return 0
+
+
+def _chunks(transitions: Transitions, chunk: int) -> np.ndarray:
+    return chunk_actions(transitions, chunk).reshape(len(transitions), chunk, -1)

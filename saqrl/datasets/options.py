@@ -1,0 +1,52 @@
+"""What of a dataset is read, where the file or the person has a choice."""
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from saqrl.datasets.errors import DatasetError, listing
+
+Rewards = Literal["file", "success-at-end", "none"]
+
+# Honoured by the reader of a format, if it names them in OPTIONS; all others work on every format.
+READER_OPTIONS = ("keys", "action", "mask")
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """Choices beside the SPEC; the defaults take a file as it is."""
+
+    keys: tuple[str, ...] = ()
+    """observation keys, side by side in this order (robomimic, minari, lerobot)"""
+    action: str | None = None
+    """feature that holds the actions (lerobot)"""
+    mask: str | None = None
+    """named subset of the demonstrations (robomimic)"""
+    rewards: Rewards = "file"
+    """as the file has them; 1 at each episode's last step, which ends the task; or none"""
+    fraction: float = 1.0
+    """share of the episodes, drawn once and for all"""
+    min_return: float | None = None
+    """only episodes whose rewards sum to at least this"""
+    min_reward: float | None = None
+    """only episodes that reach this reward once, which is success in many tasks"""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise DatasetError(
+                f"dataset.fraction is {self.fraction}; it must be above 0 and at most 1"
+            )
+        twice = {key for key in self.keys if self.keys.count(key) > 1}
+        if twice:
+            raise DatasetError(f"dataset.keys names {listing(sorted(twice))} twice")
+
+    def require_honoured(self, spec: str, format_name: str, honoured: tuple[str, ...]) -> None:
+        """Refuse what the reader of this format would not look at."""
+        defaults = {field.name: field.default for field in fields(self)}
+        for name in READER_OPTIONS:
+            if getattr(self, name) != defaults[name] and name not in honoured:
+                raise DatasetError(
+                    f"{spec}: dataset.{name} says nothing to the format {format_name}; drop it"
+                )
+
+
+DEFAULT = ReadOptions()

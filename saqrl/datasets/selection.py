@@ -1,0 +1,92 @@
+"""Which episodes of a log are kept, and what they are rewarded with."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from saqrl.datasets.errors import DatasetError, counted
+from saqrl.datasets.options import ReadOptions, Rewards
+from saqrl.datasets.transitions import Transitions
+
+# Of the draw of a fraction: the same episodes every time.
+FRACTION_SEED = 0
+
+
+def rewarded(transitions: Transitions, rewards: Rewards) -> Transitions:
+    """The log with other rewards.
+
+    success-at-end: 1 on the last step of each episode, which then terminates, 0 elsewhere.
+    none: no rewards at all; what terminated still does.
+    """
+    if rewards == "file":
+        return transitions
+    held_out = transitions.held_out and rewarded(transitions.held_out, rewards)
+    gains = np.zeros(len(transitions), np.float32)
+    if rewards == "none":
+        return noted(
+            replace(transitions, rewards=gains, has_rewards=False, held_out=held_out),
+            "Rewards are left out, as asked for.",
+            {"rewards": rewards},
+        )
+    last = transitions.episode_ends - 1
+    gains[last] = 1
+    terminated = np.zeros(len(transitions), bool)
+    terminated[last] = True
+    notes = transitions.provenance.get("notes", [])
+    if isinstance(notes, list):  # the reader's remark that there are none
+        kept = [note for note in notes if not str(note).startswith("There are no rewards")]
+        transitions = replace(transitions, provenance={**transitions.provenance, "notes": kept})
+    changed = replace(
+        transitions, rewards=gains, terminated=terminated, has_rewards=True, held_out=held_out
+    )
+    return noted(
+        changed,
+        "Every episode is taken to end in success, as asked for: reward 1 on its last step, which "
+        "terminates it.",
+        {"rewards": rewards},
+    )
+
+
+def selected(spec: str, transitions: Transitions, options: ReadOptions) -> Transitions:
+    """The episodes that pass the filters, then the drawn fraction of them."""
+    kept = np.arange(transitions.num_episodes)
+    reasons: dict[str, object] = {}
+    for name, limit, measure in (
+        ("min_return", options.min_return, np.add),
+        ("min_reward", options.min_reward, np.maximum),
+    ):
+        if limit is None:
+            continue
+        if not transitions.has_rewards:
+            raise DatasetError(f"{spec}: dataset.{name} needs rewards, and there are none")
+        values = measure.reduceat(
+            transitions.rewards.astype(np.float64), transitions.episode_starts
+        )
+        kept = kept[values[kept] >= limit]
+        reasons[name] = limit
+        if not kept.size:
+            raise DatasetError(
+                f"{spec}: no episode passes dataset.{name} {limit:g}; the highest of the "
+                f"{counted(transitions.num_episodes, 'episode')} is {values.max():g}"
+            )
+    if options.fraction < 1:
+        count = max(round(options.fraction * len(kept)), 1)
+        kept = np.sort(np.random.default_rng(FRACTION_SEED).permutation(kept)[:count])
+        reasons["fraction"] = options.fraction
+    if not reasons:
+        return transitions
+    note = (
+        f"{len(kept):,} of {counted(transitions.num_episodes, 'episode')} are kept ("
+        + ", ".join(f"{name.replace('_', '-')} {value}" for name, value in reasons.items())
+        + ")."
+    )
+    return noted(transitions.select_episodes(kept), note, {"selected": reasons})
+
+
+def noted(transitions: Transitions, note: str, record: Mapping[str, object]) -> Transitions:
+    """The same with one more sentence and more fields in its provenance."""
+    notes = transitions.provenance.get("notes", [])
+    kept = list(notes) if isinstance(notes, (list, tuple)) else []
+    provenance = {**transitions.provenance, **record, "notes": [*kept, note]}
+    return replace(transitions, provenance=provenance)

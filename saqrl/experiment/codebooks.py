@@ -1,0 +1,47 @@
+"""Is a quantizer healthy, and has it learned what it will?"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int
+
+from saqrl.experiment.preparation import Prepared, decode_all, encode_all
+from saqrl.quantizers import Codec
+
+# Of the held-out error: less than this does not count as learning.
+RELATIVE_IMPROVEMENT = 0.01
+# Share of the codes that may stand for nothing before it is said.
+UNUSED_SHARE = 0.25
+
+
+def reconstruction_error(codec: Codec, split: Prepared) -> float:
+    """Squared error of decode(encode(action)), summed over dimensions, mean over a split."""
+    data = split.action_batch()
+    decoded = decode_all(codec, data.observations, encode_all(codec, data))
+    return float(jnp.square(decoded - data.actions).sum(-1).mean())
+
+
+def has_plateaued(errors: Sequence[tuple[int, float]], *, patience: int) -> bool:
+    """Whether (step, held-out error) pairs have not improved by 1 % for `patience` steps.
+
+    A function of what is on record alone, so that a resumed run decides as the run before it.
+    """
+    best_step, best = 0, float("inf")
+    for step, error in errors:
+        if error < (1 - RELATIVE_IMPROVEMENT) * best:
+            best_step, best = step, error
+        elif step - best_step >= patience:
+            return True
+    return False
+
+
+def codebook_notes(codes: Int[np.ndarray, " n"], num_codes: int) -> list[str]:
+    """What a person should know about the use of the codes; empty when all is well."""
+    used = len(np.unique(codes))
+    if num_codes - used <= UNUSED_SHARE * num_codes:
+        return []
+    return [
+        f"{num_codes - used} of the {num_codes} codes stand for no action of the data: ask for "
+        "fewer codes (--quantizer.codes), or compare sizes with saqrl quantize"
+    ]

@@ -1,0 +1,363 @@
+"""The quantization laboratory: quantizers and codebook sizes compared on held-out episodes."""
+
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float32, Int, Key
+
+from saqrl.agents.bc import BC
+from saqrl.datasets import Transitions
+from saqrl.datasets.scaling import ObservationScaling
+from saqrl.datasets.split import split_episodes
+from saqrl.experiment import engine
+from saqrl.experiment.codebooks import codebook_notes, has_plateaued, reconstruction_error
+from saqrl.experiment.noise import NoiseEstimate, estimate_noise, least_distortion
+from saqrl.experiment.preparation import (
+    Prepared,
+    decode_all,
+    encode_all,
+    fit_scaling,
+    log_prior_of,
+    prepare,
+)
+from saqrl.experiment.presets import build_settings
+from saqrl.experiment.progress import Reporter
+from saqrl.experiment.settings import Settings
+from saqrl.quantizers import QUANTIZERS, ActionQuantizer
+
+# Steps between two looks at a training.
+LOG_EVERY = 500
+# A doubling of the codes has to take off at least this share of the error to be worth it.
+WORTHWHILE = 0.1
+# Share of the codes that must be in use on held-out episodes.
+LIVELY = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """A dataset split by episode and prepared, with what is known about its noise."""
+
+    settings: Settings
+    data: Transitions
+    scaling: ObservationScaling
+    training: Prepared
+    shown: Prepared
+    """Held-out episodes, or the training ones where there is only one."""
+    shown_transitions: Transitions
+    held_out: bool
+    noise: NoiseEstimate | None
+
+    @property
+    def half_width(self) -> Float32[np.ndarray, " chunk_act"]:
+        """Environment units per network unit, for every number of an action chunk."""
+        return np.tile(self.data.action_range.half_width, self.settings.chunk)
+
+    @property
+    def measured_on(self) -> str:
+        if self.held_out:
+            return f"{self.shown_transitions.num_episodes} held-out episodes"
+        return "the training episode itself (one episode cannot be split)"
+
+
+@dataclass(frozen=True, eq=False)
+class Examination:
+    """One trained quantizer: its numbers, and what pictures are made of."""
+
+    record: Mapping[str, Any]
+    quantizer: ActionQuantizer
+    codes: Int[np.ndarray, " n"]
+    decoded: Float32[np.ndarray, "n chunk_act"]
+
+
+def gather(data: Transitions, *, chunk: int = 1, held_out: float = 0.2, seed: int = 0) -> Material:
+    """Split, scale and chunk a dataset. ValueError where the fraction or the chunk is impossible.
+
+    Unlike a training run, two episodes are enough to hold one out: here the report is the point.
+    """
+    settings = build_settings("default", agent="bc", quantizer="vqvae")
+    settings = replace(settings, chunk=chunk, seed=seed, held_out=held_out)
+    kept, left = split_episodes(data, held_out_fraction=held_out, seed=seed)
+    scaling = fit_scaling(data, settings)
+    training = prepare(kept, settings, scaling, 1.0)
+    shown = left or kept
+    episodes = np.repeat(np.arange(kept.num_episodes), kept.episode_lengths)
+    return Material(
+        settings=settings,
+        data=data,
+        scaling=scaling,
+        training=training,
+        shown=prepare(shown, settings, scaling, 1.0),
+        shown_transitions=shown,
+        held_out=left is not None,
+        noise=estimate_noise(training.features, training.actions, episodes, seed=seed),
+    )
+
+
+def make_quantizer(name: str, **values: Any) -> Any:
+    """A quantizer of the registry with the values that it knows and that are not None."""
+    cls = QUANTIZERS.load(name)
+    known = {field.name for field in fields(cls)}
+    return cls(**{k: v for k, v in values.items() if k in known and v is not None})
+
+
+def examine(
+    material: Material,
+    quantizer: Any,
+    *,
+    prior_steps: int,
+    reporter: Reporter,
+) -> Examination:
+    """Train a quantizer and its prior, and measure both.
+
+    ValueError where the quantizer cannot be for these actions or this many rows.
+    """
+    rows = len(material.training.actions)
+    if quantizer.codes > rows:
+        raise ValueError(
+            f"{quantizer.codes} codes but only {rows} transitions to train on: choose at most "
+            f"{rows} codes"
+        )
+    name = f"{QUANTIZERS.name_of(quantizer)} {quantizer.codes}"
+    key = jax.random.key(material.settings.seed)
+    started = time.perf_counter()
+    batch = material.training.action_batch()
+    errors: list[tuple[int, float]] = []
+
+    def learned(step: int, state: Any) -> bool:
+        if not quantizer.patience or not material.held_out:
+            return False
+        errors.append((step, reconstruction_error(quantizer.codec(state), material.shown)))
+        return has_plateaued(errors, patience=quantizer.patience)
+
+    step, state = _train(quantizer, batch, jax.random.fold_in(key, 0), name, reporter, learned)
+    codec = quantizer.codec(state)
+    codes = encode_all(codec, batch)
+    trained = time.perf_counter()
+    prior = BC(steps=prior_steps)
+    coded = material.training.coded(codes, codec.num_codes, None)
+    prior_key = jax.random.fold_in(key, 1)
+    _, prior_state = _train(prior, coded, prior_key, f"{name} prior", reporter)
+    action_quantizer = ActionQuantizer(codec, prior.prior(prior_state))
+    seconds = {"quantizer": trained - started, "prior": time.perf_counter() - trained}
+    measured, shown_codes, decoded = measure(material, action_quantizer)
+    record = {
+        "quantizer": QUANTIZERS.name_of(quantizer),
+        "codes": quantizer.codes,
+        "steps": step,
+        **measured,
+        "training_error_per_deviation": _training_error(material, action_quantizer),
+        "notes": codebook_notes(np.asarray(codes), codec.num_codes),
+        "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
+    }
+    return Examination(record, action_quantizer, shown_codes, decoded)
+
+
+def _train(
+    algorithm: Any,
+    data: Any,
+    key: Key[Array, ""],
+    name: str,
+    reporter: Reporter,
+    learned: Callable[[int, Any], bool] = lambda step, state: False,
+) -> tuple[int, Any]:
+    """(step, state) at the end of the steps, or of the interval after which it has `learned`."""
+    step, state = 0, None
+    with reporter.stage(name, algorithm.steps) as update:
+        for step, state, metrics in engine.intervals(algorithm, data, key, pauses=[LOG_EVERY]):
+            update(step, "  ".join(f"{k} {v:.3g}" for k, v in list(metrics.items())[:1]))
+            if learned(step, state):
+                break
+    return step, state
+
+
+def measure(
+    material: Material, quantizer: ActionQuantizer
+) -> tuple[dict[str, Any], Int[np.ndarray, " n"], Float32[np.ndarray, "n chunk_act"]]:
+    """(numbers, codes, decoded actions) on the shown split; errors in the environment's units.
+
+    Per number of the (chunked) action: `rms`, `mean` (of absolute errors), `p95`, `worst`, and rms
+    over the standard deviation (None where the action never changes). Over all of them together,
+    `error_per_deviation`: root of summed squared error over summed variance, of all steps, and the
+    same of single steps at the 95th percentile and at worst.
+    """
+    split = material.shown
+    data = split.action_batch()
+    codes = np.asarray(encode_all(quantizer.codec, data))
+    decoded = np.asarray(decode_all(quantizer.codec, data.observations, codes))
+    errors = (decoded - split.actions).astype(np.float64) * material.half_width
+    deviation = split.actions.astype(np.float64).std(0) * material.half_width
+    variance = max(float(np.square(deviation).sum()), 1e-12)
+    of_steps = np.sqrt(np.square(errors).sum(-1) / variance)
+    sizes, rms = np.abs(errors), np.sqrt(np.square(errors).mean(0))
+    usage = np.bincount(codes, minlength=quantizer.num_codes)
+    share = usage[usage > 0] / usage.sum()
+    log_prior = np.asarray(log_prior_of(quantizer.prior, data.observations))
+    numbers: dict[str, Any] = {
+        "num_codes": quantizer.num_codes,
+        "error": {
+            "rms": rms.tolist(),
+            "mean": sizes.mean(0).tolist(),
+            "p95": np.percentile(sizes, 95, axis=0).tolist(),
+            "worst": sizes.max(0).tolist(),
+            "rms_per_deviation": [
+                float(r / d) if d > 1e-9 else None for r, d in zip(rms, deviation, strict=True)
+            ],
+        },
+        "error_per_deviation": float(np.sqrt(np.square(of_steps).mean())),
+        "error_per_deviation_p95": float(np.percentile(of_steps, 95)),
+        "error_per_deviation_worst": float(of_steps.max()),
+        "codes_used": int((usage > 0).sum()),
+        "perplexity": float(np.exp(-(share * np.log(share)).sum())),
+        "prior_cross_entropy": float(-log_prior[np.arange(len(codes)), codes].mean()),
+        "prior_accuracy": float((log_prior.argmax(-1) == codes).mean()),
+        **_noise_numbers(material, quantizer.num_codes, float(np.square(errors).sum(-1).mean())),
+    }
+    return numbers, codes, decoded
+
+
+def _noise_numbers(material: Material, num_codes: int, squared: float) -> dict[str, float | None]:
+    """What of the squared error, summed over dimensions, the noise makes unavoidable."""
+    if material.noise is None:
+        return {"noise_floor_per_deviation": None, "noise_share": None}
+    scale = np.square(material.half_width.astype(np.float64))
+    floor = float((least_distortion(material.noise.variance, num_codes) * scale).sum())
+    variance = max(float((material.shown.actions.astype(np.float64).var(0) * scale).sum()), 1e-12)
+    return {
+        "noise_floor_per_deviation": float(np.sqrt(floor / variance)),
+        "noise_share": min(floor / max(squared, 1e-12), 1.0),
+    }
+
+
+def _training_error(material: Material, quantizer: ActionQuantizer) -> float:
+    """`error_per_deviation` on the training episodes: far below the other one, it overfits."""
+    data = material.training.action_batch()
+    codes = encode_all(quantizer.codec, data)
+    decoded = np.asarray(decode_all(quantizer.codec, data.observations, codes))
+    errors = (decoded - material.training.actions).astype(np.float64) * material.half_width
+    deviation = material.training.actions.astype(np.float64).std(0) * material.half_width
+    return float(
+        np.sqrt(np.square(errors).sum() / max(np.square(deviation).sum() * len(errors), 1e-12))
+    )
+
+
+def noise_per_deviation(material: Material) -> float | None:
+    """The noise's standard deviation over the actions', all dimensions together."""
+    if material.noise is None:
+        return None
+    scale = np.square(material.half_width.astype(np.float64))
+    variance = (material.training.actions.astype(np.float64).var(0) * scale).sum()
+    return float(np.sqrt((material.noise.variance * scale).sum() / max(variance, 1e-12)))
+
+
+def suggest_codes(records: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
+    """(codes, reason) from the records of one quantizer at several sizes.
+
+    The smallest size after which a doubling takes less than a tenth off the held-out error, or
+    leaves half of the codes unused.
+    """
+    ordered = sorted(records, key=lambda record: record["num_codes"])
+    for now, larger in itertools.pairwise(ordered):
+        doublings = np.log2(larger["num_codes"] / now["num_codes"])
+        if doublings == 0:
+            continue
+        before, after = now["error_per_deviation"], larger["error_per_deviation"]
+        if before <= 1e-6:
+            return now["codes"], "its codes stand for the held-out actions exactly"
+        gain = 1 - (after / before) ** (1 / doublings)
+        if gain < WORTHWHILE:
+            return now["codes"], (
+                f"{larger['codes']} codes would take the held-out error from {before:.3f} to "
+                f"{after:.3f} of the actions' deviation: {100 * gain:.0f} % less a doubling, "
+                f"under the {100 * WORTHWHILE:.0f} % that a harder choice among codes is worth"
+            )
+        if larger["codes_used"] < LIVELY * larger["num_codes"]:
+            return now["codes"], (
+                f"of {larger['num_codes']} codes only {larger['codes_used']} are in use on "
+                "held-out episodes"
+            )
+    last = ordered[-1]
+    if len(ordered) == 1:
+        return last["codes"], "the only size that was tried"
+    return last["codes"], (
+        f"the held-out error still falls at the largest size tried ({last['codes']}): try larger"
+    )
+
+
+def compare(
+    material: Material,
+    *,
+    quantizers: Sequence[str],
+    codes: Sequence[int],
+    prior_steps: int,
+    reporter: Reporter,
+    **values: Any,
+) -> tuple[list[Examination], list[dict[str, Any]]]:
+    """(examinations, what was left out and why) of every quantizer at every size.
+
+    `values` are fields of the quantizers, used where one has them. ValueError where nothing at all
+    could be examined.
+    """
+    done: list[Examination] = []
+    left_out: list[dict[str, Any]] = []
+    for name in quantizers:
+        QUANTIZERS.load(name)  # a mistyped name ends the command, an impossible size does not
+        for count in codes:
+            try:
+                quantizer = make_quantizer(name, codes=count, **values)
+                examination = examine(
+                    material, quantizer, prior_steps=prior_steps, reporter=reporter
+                )
+            except ValueError as error:
+                left_out.append({"quantizer": name, "codes": count, "reason": str(error)})
+                reporter.say(f"note: {name} with {count} codes left out: {error}")
+                continue
+            done.append(examination)
+            for note in examination.record["notes"]:
+                reporter.say(f"note: {name}: {note}")
+    if not done:
+        raise ValueError(left_out[0]["reason"] if left_out else "no quantizer and size to compare")
+    return done, left_out
+
+
+def summarize(
+    material: Material,
+    examinations: Sequence[Examination],
+    left_out: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The whole comparison as JSON."""
+    records = [examination.record for examination in examinations]
+    names = list(dict.fromkeys(record["quantizer"] for record in records))
+    suggestions = {}
+    for name in names:
+        count, reason = suggest_codes([r for r in records if r["quantizer"] == name])
+        suggestions[name] = {"codes": count, "reason": reason}
+    noise = material.noise
+    return {
+        "measured_on": material.measured_on,
+        "training_rows": len(material.training.actions),
+        "shown_rows": len(material.shown.actions),
+        "chunk": material.settings.chunk,
+        "seed": material.settings.seed,
+        "noise": None
+        if noise is None
+        else {
+            "per_deviation": noise_per_deviation(material),
+            "deviation": (np.sqrt(noise.variance) * material.half_width).tolist(),
+            "neighbour_distance": noise.distance,
+        },
+        "results": records,
+        "left_out": list(left_out),
+        "suggestions": suggestions,
+    }
+
+
+def find(examinations: Sequence[Examination], name: str, codes: int) -> Examination:
+    """The examination of a quantizer at a size."""
+    return next(
+        e for e in examinations if (e.record["quantizer"], e.record["codes"]) == (name, codes)
+    )

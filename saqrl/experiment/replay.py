@@ -1,0 +1,240 @@
+"""Recorded episodes executed again from their start: as they were, and through the codes.
+
+What the return loses is what quantization alone costs, before any agent has chosen a code. Three
+replays tell its causes apart: the recorded actions themselves (do start and simulator repeat the
+recording?), the decoded codes of the recorded steps, and the recorded actions with Gaussian noise
+of the codes' error (does any error of this size break a replay without feedback?).
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float32
+
+from saqrl.datasets import EnvironmentSpec, Transitions
+from saqrl.datasets.scaling import ActionRange, ObservationScaling
+from saqrl.experiment.progress import Reporter
+from saqrl.policy.environments import make_environment
+from saqrl.policy.scores import normalized_score
+from saqrl.quantizers import ActionQuantizer
+
+# The start counts as restored where no number of the observation is farther off than this share
+# of its size (or of 1).
+START_TOLERANCE = 1e-3
+
+Place = Callable[[Any, Float32[np.ndarray, " obs"]], None]
+Choose = Callable[[int, np.ndarray], np.ndarray]
+
+
+class NoReplay(ValueError):
+    """The recording cannot be executed again here; the text says why."""
+
+
+def _place_planar(first_position: int) -> Place:
+    """Hopper, HalfCheetah, Walker2d: the observation is the state but for x, which is free."""
+
+    def place(env: Any, observation: Float32[np.ndarray, " obs"]) -> None:
+        positions = env.model.nq - first_position
+        free = np.zeros(first_position)
+        env.set_state(
+            np.concatenate([free, observation[:positions]]).astype(np.float64),
+            observation[positions:].astype(np.float64),
+        )
+
+    return place
+
+
+def _place_door(env: Any, observation: Float32[np.ndarray, " obs"]) -> None:
+    """At rest; the hand as recorded, the frame where the recorded handle says.
+
+    The arm's own slide, qpos[0], is not observed; the palm tells how far out it is.
+    """
+    positions = env.init_qpos.copy()
+    positions[1:-2], positions[-1], positions[-2] = (
+        observation[:27],
+        observation[27],
+        observation[28],
+    )
+    env.set_state(positions, env.init_qvel)
+    palm = env.data.site_xpos[env.grasp_site_id].ravel()
+    positions[0] += env.data.xaxis[0] @ (observation[29:32] - palm)
+    handle = env.data.site_xpos[env.handle_site_id].ravel()
+    env.model.body_pos[env.door_body_id] += observation[32:35] - handle
+    env.set_state(positions, env.init_qvel)
+
+
+def _place_hammer(env: Any, observation: Float32[np.ndarray, " obs"]) -> None:
+    """From rest in the initial pose; the board stands where the recorded nail says."""
+    nail = env.data.site_xpos[env.target_obj_site_id].ravel()
+    env.model.body_pos[env.target_body_id] += observation[42:45] - nail
+    env.set_state(env.init_qpos, env.init_qvel)
+
+
+def _place_push_t(env: Any, observation: Float32[np.ndarray, " obs"]) -> None:
+    """Agent and block at rest where they were recorded.
+
+    The environment's own reset_to_state sets the block's angle last, which turns it about its
+    centre of mass and so moves it.
+    """
+    env.agent.position = [float(value) for value in observation[:2]]
+    env.agent.velocity = (0.0, 0.0)
+    env.block.angle = float(observation[4])
+    env.block.position = [float(value) for value in observation[2:4]]
+    env.block.velocity, env.block.angular_velocity = (0.0, 0.0), 0.0
+    env.space.reindex_shapes_for_body(env.block)
+
+
+# Where a recorded first observation determines the state, and how to get there.
+STARTS: Mapping[str, Place] = {
+    r"(Hopper|HalfCheetah|Walker2d)-v[1-5]": _place_planar(1),
+    r"AdroitHandDoor(Sparse)?-v\d+": _place_door,
+    r"AdroitHandHammer(Sparse)?-v\d+": _place_hammer,
+    r"gym_pusht/PushT-v\d+": _place_push_t,
+}
+
+
+def replay(
+    data: Transitions,
+    quantizer: ActionQuantizer,
+    scaling: ObservationScaling,
+    *,
+    episodes: Sequence[int],
+    error: Float32[np.ndarray, " act"],
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Execute episodes of `data` three times; returns, highest rewards, scores as means.
+
+    Codes are of single recorded steps and are decoded in the state that the replay is in, as a
+    policy decodes them. `error` is the codes' rms error per dimension, in the environment's units.
+    NoReplay where the starts cannot be restored.
+    """
+    if data.environment is None:
+        raise NoReplay("the data name no environment to execute them in: give --env")
+    place = _start_of(data.environment)
+    environment = make_environment(data.environment.id, options=data.environment.options)
+    act = _Decoder(quantizer, scaling, data.action_range)
+    rows: dict[str, list[tuple[float, float]]] = {
+        name: [] for name in ("recorded", "actions", "codes", "noise")
+    }
+    draw = np.random.default_rng(0)
+    try:
+        with reporter.stage("replay", len(episodes), unit="episodes") as update:
+            for done, episode in enumerate(episodes):
+                steps = slice(int(data.episode_starts[episode]), int(data.episode_ends[episode]))
+                observations, actions = data.observations[steps], data.actions[steps]
+                rewards = data.rewards[steps]
+                rows["recorded"].append((float(rewards.sum()), float(rewards.max())))
+                codes = act.encode(observations, actions)
+                noisy = actions + draw.normal(0, 1, actions.shape) * error
+                noisy = np.clip(noisy, data.action_range.low, data.action_range.high)
+                plays: dict[str, Choose] = {
+                    "actions": partial(_recorded, actions),
+                    "codes": partial(act.decode, codes),
+                    "noise": partial(_recorded, noisy),
+                }
+                for name, choose in plays.items():
+                    _restore(environment, place, observations[0], data.environment.id)
+                    rows[name].append(_play(environment, choose, observations[0], len(actions)))
+                update(done + 1, "")
+    finally:
+        environment.close()
+    return {
+        "environment": data.environment.id,
+        "episodes": len(episodes),
+        **{name: _means(data.environment.id, values) for name, values in rows.items()},
+    }
+
+
+class _Decoder:
+    """Encode recorded steps and decode a code in a state, in the environment's units."""
+
+    def __init__(
+        self, quantizer: ActionQuantizer, scaling: ObservationScaling, action_range: ActionRange
+    ):
+        self._codec, self._scaling, self._range = quantizer.codec, scaling, action_range
+        self._encode = jax.jit(jax.vmap(type(self._codec).encode, (None, 0, 0)))
+        self._decode = jax.jit(type(self._codec).decode)
+
+    def encode(self, observations: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        features = self._scaling(observations)
+        return np.asarray(self._encode(self._codec, features, self._range.to_unit(actions)))
+
+    def decode(self, codes: np.ndarray, step: int, observation: np.ndarray) -> np.ndarray:
+        """The action that the step's code stands for in the state that is seen."""
+        features = self._scaling(np.asarray(observation, np.float32)[None])[0]
+        unit = self._decode(self._codec, jnp.asarray(features), jnp.asarray(codes[step]))
+        return self._range.from_unit(np.asarray(unit))
+
+
+def _recorded(actions: np.ndarray, step: int, observation: np.ndarray) -> np.ndarray:
+    return actions[step]
+
+
+def _start_of(spec: EnvironmentSpec) -> Place:
+    for pattern, place in STARTS.items():
+        if re.fullmatch(pattern, spec.id):
+            return place
+    raise NoReplay(
+        f"the observations of {spec.id} do not determine the simulator's state, so recorded "
+        "starts cannot be restored"
+    )
+
+
+def _restore(
+    environment: gymnasium.Env, place: Place, observation: np.ndarray, environment_id: str
+) -> None:
+    """Put the environment where the recording began; NoReplay where it does not get there."""
+    environment.reset(seed=0)
+    place(environment.unwrapped, observation)
+    inner: Any = environment.unwrapped
+    read = getattr(inner, "_get_obs", None) or inner.get_obs
+    seen = np.asarray(read(), np.float32).ravel()
+    off = np.abs(seen - observation) / np.maximum(np.abs(observation), 1)
+    if off.max() > START_TOLERANCE:
+        raise NoReplay(
+            f"a recorded start of {environment_id} cannot be restored: observation "
+            f"{int(off.argmax())} comes out at {seen[off.argmax()]:.4g}, recorded is "
+            f"{observation[off.argmax()]:.4g}"
+        )
+
+
+def _play(
+    environment: gymnasium.Env,
+    choose: Choose,
+    observation: np.ndarray,
+    steps: int,
+) -> tuple[float, float]:
+    rewards = []
+    for step in range(steps):
+        observation, reward, terminated, truncated, _ = environment.step(choose(step, observation))
+        rewards.append(float(reward))
+        if terminated or truncated:
+            break
+    return float(np.sum(rewards)), max(rewards)
+
+
+def repeats_recording(found: Mapping[str, Any]) -> bool:
+    """Whether the recorded actions bring the recorded return again, within a tenth.
+
+    Where they do not, the simulator is chaotic or a start was not at rest, and the codes' return
+    says nothing about the codes.
+    """
+    recorded = found["recorded"]["return_mean"]
+    return abs(found["actions"]["return_mean"] - recorded) <= 0.1 * max(abs(recorded), 1e-6)
+
+
+def _means(environment_id: str, values: Sequence[tuple[float, float]]) -> dict[str, float | None]:
+    returns, highest = np.asarray(values).T
+    mean = float(returns.mean())
+    return {
+        "return_mean": mean,
+        "return_std": float(returns.std()),
+        "max_reward_mean": float(highest.mean()),
+        "normalized_score": normalized_score(environment_id, mean),
+    }

@@ -1,0 +1,97 @@
+"""Candidate actions: a network proposes K actions for a state; the code says which.
+
+Source: AQuaDem, Dadashi et al. 2021 (arXiv 2110.10149), section 3, eq. 3.
+"""
+
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from saqrl import nn
+from saqrl.quantizers import ActionBatch, Quantization
+from saqrl.quantizers import codebook as books
+from saqrl.quantizers.binary import BinaryDimensions, find_binary, watch_binary
+
+# Of the moving average of the codes' use, which is only reported.
+USAGE_DECAY = 0.99
+
+
+class State(eqx.Module):
+    network: nn.Learner[nn.MLP]
+    usage: Float[Array, " codes"]
+    binary: BinaryDimensions
+
+
+@dataclass(frozen=True)
+class Candidates(Quantization):
+    """K state-dependent candidate actions, drawn to the data by a soft minimum."""
+
+    codes: int = 64
+    """Candidates K of every state."""
+    temperature: float = 0.01
+    """T of the soft minimum, in squared units of the scaled action; towards 0: the nearest alone
+    learns."""
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"quantizer.temperature is {self.temperature}; it must be positive")
+
+    def init(self, key: Key[Array, ""], example: ActionBatch) -> State:
+        inputs, act = example.observations.shape[-1], example.actions.shape[-1]
+        network_key, first_key = jax.random.split(key)
+        network = nn.MLP(
+            network_key, inputs, self.hidden, self.codes * act, layer_norm=self.layer_norm
+        )
+        # From the data's clusters, so that no candidate starts where no action is.
+        first = books.choose_first_codes(first_key, example.actions, count=self.codes)
+        biases = (*network.biases[:-1], first.reshape(-1))
+        network = eqx.tree_at(lambda net: net.biases, network, biases)
+        usage = jnp.zeros(self.codes)
+        return State(nn.start(network, self.optimiser()), usage, find_binary(example.actions))
+
+    def update(
+        self, state: State, batch: ActionBatch, key: Key[Array, ""]
+    ) -> tuple[State, nn.Metrics]:
+        def loss(network: nn.MLP) -> tuple[Float[Array, ""], tuple[nn.Metrics, Array]]:
+            proposed = network(batch.observations).reshape(len(batch.actions), self.codes, -1)
+            squared = jnp.square(proposed - batch.actions[:, None]).sum(-1)
+            value = jax.vmap(soft_minimum, (0, None))(squared, self.temperature).mean()
+            return value, ({"reconstruction": squared.min(-1).mean()}, squared.argmin(-1))
+
+        network, (metrics, codes) = nn.descend(state.network, self.optimiser(), loss)
+        usage = books.follow_usage(state.usage, codes, decay=USAGE_DECAY)
+        metrics |= books.usage_metrics(usage)
+        return State(network, usage, watch_binary(state.binary, batch.actions)), metrics
+
+    def codec(self, state: State) -> "CandidatesCodec":
+        return CandidatesCodec(state.network.model, state.binary, self.codes)
+
+
+def soft_minimum(values: Float[Array, " codes"], temperature: float) -> Float[Array, ""]:
+    """-T log sum_k exp(-values[k] / T): at most the minimum, and it as T goes to 0."""
+    return -temperature * jax.nn.logsumexp(-values / temperature)
+
+
+class CandidatesCodec(eqx.Module):
+    """The nearest of the state's candidates."""
+
+    network: nn.MLP
+    binary: BinaryDimensions
+    num_codes: int = eqx.field(static=True)
+
+    def encode(
+        self, observation: Float[Array, " features"], action: Float[Array, " act"]
+    ) -> Int[Array, ""]:
+        return jnp.square(self._candidates(observation) - action).sum(-1).argmin().astype(jnp.int32)
+
+    def decode(
+        self, observation: Float[Array, " features"], code: Int[Array, ""]
+    ) -> Float[Array, " act"]:
+        return self._candidates(observation)[code]
+
+    def _candidates(self, observation: Float[Array, " features"]) -> Float[Array, "codes act"]:
+        proposed = jnp.clip(self.network(observation), -1, 1).reshape(self.num_codes, -1)
+        return self.binary.snap(proposed)

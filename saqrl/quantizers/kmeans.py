@@ -1,0 +1,81 @@
+"""K-means: one set of actions for every state, which is what the state-conditioned codes beat.
+
+Lloyd's algorithm on a sample of the data, then mini-batch refinement on all of it.
+Source: Sculley 2010, "Web-scale k-means clustering" (WWW), algorithm 1.
+"""
+
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from saqrl import nn
+from saqrl.quantizers import ActionBatch, Quantization
+from saqrl.quantizers import codebook as books
+from saqrl.quantizers.binary import BinaryDimensions, find_binary, watch_binary
+
+
+class State(eqx.Module):
+    centres: Float[Array, "codes act"]
+    counts: Float[Array, " codes"]
+    """Actions that each centre is the mean of."""
+    binary: BinaryDimensions
+
+
+@dataclass(frozen=True)
+class KMeans(Quantization):
+    """State-free centres of the actions; the networks' fields do not apply."""
+
+    codes: int = 64
+    """Centres K."""
+    steps: int = 2_000
+    """Mini-batches of the refinement."""
+    iterations: int = 30
+    """Of Lloyd's algorithm before it."""
+
+    def init(self, key: Key[Array, ""], example: ActionBatch) -> State:
+        actions = example.actions
+        centres = books.choose_first_codes(
+            key, actions, count=self.codes, iterations=self.iterations
+        )
+        assigned = books.nearest_codes(actions, centres)
+        counts = jnp.bincount(assigned, length=self.codes).astype(jnp.float32)
+        return State(centres, counts, find_binary(actions))
+
+    def update(
+        self, state: State, batch: ActionBatch, key: Key[Array, ""]
+    ) -> tuple[State, nn.Metrics]:
+        assigned = books.nearest_codes(batch.actions, state.centres)
+        error = jnp.square(batch.actions - state.centres[assigned]).sum(-1).mean()
+        member = jax.nn.one_hot(assigned, self.codes)
+        counts = state.counts + member.sum(0)
+        drawn = member.T @ batch.actions - member.sum(0)[:, None] * state.centres
+        centres = state.centres + drawn / jnp.maximum(counts, 1)[:, None]
+        metrics = {"reconstruction": error, **books.usage_metrics(counts)}
+        return State(centres, counts, watch_binary(state.binary, batch.actions)), metrics
+
+    def codec(self, state: State) -> "KMeansCodec":
+        return KMeansCodec(state.centres, state.binary)
+
+
+class KMeansCodec(eqx.Module):
+    """The nearest centre, whatever the state."""
+
+    centres: Float[Array, "codes act"]
+    binary: BinaryDimensions
+
+    @property
+    def num_codes(self) -> int:
+        return len(self.centres)
+
+    def encode(
+        self, observation: Float[Array, " features"], action: Float[Array, " act"]
+    ) -> Int[Array, ""]:
+        return books.nearest_code(action, self.centres)
+
+    def decode(
+        self, observation: Float[Array, " features"], code: Int[Array, ""]
+    ) -> Float[Array, " act"]:
+        return self.binary.snap(jnp.clip(self.centres[code], -1, 1))

@@ -1,0 +1,353 @@
+"""One gradient step of each baseline against float64 loops over a linear model.
+
+With no hidden layer every network is one matrix, and after Adam's first step its first moment is
+a tenth of the gradient: what is compared is the gradient that `update` really follows.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from saqrl import nn
+from saqrl.baselines import ContinuousTransitions, brac, cql, iql, rebrac
+from saqrl.baselines.bc import ContinuousBC, GaussianBC
+from saqrl.baselines.gmm import GMM
+
+ROWS, FEATURES, ACT = 3, 2, 2
+LINEAR = {"hidden": (), "layer_norm": False, "steps": 8, "batch_size": ROWS}
+DISCOUNT = 0.9
+KEY = jax.random.key(3)
+
+
+@pytest.fixture(scope="module")
+def batch() -> ContinuousTransitions:
+    generator = np.random.default_rng(0)
+
+    def normal(*shape):
+        return jnp.asarray(generator.normal(size=shape), jnp.float32)
+
+    return ContinuousTransitions(
+        observations=normal(ROWS, FEATURES),
+        actions=jnp.tanh(normal(ROWS, ACT)),
+        rewards=normal(ROWS),
+        next_observations=normal(ROWS, FEATURES),
+        discounts=jnp.asarray([DISCOUNT, 0.0, DISCOUNT]),
+        next_actions=jnp.tanh(normal(ROWS, ACT)),
+    )
+
+
+def doubles(tree) -> list[np.ndarray]:
+    return [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(tree)]
+
+
+def rows_of(batch):
+    return zip(*(np.asarray(column, np.float64) for column in jax.tree.leaves(batch)), strict=True)
+
+
+def linear(leaves, *inputs) -> np.ndarray:
+    """The network whose leaves are one weight and one bias."""
+    weight, bias = leaves
+    return np.concatenate(inputs) @ weight + bias
+
+
+def q_values(critics, observation, action) -> list[float]:
+    """Of both heads; the leaves are weight and bias of each."""
+    return [float(linear(critics[i : i + 2], observation, action)[0]) for i in (0, 2)]
+
+
+def assert_gradient(learner: nn.Learner, loop, model) -> None:
+    """What the first step followed is the loop's gradient at `model`, the model before it."""
+    leaves = doubles(model)
+    for array, moment in zip(leaves, doubles(learner.moments[0].mu), strict=True):
+        expected = np.zeros_like(array)
+        for index in np.ndindex(array.shape):
+            kept = array[index]
+            array[index] = kept + 1e-6
+            above = loop(leaves)
+            array[index] = kept - 1e-6
+            expected[index] = (above - loop(leaves)) / 2e-6
+            array[index] = kept
+        # Float32 against float64 differences.
+        np.testing.assert_allclose(moment / 0.1, expected, rtol=2e-3, atol=2e-4)
+
+
+def step(algorithm, batch, *, steps: int = 1):
+    """(state before the last update, after it, its metrics)."""
+    state = algorithm.init(jax.random.key(1), batch)
+    update = jax.jit(type(algorithm).update, static_argnums=0)
+    for _ in range(steps):
+        before, (state, metrics) = state, update(algorithm, state, batch, KEY)
+    return before, state, metrics
+
+
+def gaussian(leaves, observation) -> tuple[np.ndarray, np.ndarray]:
+    mean, log_deviation = np.split(linear(leaves, observation), 2)
+    return mean, np.clip(log_deviation, -5, 2)
+
+
+def normal_density(value, mean, log_deviation) -> float:
+    return float(
+        sum(
+            -0.5 * ((v - m) / math.exp(s)) ** 2 - s - 0.5 * math.log(2 * math.pi)
+            for v, m, s in zip(value, mean, log_deviation, strict=True)
+        )
+    )
+
+
+def squashed_density(value, mean, log_deviation) -> float:
+    return normal_density(value, mean, log_deviation) - sum(
+        math.log(1 - math.tanh(v) ** 2) for v in value
+    )
+
+
+def test_bc_follows_the_squared_error(batch):
+    before, after, metrics = step(ContinuousBC(**LINEAR, weight_decay=0), batch)
+
+    def loop(leaves):
+        return np.mean([np.square(linear(leaves, o) - a).sum() for o, a, *_ in rows_of(batch)])
+
+    np.testing.assert_allclose(metrics["squared_error"], loop(doubles(before.model)), rtol=1e-5)
+    assert_gradient(after, loop, before.model)
+
+
+def test_gaussian_bc_follows_the_likelihood(batch):
+    before, after, metrics = step(GaussianBC(**LINEAR, weight_decay=0), batch)
+
+    def loop(leaves):
+        return -np.mean(
+            [squashed_density(np.arctanh(a), *gaussian(leaves, o)) for o, a, *_ in rows_of(batch)]
+        )
+
+    np.testing.assert_allclose(-metrics["log_likelihood"], loop(doubles(before.model)), rtol=1e-4)
+    assert_gradient(after, loop, before.model)
+
+
+def test_gmm_follows_the_likelihood_of_the_mixture(batch):
+    before, after, metrics = step(GMM(**LINEAR, weight_decay=0, components=2), batch)
+
+    def loop(leaves):
+        total = 0.0
+        for o, a, *_ in rows_of(batch):
+            outputs = linear(leaves, o)
+            weights = np.exp(outputs[:2]) / np.exp(outputs[:2]).sum()
+            inside = 0.0
+            for weight, part in zip(weights, outputs[2:].reshape(2, 2 * ACT), strict=True):
+                deviation = np.log1p(np.exp(part[ACT:])) + 1e-4
+                inside += weight * math.exp(
+                    normal_density(a, np.tanh(part[:ACT]), np.log(deviation))
+                )
+            total -= math.log(inside) / ROWS
+        return total
+
+    np.testing.assert_allclose(-metrics["log_likelihood"], loop(doubles(before.model)), rtol=1e-4)
+    assert_gradient(after, loop, before.model)
+
+
+def test_gmm_plays_the_mean_of_a_component():
+    """Greedy the most probable one, else each as often as its weight says."""
+    algorithm = GMM(hidden=(), components=3)
+    example = ContinuousTransitions(*(jnp.zeros((1, 2)),) * 2, *(jnp.zeros(1),) * 4)
+    actor = algorithm.actor(algorithm.init(jax.random.key(0), example))
+    observation = jnp.asarray([0.3, -1.0])
+    logits, means, _ = actor.mixture(observation)
+    best = actor.act(observation, KEY, greedy=True)
+    np.testing.assert_array_equal(best, means[jnp.argmax(logits)])
+    keys = jax.random.split(KEY, 4000)
+    drawn = jax.vmap(lambda key: actor.act(observation, key, greedy=False))(keys)
+    shares = [(drawn == mean).all(-1).mean() for mean in means]
+    # Three standard deviations of a share of 4000 draws.
+    np.testing.assert_allclose(shares, jax.nn.softmax(logits), atol=0.025)
+
+
+def test_iql_follows_its_three_losses_and_mixes_none(batch):
+    algorithm = iql.IQL(**LINEAR, tau=0.8, beta=2.0, discount=DISCOUNT)
+    before, after, _ = step(algorithm, batch)
+    model, target = before.networks.model, doubles(before.target)
+    frozen = doubles(model)  # four leaves of critics, two of V, two of the mean, log-deviation
+
+    def loop(leaves):
+        value_loss = bellman = regression = 0.0
+        for o, a, r, o2, d, _ in rows_of(batch):
+            q = min(q_values(target, o, a))
+            advantage = q - linear(leaves[4:6], o)[0]
+            value_loss += abs(0.8 - (advantage < 0)) * advantage**2
+            y = r + d * linear(frozen[4:6], o2)[0]
+            bellman += sum((head - y) ** 2 for head in q_values(leaves[:4], o, a))
+            weight = min(math.exp(2.0 * (q - linear(frozen[4:6], o)[0])), 100.0)
+            mean = np.tanh(linear(leaves[6:8], o))
+            regression -= weight * normal_density(a, mean, leaves[8])
+        return float(value_loss + bellman + regression) / ROWS
+
+    total = algorithm.loss(model, before.target, batch)[0]
+    np.testing.assert_allclose(total, loop(frozen), rtol=1e-4)
+    assert_gradient(after.networks, loop, model)
+
+
+@given(st.floats(-50, 50, width=32))
+def test_advantage_weights_are_exponential_and_clipped(advantage):
+    weight = iql.advantage_weight(jnp.float32(advantage), beta=3.0)
+    assert float(weight) == pytest.approx(min(math.exp(min(3 * advantage, 10)), 100), rel=1e-4)
+
+
+def test_cql_follows_bellman_error_and_conservative_gap(batch):
+    algorithm = cql.CQL(**LINEAR, alpha=2.0, samples=4, discount=DISCOUNT)
+    before, after, metrics = step(algorithm, batch)
+    critics, policy, target = before.critics.model, before.policy.model, doubles(before.target)
+    target_key, proposal_key, policy_key = jax.random.split(KEY, 3)
+    following = doubles(cql.sample(policy, batch.next_observations, target_key)[0])[0]
+    proposed, densities = map(np.float64, algorithm.proposals(policy, batch, proposal_key))
+
+    def critic_loop(leaves):
+        total = 0.0
+        for row, (o, a, r, o2, d, _) in enumerate(rows_of(batch)):
+            y = r + d * min(q_values(target, o2, following[row]))
+            data_q = q_values(leaves, o, a)
+            sums = [0.0, 0.0]
+            for action, log_density in zip(proposed[:, row], densities[:, row], strict=True):
+                for head, q in enumerate(q_values(leaves, o, action)):
+                    sums[head] += math.exp(q) / math.exp(log_density) / len(proposed)
+            for head in (0, 1):
+                total += (data_q[head] - y) ** 2 + 2.0 * (math.log(sums[head]) - data_q[head])
+        return total / ROWS
+
+    assert_gradient(after.critics, critic_loop, critics)
+    noise = np.asarray(jax.random.normal(policy_key, (ROWS, ACT)), np.float64)
+    frozen = doubles(critics)
+
+    def density_and_q(leaves):
+        for row, (o, *_) in enumerate(rows_of(batch)):
+            mean, log_deviation = gaussian(leaves, o)
+            value = mean + np.exp(log_deviation) * noise[row]
+            density = squashed_density(value, mean, log_deviation)
+            yield density, min(q_values(frozen, o, np.tanh(value)))
+
+    def policy_loop(leaves):  # the temperature starts at 1
+        return np.mean([density - q for density, q in density_and_q(leaves)])
+
+    assert_gradient(after.policy, policy_loop, policy)
+    density = np.mean([density for density, _ in density_and_q(doubles(policy))])
+    np.testing.assert_allclose(metrics["entropy"], -density, rtol=1e-4)
+    moment = after.log_temperature.moments[0].mu
+    # Entropy below -A (the target) has to raise the temperature: a negative gradient.
+    np.testing.assert_allclose(moment / 0.1, -(density - ACT), rtol=1e-4)
+
+
+def test_cql_proposals_carry_their_own_densities(batch):
+    algorithm = cql.CQL(**LINEAR, samples=4)
+    policy = algorithm.init(jax.random.key(1), batch).policy.model
+    actions, densities = algorithm.proposals(policy, batch, KEY)
+    assert actions.shape == (12, ROWS, ACT)
+    np.testing.assert_allclose(densities[:4], -ACT * math.log(2), rtol=1e-6)
+    for rows, observations in (
+        (slice(4, 8), batch.observations),
+        (slice(8, 12), batch.next_observations),
+    ):
+        for row in range(ROWS):
+            mean, log_deviation = gaussian(doubles(policy), np.float64(observations[row]))
+            for action, density in zip(actions[rows, row], densities[rows, row], strict=True):
+                expected = squashed_density(np.arctanh(np.float64(action)), mean, log_deviation)
+                assert float(density) == pytest.approx(expected, rel=2e-3, abs=2e-3)
+
+
+def test_brac_fits_the_behaviour_first_and_then_leaves_it(batch):
+    algorithm = brac.BRAC(**LINEAR, behaviour_share=0.25)  # two of eight steps
+    start, first, _ = step(algorithm, batch)
+    for part in ("critics", "policy", "target"):
+        before, after = doubles(getattr(start, part)), doubles(getattr(first, part))
+        assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True)), part
+
+    def loop(leaves):
+        return -np.mean(
+            [squashed_density(np.arctanh(a), *gaussian(leaves, o)) for o, a, *_ in rows_of(batch)]
+        )
+
+    assert_gradient(first.behaviour, loop, start.behaviour.model)
+    second, third, _ = step(algorithm, batch, steps=3)
+    for a, b in zip(doubles(second.behaviour), doubles(third.behaviour), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_brac_follows_the_penalised_value(batch):
+    algorithm = brac.BRAC(**LINEAR, behaviour_share=0.2, alpha=0.7, samples=2)  # one of eight
+    before, after, metrics = step(algorithm, batch, steps=2)
+    behaviour, target = doubles(before.behaviour.model), doubles(before.target)
+    target_key, policy_key = jax.random.split(KEY)
+
+    def estimate(policy, critics, key, side):
+        """Value and divergence of each row, averaged over the samples."""
+        noise = np.asarray(jax.random.normal(key, (2, ROWS, ACT)), np.float64)
+        for row, columns in enumerate(rows_of(batch)):
+            observation = columns[side]
+            ours, theirs = gaussian(policy, observation), gaussian(behaviour, observation)
+            value = divergence = 0.0
+            for draw in noise[:, row]:
+                u = ours[0] + np.exp(ours[1]) * draw
+                value += min(q_values(critics, observation, np.tanh(u))) / 2
+                divergence += (squashed_density(u, *ours) - squashed_density(u, *theirs)) / 2
+            yield value, divergence
+
+    frozen = doubles(before.policy.model)
+    following = list(estimate(frozen, target, target_key, 3))
+
+    def critic_loop(leaves):
+        total = 0.0
+        for (o, a, r, _, d, _), (value, divergence) in zip(rows_of(batch), following, strict=True):
+            y = r + d * (value - 0.7 * divergence)
+            total += sum((q - y) ** 2 for q in q_values(leaves, o, a))
+        return total / ROWS
+
+    critics = doubles(before.critics.model)
+    np.testing.assert_allclose(metrics["bellman_error"], critic_loop(critics), rtol=1e-3)
+    assert_gradient(after.critics, critic_loop, before.critics.model)
+
+    def policy_loop(leaves):
+        pairs = estimate(leaves, critics, policy_key, 0)
+        return np.mean([0.7 * divergence - value for value, divergence in pairs])
+
+    assert_gradient(after.policy, policy_loop, before.policy.model)
+
+
+def test_rebrac_follows_both_penalties_and_moves_the_policy_every_other_step(batch):
+    algorithm = rebrac.ReBRAC(**LINEAR, actor_penalty=0.3, critic_penalty=0.4, noise_clip=0.1)
+    before, after, metrics = step(algorithm, batch)
+    critics, policy = before.critics.model, before.policy.model
+    target_critics, target_policy = doubles(before.target.critics), doubles(before.target.policy)
+    noise = np.clip(0.2 * np.asarray(jax.random.normal(KEY, (ROWS, ACT)), np.float64), -0.1, 0.1)
+
+    def critic_loop(leaves):
+        total = 0.0
+        for row, (o, a, r, o2, d, a2) in enumerate(rows_of(batch)):
+            action = np.clip(np.tanh(linear(target_policy, o2)) + noise[row], -1, 1)
+            penalty = 0.4 * np.square(action - a2).sum()
+            y = r + d * (min(q_values(target_critics, o2, action)) - penalty)
+            total += sum((q - y) ** 2 for q in q_values(leaves, o, a))
+        return float(total) / ROWS
+
+    np.testing.assert_allclose(metrics["bellman_error"], critic_loop(doubles(critics)), rtol=1e-4)
+    assert_gradient(after.critics, critic_loop, critics)
+    # As in TD3 the policy meets the critics of this very step, and Q's size is no variable.
+    updated = doubles(after.critics.model)
+
+    def played(leaves):
+        for o, a, *_ in rows_of(batch):
+            action = np.tanh(linear(leaves, o))
+            yield min(q_values(updated, o, action)), np.square(action - a).sum()
+
+    size = np.mean([abs(q) for q, _ in played(doubles(policy))])
+
+    def policy_loop(leaves):
+        return np.mean([0.3 * distance - q / size for q, distance in played(leaves)])
+
+    assert_gradient(after.policy, policy_loop, policy)
+    online = [*updated, *doubles(after.policy.model)]
+    old = [*target_critics, *target_policy]
+    for new, a, b in zip(doubles(after.target), old, online, strict=True):
+        np.testing.assert_allclose(new, 0.995 * a + 0.005 * b, rtol=1e-4, atol=1e-6)
+    second, third, _ = step(algorithm, batch, steps=2)
+    for a, b in zip(doubles(second.policy), doubles(third.policy), strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -1,0 +1,216 @@
+"""Each quantizer against a plain loop in float64, values and gradients, and what it promises."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from saqrl.experiment import engine
+from saqrl.quantizers import QUANTIZERS, ActionBatch
+from saqrl.quantizers.bins import Bins
+from saqrl.quantizers.candidates import Candidates, soft_minimum
+from saqrl.quantizers.fsq import FSQ
+from saqrl.quantizers.kmeans import KMeans
+from saqrl.quantizers.residual import ResidualVQ
+from saqrl.quantizers.vqvae import VQVAE, UnconditionedVQVAE
+
+LITTLE = {"hidden": (16,), "batch_size": 32, "steps": 40}
+
+
+def gripper_batch(rows: int = 64) -> ActionBatch:
+    """A free dimension, a gripper, one that never moves."""
+    draw = np.random.default_rng(0)
+    columns = [draw.uniform(-1, 1, rows), draw.choice([-1.0, 1.0], rows), np.full(rows, 0.25)]
+    return ActionBatch(
+        jnp.asarray(draw.normal(size=(rows, 2)), jnp.float32),
+        jnp.asarray(np.stack(columns, 1), jnp.float32),
+    )
+
+
+def network(mlp, inputs):
+    """The network in plain float64."""
+    signal = np.asarray(inputs, np.float64)
+    for layer, (weight, bias) in enumerate(zip(mlp.weights, mlp.biases, strict=True)):
+        signal = signal @ np.asarray(weight, np.float64) + np.asarray(bias, np.float64)
+        if layer < len(mlp.weights) - 1:
+            signal = np.maximum(signal, 0)
+    return signal
+
+
+def first_gradient(moments):
+    """Adam's first moment after one step is a tenth of the gradient."""
+    return jax.tree.map(lambda moment: np.asarray(moment) * 10, moments[0].mu)
+
+
+@pytest.mark.parametrize("name", list(QUANTIZERS))
+def test_every_code_decodes_into_the_range_and_binary_dimensions_exactly(name):
+    data = gripper_batch()
+    quantizer = QUANTIZERS.load(name)(codes=12, **LITTLE)
+    (interval,) = engine.intervals(quantizer, data, jax.random.key(0), pauses=[40])
+    codec = quantizer.codec(interval.state)
+    assert 8 <= codec.num_codes <= 12
+    every = jnp.arange(codec.num_codes)
+    decoded = jax.vmap(jax.vmap(codec.decode, (None, 0)), (0, None))(data.observations, every)
+    assert (np.abs(decoded) <= 1).all()
+    np.testing.assert_array_equal(decoded[..., 2], 0.25)
+    assert set(np.unique(decoded[..., 1])) <= {-1.0, 1.0}
+    codes = jax.vmap(codec.encode)(data.observations, data.actions)
+    assert codes.dtype == jnp.int32
+    assert ((codes >= 0) & (codes < codec.num_codes)).all()
+
+
+def test_the_unconditioned_vqvae_is_the_vqvae_without_the_state():
+    assert QUANTIZERS.name_of(UnconditionedVQVAE()) == "vqvae-unconditioned"
+    plain = dataclasses.asdict(VQVAE(condition_on_state=False))
+    assert dataclasses.asdict(UnconditionedVQVAE()) == plain
+
+
+def test_residual_loss_codes_and_gradient_are_those_of_a_plain_loop():
+    data = gripper_batch(8)
+    quantizer = ResidualVQ(codes=6, code_size=2, **(LITTLE | {"hidden": (), "batch_size": 8}))
+    state = quantizer.init(jax.random.key(0), data)
+    encoder, decoder = state.networks.model.encoder, state.networks.model.decoder
+    coarse = np.asarray(state.coarse.codes, np.float64)
+    fine = np.asarray(state.fine.codes, np.float64)
+    after, metrics = quantizer.update(state, data, jax.random.key(1))
+    codec, loss, commitment = quantizer.codec(state), 0.0, 0.0
+    encoder_gradient = np.zeros(encoder.weights[0].shape)
+    decoder_gradient = np.zeros(decoder.weights[0].shape)
+    for observation, action in zip(data.observations, data.actions, strict=True):
+        joined = np.concatenate([observation, action])
+        encoding = network(encoder, joined)
+        first = np.square(coarse - encoding).sum(-1).argmin()
+        second = np.square(fine - (encoding - coarse[first])).sum(-1).argmin()
+        chosen = coarse[first] + fine[second]
+        seen = np.concatenate([observation, chosen])
+        decoded = network(decoder, seen)
+        loss += np.square(decoded - action).sum() / 8
+        commitment += np.square(encoding - chosen).sum() / 8
+        outer = 2 * (decoded - np.asarray(action, np.float64)) / 8
+        decoder_gradient += np.outer(seen, outer)
+        # Straight through: the decoder's gradient in its code goes to the encoding as it is.
+        inner = np.asarray(decoder.weights[0], np.float64)[2:] @ outer
+        inner += quantizer.commitment * 2 * (encoding - chosen) / 8
+        encoder_gradient += np.outer(joined, inner)
+        code = codec.encode(observation, action)
+        assert int(code) == first * len(fine) + second
+        clipped = codec.binary.snap(jnp.asarray(np.clip(decoded, -1, 1)))
+        np.testing.assert_allclose(codec.decode(observation, code), clipped, atol=1e-5)
+    np.testing.assert_allclose(metrics["reconstruction"], loss, rtol=1e-4)
+    np.testing.assert_allclose(metrics["commitment"], commitment, rtol=1e-4)
+    gradient = first_gradient(after.networks.moments)
+    np.testing.assert_allclose(gradient.encoder.weights[0], encoder_gradient, atol=1e-5)
+    np.testing.assert_allclose(gradient.decoder.weights[0], decoder_gradient, atol=1e-5)
+
+
+def test_fsq_loss_codes_and_gradient_are_those_of_a_plain_loop():
+    data = gripper_batch(8)
+    quantizer = FSQ(codes=12, latents=2, **(LITTLE | {"hidden": (), "batch_size": 8}))
+    assert quantizer.levels == (4, 3)
+    state = quantizer.init(jax.random.key(0), data)
+    encoder, decoder = state.networks.model.encoder, state.networks.model.decoder
+    after, metrics = quantizer.update(state, data, jax.random.key(1))
+    codec, loss = quantizer.codec(state), 0.0
+    encoder_gradient = np.zeros(encoder.weights[0].shape)
+    places = [np.linspace(-1, 1, level) for level in quantizer.levels]
+    for observation, action in zip(data.observations, data.actions, strict=True):
+        joined = np.concatenate([observation, action])
+        bounded = np.tanh(network(encoder, joined))
+        digits = [np.abs(p - b).argmin() for p, b in zip(places, bounded, strict=True)]
+        rounded = np.array([p[d] for p, d in zip(places, digits, strict=True)])
+        decoded = network(decoder, np.concatenate([observation, rounded]))
+        loss += np.square(decoded - action).sum() / 8
+        outer = 2 * (decoded - np.asarray(action, np.float64)) / 8
+        inner = np.asarray(decoder.weights[0], np.float64)[2:] @ outer * (1 - bounded**2)
+        encoder_gradient += np.outer(joined, inner)
+        assert int(codec.encode(observation, action)) == digits[0] * 3 + digits[1]
+    np.testing.assert_allclose(metrics["reconstruction"], loss, rtol=1e-4)
+    gradient = first_gradient(after.networks.moments)
+    np.testing.assert_allclose(gradient.encoder.weights[0], encoder_gradient, atol=1e-5)
+
+
+def test_candidates_loss_codes_and_gradient_are_those_of_a_plain_loop():
+    data = gripper_batch(8)
+    quantizer = Candidates(
+        codes=4, temperature=0.5, **(LITTLE | {"hidden": (), "batch_size": 8})
+    )  # fmt: skip
+    state = quantizer.init(jax.random.key(0), data)
+    after, metrics = quantizer.update(state, data, jax.random.key(1))
+    model, codec, nearest = state.network.model, quantizer.codec(state), 0.0
+    gradient = np.zeros(model.weights[0].shape)
+    for observation, action in zip(data.observations, data.actions, strict=True):
+        proposed = network(model, observation).reshape(4, 3)
+        squared = np.square(proposed - action).sum(-1)
+        nearest += squared.min() / 8
+        weight = np.exp(-squared / 0.5)
+        weight /= weight.sum()
+        outer = (weight[:, None] * 2 * (proposed - np.asarray(action, np.float64))).reshape(-1) / 8
+        gradient += np.outer(observation, outer)
+        inside = np.asarray(codec.binary.snap(jnp.asarray(np.clip(proposed, -1, 1))))
+        assert int(codec.encode(observation, action)) == np.square(inside - action).sum(-1).argmin()
+    np.testing.assert_allclose(metrics["reconstruction"], nearest, rtol=1e-4)
+    found = first_gradient(after.network.moments)
+    np.testing.assert_allclose(found.weights[0], gradient, atol=1e-5)
+
+
+def test_the_soft_minimum_is_below_the_minimum_and_goes_to_it():
+    values = jnp.asarray([0.3, 0.1, 2.0])
+    np.testing.assert_allclose(
+        soft_minimum(values, 0.5), -0.5 * np.log(np.exp(-np.asarray(values) / 0.5).sum()), rtol=1e-5
+    )
+    assert soft_minimum(values, 0.5) < 0.1
+    np.testing.assert_allclose(soft_minimum(values, 1e-3), 0.1, rtol=1e-5)
+
+
+def test_kmeans_refinement_is_the_running_mean_of_what_each_centre_was_given():
+    draw = np.random.default_rng(0)
+    actions = jnp.asarray(draw.uniform(-1, 1, (40, 2)), jnp.float32)
+    data = ActionBatch(jnp.zeros((40, 1)), actions)
+    quantizer = KMeans(codes=5, batch_size=40)
+    state = quantizer.init(jax.random.key(0), data)
+    after, metrics = quantizer.update(state, data, jax.random.key(1))
+    centres = np.asarray(state.centres, np.float64)
+    counts, error = np.asarray(state.counts, np.float64), 0.0
+    assigned = [np.square(centres - action).sum(-1).argmin() for action in actions]
+    expected = centres.copy()
+    for code, action in zip(assigned, np.asarray(actions, np.float64), strict=True):
+        error += np.square(centres[code] - action).sum() / 40
+        counts[code] += 1
+        expected[code] += (action - expected[code]) / counts[code]
+    np.testing.assert_allclose(metrics["reconstruction"], error, rtol=1e-4)
+    np.testing.assert_allclose(after.centres, expected, atol=1e-5)
+
+
+def test_bins_are_even_and_hold_both_ends():
+    actions = jnp.asarray([[-0.8, 0.1], [0.4, 0.5], [0.0, 0.3]], jnp.float32)
+    data = ActionBatch(jnp.zeros((3, 1)), actions)
+    quantizer = Bins(codes=12, batch_size=3)
+    codec = quantizer.codec(quantizer.init(jax.random.key(0), data))
+    assert codec.levels == (4, 3)
+    places = np.asarray([codec.decode(data.observations[0], code) for code in range(12)])
+    grid = [[x, y] for x in np.linspace(-0.8, 0.4, 4) for y in np.linspace(0.1, 0.5, 3)]
+    np.testing.assert_allclose(places, grid, atol=1e-6)
+    for observation, action in zip(data.observations, actions, strict=True):
+        nearest = np.square(places - np.asarray(action)).sum(-1).argmin()
+        assert codec.encode(observation, action) == nearest
+    np.testing.assert_array_equal(places[[0, 11]], actions[:2])
+
+
+def test_bins_say_the_number_where_it_explodes():
+    data = ActionBatch(jnp.zeros((4, 1)), jnp.zeros((4, 28)))
+    with pytest.raises(ValueError, match=r"28 action dimensions already make 268,435,456 joint"):
+        engine.initialise(Bins(), jax.random.key(0), data)
+    with pytest.raises(ValueError, match=r"raise codes to 128"):
+        Bins(codes=64).levels(7)
+
+
+@pytest.mark.parametrize("name", list(QUANTIZERS))
+def test_one_dimensional_actions_that_never_change_are_exact(name):
+    data = ActionBatch(jnp.ones((20, 1)), jnp.full((20, 1), 0.5))
+    quantizer = QUANTIZERS.load(name)(codes=4, **(LITTLE | {"steps": 2}))
+    (interval,) = engine.intervals(quantizer, data, jax.random.key(0), pauses=[2])
+    codec = quantizer.codec(interval.state)
+    code = codec.encode(data.observations[0], data.actions[0])
+    assert codec.decode(data.observations[0], code) == 0.5
