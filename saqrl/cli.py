@@ -19,6 +19,7 @@ COMMANDS = {
     "export": "write a run's policy as one file that needs no JAX",
     "serve": "answer policy queries over a WebSocket",
     "quantize": "how well codes stand for a dataset's actions, and how many it takes",
+    "sweep": "train with many settings: grid, random search and seeds, from a file",
     "compare": "train a grid of methods, data sets and seeds; resumable",
     "report": "tables, intervals and plots of what was compared",
     "presets": "named starting points and the scores to expect",

@@ -131,9 +131,7 @@ class RobotPolicy:
         code, distance, entropy = self._last
         return Decision(action, code, distance, entropy, clipped, planned)
 
-    def plan(
-        self, observations: np.ndarray, noise: Mapping[str, np.ndarray] | None = None
-    ) -> Plan:
+    def plan(self, observations: np.ndarray, noise: Mapping[str, np.ndarray] | None = None) -> Plan:
         """Chunks for a batch of observations (batch, obs); `noise` is drawn unless given."""
         batch = np.asarray(observations)
         if batch.ndim != 2:
@@ -162,9 +160,7 @@ class RobotPolicy:
             )
         return array
 
-    def _run(
-        self, observations: np.ndarray, noise: Mapping[str, np.ndarray] | None = None
-    ) -> Plan:
+    def _run(self, observations: np.ndarray, noise: Mapping[str, np.ndarray] | None = None) -> Plan:
         inputs = {"observation": observations}
         inputs |= self.draw(len(observations)) if noise is None else noise
         found = self._engine(inputs)
@@ -273,9 +269,11 @@ def _compiled(path: Path, node: Mapping[str, Any]) -> Step:
     if op not in _OPERATORS:
         raise PolicyFileError(f"{path} uses the operator {op}, which this runtime does not know")
     function = _OPERATORS[op]
-    return (partial(function, **attributes) if attributes else function), node["inputs"], node[
-        "output"
-    ]
+    return (
+        (partial(function, **attributes) if attributes else function),
+        node["inputs"],
+        node["output"],
+    )
 
 
 def _reshape(value: np.ndarray, shape: np.ndarray) -> np.ndarray:

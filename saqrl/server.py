@@ -27,9 +27,7 @@ try:
     from websockets.asyncio.server import Request, Response, Server, ServerConnection, serve
     from websockets.exceptions import ConnectionClosed
 except ImportError as error:
-    raise ImportError(
-        'serving needs websockets and msgpack: pip install "saqrl[serve]"'
-    ) from error
+    raise ImportError('serving needs websockets and msgpack: pip install "saqrl[serve]"') from error
 
 OBSERVATION_KEYS = ("observation", "state", "observation/state", "observation.state")
 NUMBERS = "fiub"
@@ -189,7 +187,9 @@ def read_observation(message: str | bytes) -> np.ndarray:
         if name in request:
             break
     else:
-        raise RequestError(f"no observation: expected one of the keys {', '.join(OBSERVATION_KEYS)}")
+        raise RequestError(
+            f"no observation: expected one of the keys {', '.join(OBSERVATION_KEYS)}"
+        )
     try:
         observation = np.asarray(request[name])
     except ValueError as error:

@@ -19,7 +19,7 @@ ALLOWED = {
     "simulators": set(),
     "runtime": set(),
     "server": {"runtime"},
-    "wrappers": {"policy"},
+    "wrappers": {"policy", "quantizers"},
     "datasets": {"registry", "simulators"},
     "quantizers": {"nn", "registry"},
     "agents": {"nn", "registry"},

@@ -13,6 +13,9 @@ from saqrl.experiment.presets import PRESETS
 from saqrl.experiment.progress import Reporter
 from saqrl.registry import closest
 
+# Flags that are settings of every run, where they are given.
+CHANGES = ("env", "angles", "chunk", "data_episodes", "eval_episodes")
+
 
 @dataclass
 class Compare:
@@ -37,6 +40,8 @@ class Compare:
     """gradient steps of the quantizer"""
     env: str | None = None
     """environment id, where the data set does not name the right one"""
+    angles: tuple[int, ...] | None = None
+    """observation columns in radians, seen as cosine and sine"""
     chunk: int | None = None
     """consecutive actions that one decision covers"""
     data_episodes: int | None = None
@@ -60,8 +65,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     if asked.seeds < 1:
         raise ValueError(f"seeds is {asked.seeds}; at least 1")
-    given = {name: getattr(asked, name) for name in ("env", "chunk", "data_episodes")}
-    given["eval_episodes"] = asked.eval_episodes
+    given = {name: getattr(asked, name) for name in CHANGES}
     cells = plan(
         [task_of(word) for word in asked.datasets],
         methods(asked.agents, asked.actions),

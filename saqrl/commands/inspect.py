@@ -1,15 +1,17 @@
 """`saqrl inspect`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated
 
 import tyro
 from rich.console import Console
 
-from saqrl.commands.output import print_json
-from saqrl.datasets import load_dataset
+from saqrl.commands.output import print_json, say
+from saqrl.datasets import ReadOptions, load_dataset
 from saqrl.datasets.audit import audit
+from saqrl.datasets.audit_picture import draw, require_picture_path
 from saqrl.datasets.audit_text import render
 
 
@@ -21,6 +23,13 @@ class Inspect:
     """SPEC: format:path or a path"""
     angles: tuple[int, ...] = ()
     """observation columns that are known to be angles in radians"""
+    env: str | None = None
+    """environment id; for OGBench's files the task whose rewards are made"""
+    options: Annotated[ReadOptions, tyro.conf.arg(name="dataset")] = field(
+        default_factory=ReadOptions
+    )
+    picture: str | None = None
+    """write returns, lengths and action histograms to this file (.png, .svg, .pdf)"""
     json: bool = False
     """last line of stdout: the findings as JSON"""
 
@@ -32,8 +41,16 @@ def main(arguments: Sequence[str]) -> int:
         prog="saqrl inspect",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    findings = audit(load_dataset(asked.dataset, angles=asked.angles))
+    if asked.picture is not None:
+        require_picture_path(Path(asked.picture))
+    transitions = load_dataset(
+        asked.dataset, angles=asked.angles, environment=asked.env, options=asked.options
+    )
+    findings = audit(transitions)
     Console(stderr=asked.json, highlight=False).print(render(findings))
+    if asked.picture is not None:
+        draw(transitions, findings, Path(asked.picture))
+        say(f"picture: {asked.picture}")
     if asked.json:
         print_json(findings.to_json())
     return 0

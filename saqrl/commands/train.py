@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, cast
 import tyro
 
 from saqrl.commands.output import print_json, say, score_words
-from saqrl.experiment.presets import MAIN_JOB, build_settings
+from saqrl.experiment.presets import MAIN_JOB, PRESETS, build_settings
 from saqrl.experiment.progress import Reporter
 from saqrl.experiment.settings import Settings, first_difference, with_steps
 from saqrl.experiment.train import saved_settings, train
@@ -57,6 +57,8 @@ def read_flags(arguments: Sequence[str]) -> tuple[Any, Settings]:
     base = _base_settings(chosen, resumed)
     asked = _parse(words, base)
     settings = _settings_of(asked, base)
+    if asked.preset and settings.dataset is None and (data := PRESETS[asked.preset].data):
+        raise ValueError(f"preset {asked.preset!r} needs --dataset: {data}")
     if resumed is not None and (difference := first_difference(resumed, settings)):
         raise ValueError(f"--resume: {difference}: drop that flag, or name another --out")
     return asked, settings
@@ -114,8 +116,12 @@ def _parse(words: Sequence[str], base: Settings) -> Any:
         return tyro.conf.arg(help=help, **more)
 
     own = [
-        ("preset", Annotated[str | None, flag("named starting point: cube, default, paper")], None),
-        ("agent", Annotated[str, flag("bc, cql, iql or brac")], base.agent_name),
+        ("preset", Annotated[str | None, flag("named starting point: see saqrl presets")], None),
+        (
+            "agent",
+            Annotated[str, flag("bc, cql, iql, brac; continuous only: gaussian, gmm, rebrac")],
+            base.agent_name,
+        ),
         (
             "quantizer",
             Annotated[str, flag(", ".join(QUANTIZERS))],
@@ -218,7 +224,9 @@ _HELP = {
     "env": "environment id to evaluate in; default: the one that the dataset names",
     "demonstrations": "episodes to collect where no dataset is given",
     "angles": "observation columns in radians, seen as cosine and sine",
-    "standardize": "scale observations to mean 0 and deviation 1",
+    "observation_scale": "columns: each to one deviation; common: one factor, for shared units; "
+    "none",
+    "feature_deviation": "of the networks' inputs; smaller is smoother",
     "reward_scale": "unit: mean size 0.1; return-range: returns span 1000; none",
     "chunk": "consecutive actions that one code stands for",
     "data_episodes": "use only the first so many episodes",

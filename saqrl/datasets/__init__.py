@@ -15,6 +15,7 @@ from typing import Protocol, cast
 import numpy as np
 
 from saqrl.datasets.errors import DatasetError, counted, listing, nearest
+from saqrl.datasets.mixture import mixed, parts_of
 from saqrl.datasets.options import DEFAULT, ReadOptions
 from saqrl.datasets.selection import rewarded, selected
 from saqrl.datasets.source import existing_file
@@ -64,7 +65,7 @@ def load_dataset(
     environment: str | None = None,
     options: ReadOptions = DEFAULT,
 ) -> Transitions:
-    """Read `spec`, which is 'format:path' or a path whose format is recognised.
+    """Read `spec`: 'format:path', a path whose format is recognised, or a mixture 'A + 2*B'.
 
     angles: observation columns in radians, which reach the networks as cosine and sine.
     episodes: keep the first so many. environment: a Gymnasium id in place of the file's own; for
@@ -72,14 +73,20 @@ def load_dataset(
     Raises FileNotFoundError, or DatasetError (a ValueError) for an unknown format, a damaged or
     unfit file, an angle column that does not exist, more episodes than there are.
     """
+    parts = parts_of(spec)
+    read = [_read_part(part, environment, options) for _, part in parts]
+    plain = len(parts) == 1 and parts[0][0] == 1
+    transitions = read[0] if plain else mixed(spec, read, [weight for weight, _ in parts])
+    transitions = replace(transitions, angles=_angle_columns(spec, angles, transitions))
+    return transitions if episodes is None else _first_episodes(spec, transitions, episodes)
+
+
+def _read_part(spec: str, environment: str | None, options: ReadOptions) -> Transitions:
     format_name, path = resolve_spec(spec)
     reader = reader_of(format_name)
     options.require_honoured(spec, format_name, reader.OPTIONS)
     transitions = reader.read(path, options, environment)
-    transitions = replace(transitions, angles=_angle_columns(spec, angles, transitions))
     transitions = selected(spec, rewarded(transitions, options.rewards), options)
-    if episodes is not None:
-        transitions = _first_episodes(spec, transitions, episodes)
     own = transitions.environment
     answered = own is not None and (own.id == environment or "environment" in reader.OPTIONS)
     if environment is not None and not answered:

@@ -25,6 +25,14 @@ OFTEN_CLIPPED = 0.2
 FAR_OUT = 50.0
 # A wrap-around is a step of a whole turn, less what the angle really moved in one step.
 WRAP_STEP = 2 * np.pi - 0.6
+# Root mean square distance of action and next observation, of the action's deviation: a recorded
+# position, and a commanded one that the robot follows.
+RECORDED, FOLLOWED = 0.01, 0.25
+# Actions that a code needs to be learned from, counting correlated ones once; our rule of thumb.
+ACTIONS_PER_CODE = 20
+MOST_CODES = 512
+# Lags (steps) at which actions are compared with themselves.
+LAGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,14 @@ class Audit:
     """Groups of episodes that are equal in every observation and action."""
     position_actions: tuple[tuple[int, int], ...]
     """(action, observation) columns where the action is the next observation."""
+    followed_actions: tuple[tuple[int, int], ...]
+    """(action, observation) columns where the next observation follows the action closely."""
+    action_correlation: int
+    """Steps after which actions of an episode have forgotten where they were (below 1 / e)."""
+    independent_actions: int
+    """Steps divided by the action correlation."""
+    supported_codes: int
+    """The largest power of two whose codes get ACTIONS_PER_CODE independent actions each."""
     angles: tuple[int, ...]
     likely_angles: tuple[int, ...]
     notes: tuple[str, ...]
@@ -109,6 +125,8 @@ def audit(transitions: Transitions) -> Audit:
     rewards = _RewardAudit.of(transitions.rewards) if transitions.has_rewards else None
     angles = _likely_angles(transitions.observations, last, observed)
     columns = _action_columns(transitions.actions, acted, transitions.action_range)
+    correlation = _action_correlation(transitions, acted)
+    independent = max(len(transitions) // correlation, 1)
     found = Audit(
         source=str(transitions.provenance.get("path", "")),
         format=str(transitions.provenance.get("format", "")),
@@ -143,7 +161,11 @@ def audit(transitions: Transitions) -> Audit:
         ),
         jumps=_jumps(transitions.observations, last, observed, {*angles, *transitions.angles}),
         duplicated_episodes=_duplicates(transitions),
-        position_actions=_position_actions(transitions),
+        position_actions=_position_actions(transitions, 0, RECORDED),
+        followed_actions=_position_actions(transitions, RECORDED, FOLLOWED),
+        action_correlation=correlation,
+        independent_actions=independent,
+        supported_codes=_supported_codes(independent),
         angles=transitions.angles,
         likely_angles=tuple(sorted(set(angles) - set(transitions.angles))),
         notes=_notes(transitions),
@@ -275,8 +297,33 @@ def _duplicates(transitions: Transitions) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(group) for group in groups.values() if len(group) > 1)
 
 
-def _position_actions(transitions: Transitions) -> tuple[tuple[int, int], ...]:
-    """Pairs whose difference is under 1 % of how much the action moves, root mean square."""
+def _supported_codes(independent: int) -> int:
+    codes = max(independent // ACTIONS_PER_CODE, 2)
+    return min(1 << (int(codes).bit_length() - 1), MOST_CODES)
+
+
+def _action_correlation(transitions: Transitions, statistics: ColumnStatistics) -> int:
+    """The first of LAGS whose autocorrelation, averaged over moving dimensions, is below 1 / e."""
+    moving = ~statistics.constant
+    if not moving.any():
+        return LAGS[-1]
+    rows = min(len(transitions), SAMPLED_ROWS)
+    actions = transitions.actions[:rows, moving].astype(np.float64)
+    scaled = (actions - statistics.mean[moving]) / statistics.deviation[moving]
+    episode = np.searchsorted(transitions.episode_starts, np.arange(rows), side="right")
+    for lag in LAGS:
+        together = episode[lag:] == episode[:-lag]
+        if not together.any():
+            return lag
+        if float((scaled[lag:] * scaled[:-lag])[together].mean()) < 1 / np.e:
+            return lag
+    return LAGS[-1]
+
+
+def _position_actions(
+    transitions: Transitions, least: float, most: float
+) -> tuple[tuple[int, int], ...]:
+    """Pairs whose root mean square difference, of the action's deviation, lies in [least, most)."""
     stride = -(-len(transitions) // SAMPLED_ROWS)
     actions = transitions.actions[::stride].astype(np.float64)
     following = transitions.next_observations[::stride].astype(np.float64)
@@ -285,7 +332,7 @@ def _position_actions(transitions: Transitions) -> tuple[tuple[int, int], ...]:
     for column in np.flatnonzero(spread > 1e-6 * np.maximum(np.abs(actions).max(0), 1)):
         gap = np.sqrt(((following - actions[:, [column]]) ** 2).mean(0))
         nearest = int(gap.argmin())
-        if gap[nearest] < 0.01 * spread[column]:
+        if least * spread[column] <= gap[nearest] < most * spread[column]:
             pairs.append((int(column), nearest))
     return tuple(pairs)
 
@@ -359,6 +406,13 @@ def _column_warnings(found: Audit) -> Iterator[str]:
         yield (
             f"Actions that are the next observation ({pairs}): positions were recorded, not "
             "commands; make sure that the environment takes positions."
+        )
+    elif 2 * len(found.followed_actions) >= len(found.actions):
+        pairs = listing((f"{a}: observation {o}" for a, o in found.followed_actions), limit=4)
+        yield (
+            f"The next observation follows the action closely ({pairs}): actions are positions to "
+            "go to; make sure that the environment takes positions, and beware that copying the "
+            "state already looks like a good policy."
         )
     far = [c.column for c in found.observations if _far_out(c)]
     if far:

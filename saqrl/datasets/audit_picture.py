@@ -44,7 +44,8 @@ def draw(transitions: Transitions, audit: Audit, path: Path) -> None:
     rows = -(-shown // columns)
     figure = Figure(figsize=(11, 3.6 + 1.25 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    above, below = figure.subfigures(2, 1, height_ratios=[3, 1.25 * rows])
+    halves: Any = figure.subfigures(2, 1, height_ratios=[3, 1.25 * rows])
+    above, below = halves
     title = audit.source.rpartition("/")[2] or "transitions"
     figure.suptitle(
         f"{title}   {counted(audit.episodes, 'episode')}, {counted(audit.steps, 'step')}",
@@ -103,8 +104,9 @@ def _action(axes: "Axes", transitions: Transitions, column: int) -> None:
     axes.set_yticks([])
     axes.set_xticks([low, high] if high > low else [low])
     axes.set_xticklabels([f"{low:.3g}", f"{high:.3g}"] if high > low else [f"{low:.3g}"])
-    for label, side in zip(axes.get_xticklabels(), ("left", "right"), strict=False):
-        label.set_horizontalalignment(side)
+    labels = axes.get_xticklabels()
+    labels[0].set_horizontalalignment("left")
+    labels[-1].set_horizontalalignment("right")
     axes.tick_params(labelsize=7)
     _clean(axes)
 

@@ -71,6 +71,11 @@ def _summary(audit: Audit) -> Table:
     )
     for name, text in _reward_rows(audit):
         table.add_row(name, text)
+    table.add_row(
+        "codes",
+        f"up to {audit.supported_codes} supported: {audit.independent_actions:,} independent "
+        f"actions (one in {audit.action_correlation} steps)",
+    )
     table.add_row("clipped", f"{audit.clipped_share:.1%} of action entries lie at a bound")
     return table
 

@@ -123,6 +123,26 @@ def local_group(path: Path, key: str, group: "h5py.Group") -> "h5py.Group":
     return found
 
 
+def is_group(path: Path, key: str, group: "h5py.Group") -> bool:
+    """Whether `key` of the group is a group; DatasetError where the file is damaged there."""
+    import h5py
+
+    try:
+        return group.get(key.rpartition("/")[2], getclass=True) is h5py.Group
+    except Exception as error:
+        raise _unreadable(path, key, error) from error
+
+
+def record(path: Path, key: str, group: "h5py.Group") -> str | float | None:
+    """As `scalar`, of a record by its key; DatasetError where the file is damaged there."""
+    try:
+        return scalar(_hard_linked(path, key, group))
+    except DatasetError:
+        raise
+    except Exception as error:
+        raise _unreadable(path, key, error) from error
+
+
 def names_of(path: Path, group: "h5py.Group") -> list[str]:
     """The names in a group, in the file's order."""
     try:

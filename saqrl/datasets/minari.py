@@ -18,6 +18,7 @@ from saqrl.datasets.assembly import assemble
 from saqrl.datasets.errors import DatasetError, listing, nearest
 from saqrl.datasets.extras import NAME, bounds_of, with_extras
 from saqrl.datasets.hdf5 import (
+    is_group,
     local_dataset,
     local_group,
     names_of,
@@ -190,6 +191,11 @@ def _episode(
                 f"{main}: {name}/{fields[field]} has {len(array):,} rows and its actions have "
                 f"{steps:,}; every field needs one row a step"
             )
+        if field != "actions" and array.size != steps:
+            raise DatasetError(
+                f"{main}: {name}/{fields[field]} has shape {array.shape}; one number a step, "
+                f"({steps},), is needed"
+            )
     if steps == 0:
         raise DatasetError(f"{main}: {name} has no steps; remove it")
     parts = _observations(main, f"{name}/observations", group)
@@ -200,9 +206,10 @@ def _episode(
             "more than actions is expected, the last after the last action"
         )
     episode |= {"observations": table[:-1], "next_observations": table[1:]}
+    episode |= {field: episode[field].ravel() for field in ("terminals", "timeouts")}
     # An episode that was cut by its recorder ends as at a time limit.
     flags = (episode["terminals"] != 0) | (episode["timeouts"] != 0)
-    if flags.ndim == 1 and not flags[-1]:
+    if not flags[-1]:
         episode["timeouts"] = np.append(episode["timeouts"][:-1], 1)
     return episode, layout
 
@@ -216,10 +223,7 @@ def _array(main: Path, key: str, group: "h5py.Group") -> np.ndarray:
 
 def _observations(main: Path, place: str, group: "h5py.Group") -> dict[str, np.ndarray]:
     """The arrays below observations by their path; a plain array has the path ''."""
-    import h5py
-
-    base = place.rpartition("/")[2]
-    if group.get(base, getclass=True) is not h5py.Group:
+    if not is_group(main, place, group):
         return {"": _array(main, place, group)}
     found: dict[str, np.ndarray] = {}
     waiting = [(place, group)]
@@ -230,7 +234,7 @@ def _observations(main: Path, place: str, group: "h5py.Group") -> dict[str, np.n
         inside = local_group(main, key, parent)
         for name in names_of(main, inside):
             below = f"{key}/{name}"
-            if inside.get(name, getclass=True) is h5py.Group:
+            if is_group(main, below, inside):
                 waiting.append((below, inside))
             else:
                 found[below.removeprefix(f"{place}/")] = _array(main, below, inside)

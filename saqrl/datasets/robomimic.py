@@ -23,7 +23,7 @@ from saqrl.datasets.hdf5 import (
     names_of,
     open_hdf5,
     read_array,
-    scalar,
+    record,
 )
 from saqrl.datasets.options import DEFAULT, ReadOptions
 from saqrl.datasets.source import existing_file, file_record, parsed_object
@@ -102,7 +102,7 @@ class _Log:
     def _extras(self) -> dict[str, object]:
         if NAME not in names_of(self.path, self.file):
             return {}
-        text = scalar(self.file[NAME])
+        text = record(self.path, NAME, self.file)
         return {} if text is None else parsed_object(self.path, NAME, text)
 
     def chosen(self, mask: str | None) -> list[str]:
@@ -224,6 +224,11 @@ class _Log:
                 raise DatasetError(
                     f"{self.path}: data/{demo}/{name} has {len(array):,} rows and its actions have "
                     f"{steps:,}; every field needs one row a step"
+                )
+            if name != "actions" and array.size != steps:
+                raise DatasetError(
+                    f"{self.path}: data/{demo}/{name} has shape {array.shape}; one number a step, "
+                    f"({steps},), is needed"
                 )
         if steps == 0:
             raise DatasetError(f"{self.path}: data/{demo}/actions has no rows; remove it")

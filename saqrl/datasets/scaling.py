@@ -1,11 +1,15 @@
 """Between the robot's units and the networks': both directions, NumPy only."""
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32
 
-# Ten standard deviations: farther out a network only extrapolates, so nothing is lost by stopping.
+Scale = Literal["columns", "common", "none"]
+
+# Standard deviations beyond which a feature stops: farther out a network only extrapolates.
 FEATURE_LIMIT = 10.0
 
 
@@ -39,12 +43,13 @@ class ObservationScaling:
 
     Features are the columns that are no angles in their order, then all cosines, then all sines.
     A column that never changes in the data has an inverse scale of 0: it says nothing, and what it
-    would say outside the data was never seen.
+    would say outside the data was never seen. Features stop at +-`limit`.
     """
 
     angles: tuple[int, ...]
     mean: Float32[np.ndarray, " features"]
     inverse_scale: Float32[np.ndarray, " features"]
+    limit: float = math.inf
 
     @classmethod
     def fit(
@@ -52,29 +57,34 @@ class ObservationScaling:
         observations: Float32[np.ndarray, "n obs"],
         *,
         angles: tuple[int, ...] = (),
-        standardize: bool = True,
+        scale: Scale = "columns",
+        deviation: float = 1.0,
     ) -> "ObservationScaling":
-        """Statistics of `observations`; with standardize off only the angles are unrolled."""
+        """Scale that gives `observations` features of mean 0 and the given standard deviation.
+
+        columns: each column has it, whatever its unit. common: one factor for all columns, so that
+        their relative sizes stay, and their root mean square deviation is the given one: for
+        columns that share a unit, such as joint angles and metres. none: only angles are unrolled.
+        """
         expanded = expand_angles(observations, angles)
-        if not standardize:
+        if scale == "none":
             width = expanded.shape[1]
             return cls(angles, np.zeros(width, np.float32), np.ones(width, np.float32))
         mean = expanded.mean(0, dtype=np.float64)
-        deviation = expanded.std(0, dtype=np.float64)
-        # Float32 keeps about 1e-7 of a column's size: a smaller deviation is rounding, not signal.
-        constant = deviation <= 1e-6 * np.maximum(np.abs(mean), 1)
-        inverse = np.where(constant, 0, 1 / np.where(constant, 1, deviation))
-        return cls(angles, mean.astype(np.float32), inverse.astype(np.float32))
+        spread = expanded.std(0, dtype=np.float64)
+        # Float32 keeps about 1e-7 of a column's size: a smaller spread is rounding, not signal.
+        constant = spread <= 1e-6 * np.maximum(np.abs(mean), 1)
+        if scale == "common" and not constant.all():
+            spread = np.full_like(spread, np.sqrt(np.square(spread[~constant]).mean()))
+        inverse = np.where(constant, 0, deviation / np.where(constant, 1, spread))
+        limit = FEATURE_LIMIT * deviation
+        return cls(angles, mean.astype(np.float32), inverse.astype(np.float32), limit)
 
     def __call__(
         self, observations: Float32[np.ndarray, "*n obs"]
     ) -> Float32[np.ndarray, "*n features"]:
         features = (expand_angles(observations, self.angles) - self.mean) * self.inverse_scale
-        if self.inverse_scale.min() == self.inverse_scale.max() == 1:
-            return features.astype(
-                np.float32
-            )  # not standardised: there is no deviation to count in
-        return np.clip(features, -FEATURE_LIMIT, FEATURE_LIMIT).astype(np.float32)
+        return np.clip(features, -self.limit, self.limit).astype(np.float32)
 
 
 def expand_angles(

@@ -40,6 +40,8 @@ class Transitions:
     provenance: Mapping[str, object] = field(default_factory=dict)
     observation_keys: tuple[tuple[str, int], ...] = ()
     """Name and width of the parts of an observation, in their order, where the file names them."""
+    groups: Int64[np.ndarray, " episodes"] | None = None
+    """Episodes of equal number are copies of one, which a split keeps on one side."""
     held_out: "Transitions | None" = None
     """The file's own held-out episodes, where it has a split of its own."""
 
@@ -75,5 +77,6 @@ class Transitions:
             rewards=self.rewards[rows],
             next_observations=self.next_observations[rows],
             terminated=self.terminated[rows],
+            groups=None if self.groups is None else self.groups[episodes],
             episode_starts=np.concatenate([[0], np.cumsum(ends - starts)[:-1]]).astype(np.int64),
         )

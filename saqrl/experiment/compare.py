@@ -98,7 +98,7 @@ def methods(agents: Sequence[str], actions: Sequence[str]) -> list[Method]:
             near = closest(name, known)
             raise ValueError(f"unknown {' or '.join(actions)} agent {full!r}; {near}")
         for kind in kinds:
-            own = _REGISTRIES[kind].load(name).default_act
+            own = getattr(_REGISTRIES[kind].load(name), "default_act")  # noqa: B009
             found[Method(kind, name, None if act in ("", own) else act)] = None
     return list(found)
 
@@ -377,16 +377,20 @@ def _append(path: Path, row: Mapping[str, Any]) -> None:
 def collect_rows(folder: Path) -> Iterator[dict[str, Any]]:
     """Rows of the finished runs anywhere below a folder that no grid made."""
     for result in sorted(folder.rglob("result.json")):
-        summary = read_result(result.parent)
-        quantized = summary["actions"] == "quantized"
-        settings = saved_settings(result.parent)
+        run = result.parent
+        settings, summary = saved_settings(run), read_result(run)
+        data = Path((summary["dataset"] or summary["env"]).rpartition(":")[2]).stem
         chunk = f"-chunk{settings.chunk}" if settings.chunk > 1 else ""
-        yield {
-            "task": Path((summary["dataset"] or summary["env"]).rpartition(":")[2]).stem + chunk,
-            "method": ("saq-" if quantized else "") + summary["agent"],
-            "seed": summary["seed"],
-            "actions": summary["actions"],
-            "agent": summary["agent"],
-            "run": str(result.parent),
-            **row_of(result.parent),
+        prefix = "saq-" if settings.actions == "quantized" else ""
+        row = {
+            "task": data + chunk,
+            "method": prefix + settings.agent_name,
+            "seed": settings.seed,
+            "actions": settings.actions,
+            "agent": settings.agent_name,
+            "run": str(run),
         }
+        try:
+            yield row | row_of(run)
+        except ValueError as error:
+            yield row | {"error": str(error)}

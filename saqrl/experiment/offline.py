@@ -82,9 +82,7 @@ class FittedQ(nn.Training):
         target = nn.follow(state.target, critics.model, rate=self.target_rate)
         return State(critics, target), metrics
 
-    def targets(
-        self, state: State, batch: EvaluatedTransitions
-    ) -> Float[Array, "critics batch"]:
+    def targets(self, state: State, batch: EvaluatedTransitions) -> Float[Array, "critics batch"]:
         """Y_i = r + g (1-d) sum_k pi(k|s') Qbar_i(s', k), of each network its own."""
         q = state.target(batch.next_observations)
         values = jax.vmap(jax.vmap(operators.expectation), (None, 0))(batch.next_log_policy, q)

@@ -77,7 +77,10 @@ def split(transitions: Transitions, settings: Settings) -> tuple[Transitions, Tr
 
 def fit_scaling(transitions: Transitions, settings: Settings) -> ObservationScaling:
     return ObservationScaling.fit(
-        transitions.observations, angles=transitions.angles, standardize=settings.standardize
+        transitions.observations,
+        angles=transitions.angles,
+        scale=settings.observation_scale,
+        deviation=settings.feature_deviation,
     )
 
 

@@ -37,7 +37,7 @@ _PAPER_CRITICS = {"critics": 1, "layer_norm": False, "schedule": "constant"}
 _PAPER = Preset(
     summary="the paper's networks, optimisers and numbers of steps (arXiv 2310.11731)",
     agent="cql",
-    settings={"standardize": False, "reward_scale": "none"},
+    settings={"observation_scale": "none", "reward_scale": "none"},
     quantizer={
         "steps": 500_000,
         "hidden": (512, 512),
@@ -107,8 +107,13 @@ _REBRAC_ADROIT = {"learning_rate": 3e-4, "actor_penalty": 0.01, "critic_penalty"
 def _pusht(chunk: int) -> Preset:
     return Preset(
         summary=f"Push-T, human demonstrations, {chunk} action(s) a code",
-        settings={"env": "gym_pusht/PushT-v0", "chunk": chunk, "execute": chunk},
-        data="the 206 human demonstrations of Push-T with states, as npz or LeRobot",
+        settings={
+            "env": "gym_pusht/PushT-v0",
+            "angles": (4,),
+            "chunk": chunk,
+            "execute": chunk,
+        },
+        data="the 206 human demonstrations of Push-T; states are agent x, y, block x, y, angle",
         protocol=_PUSHT,
         expected=_PUSHT_SCORES,
         source="Chi et al. 2023 (arXiv 2303.04137), state policies; mean of the last 10 "

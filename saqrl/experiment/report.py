@@ -157,7 +157,8 @@ def _improvement(scores: Mapping[str, Mapping[str, list[float]]]) -> list[Sectio
             if not tasks:
                 continue
             estimate = probability_of_improvement(scores[ours], scores[theirs])
-            estimates[f"{ours} > {theirs}"] = estimate
+            if ours.split("-")[1] == theirs:  # the picture shows each method over its counterpart
+                estimates[f"{ours} > {theirs}"] = estimate
             lines.append((ours, theirs, _interval(estimate, digits=2), str(len(tasks))))
     if not lines:
         return []
@@ -168,12 +169,15 @@ def _improvement(scores: Mapping[str, Mapping[str, list[float]]]) -> list[Sectio
             "same data, averaged over data sets (ties count one half); 0.5 is no difference.",
             ("method", "over", "probability [95 %]", "data sets"),
             tuple(lines),
-            (
-                "improvement.png",
-                plots.intervals(estimates, label="probability of improvement", centre=0.5),
-            ),
+            ("improvement.png", picture) if (picture := _improvement_picture(estimates)) else None,
         )
     ]
+
+
+def _improvement_picture(estimates: Mapping[str, Estimate]) -> bytes | None:
+    if not estimates:
+        return None
+    return plots.intervals(estimates, label="probability of improvement", centre=0.5)
 
 
 def _bars(rows: Sequence[Row], scores: Mapping[str, Mapping[str, list[float]]]) -> Section:

@@ -15,6 +15,7 @@ import glob
 import json
 import os
 import platform
+import secrets
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -64,15 +65,18 @@ class Run:
         """
         refuse_existing(path)
         made = [folder for folder in (path, *path.parents) if not folder.exists()]
-        aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        lock: IO[str] | None = None
+        aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             _remove_unborn(path)
             (aside / "checkpoints").mkdir(parents=True)
-            lock = _lock(aside)
+            lock = hold(aside)
             arrays.write_atomically(aside / "config.json", _json_lines(config, indent=2))
             os.rename(aside, path)
         except OSError as error:
+            if lock is not None:
+                lock.close()
             shutil.rmtree(aside, ignore_errors=True)
             _remove_empty(made[1:])
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
@@ -93,7 +97,7 @@ class Run:
         config = read_config(path)
         try:
             (path / "checkpoints").mkdir(exist_ok=True)
-            run = cls(path, _lock(path))
+            run = cls(path, hold(path))
         except OSError as error:
             raise RunError(f"cannot write in the run folder {path}: {error.strerror}") from error
         run._settings = config.get("settings")
@@ -270,8 +274,8 @@ def _json_lines(record: Mapping[str, Any], indent: int | None = None) -> bytes:
     return (json.dumps(record, indent=indent) + "\n").encode()
 
 
-def _lock(path: Path) -> IO[str]:
-    """Hold a run folder until the file is closed, at the latest when this process ends."""
+def hold(path: Path) -> IO[str]:
+    """Hold a folder until the file is closed, at the latest when this process ends."""
     lock = (path / ".lock").open("a+")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -296,10 +300,10 @@ def _lock(path: Path) -> IO[str]:
 def _remove_unborn(path: Path) -> None:
     """Remove what processes left that were killed while they made this run folder."""
     for aside in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        if (aside / ".lock").is_file():
-            with contextlib.suppress(RunError, OSError):  # somebody is making it right now
-                _lock(aside).close()
-                shutil.rmtree(aside)
+        with contextlib.suppress(RunError, OSError):  # somebody is making it right now
+            if (aside / ".lock").is_file():
+                hold(aside).close()
+            shutil.rmtree(aside)
 
 
 def _remove_empty(folders: Iterable[Path]) -> None:

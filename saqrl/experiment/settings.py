@@ -8,6 +8,7 @@ from saqrl.agents import AGENTS, Agent
 from saqrl.agents.bc import BC
 from saqrl.baselines import BASELINES, Baseline
 from saqrl.datasets import ReadOptions
+from saqrl.datasets.scaling import Scale
 from saqrl.policy import Act
 from saqrl.quantizers import QUANTIZERS, Quantizer
 
@@ -33,7 +34,9 @@ class Settings:
     demonstrations: int = 30
     """Episodes to collect where no dataset is given."""
     angles: tuple[int, ...] = ()
-    standardize: bool = True
+    observation_scale: Scale = "columns"
+    feature_deviation: float = 0.3
+    """Standard deviation of the networks' inputs: small inputs make smooth functions."""
     reward_scale: RewardScale = "unit"
     chunk: int = 1
     execute: int = 1

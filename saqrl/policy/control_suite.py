@@ -3,7 +3,7 @@
 Importing this registers the tasks. Observations are dictionaries of vectors in alphabetical order.
 """
 
-from typing import Any, ClassVar
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
@@ -13,12 +13,11 @@ from dm_control import suite
 class ControlTask(gymnasium.Env[Any, np.ndarray]):
     """One task of the suite; an episode lasts 1000 steps of reward in [0, 1]."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"]}
-
     def __init__(self, domain: str, task: str, *, render_mode: str | None = None) -> None:
         self.render_mode = render_mode
         self._suite = suite.load(domain, task, task_kwargs={"random": 0})
-        self.metadata = {**type(self).metadata, "render_fps": round(1 / self._suite.control_timestep())}
+        rate = round(1 / self._suite.control_timestep())
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": rate}
         spec, box = self._suite.action_spec(), gymnasium.spaces.Box
         self.action_space = box(spec.minimum.astype(np.float32), spec.maximum.astype(np.float32))
         parts = self._suite.observation_spec()
@@ -64,6 +63,6 @@ class ControlTask(gymnasium.Env[Any, np.ndarray]):
 for _domain, _task in suite.ALL_TASKS:
     gymnasium.register(
         f"dm_control/{_domain}-{_task}-v0",
-        entry_point=ControlTask,
+        entry_point=cast(Any, ControlTask),
         kwargs={"domain": _domain, "task": _task},
     )

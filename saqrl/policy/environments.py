@@ -156,7 +156,7 @@ def make_environment(
     *,
     options: Mapping[str, object] | None = None,
     render: bool = False,
-) -> gymnasium.Env[np.ndarray, np.ndarray]:
+) -> "FlatEnvironment":
     """One environment with flat float32 observations and, where it can, info["success"].
 
     `options` are keyword arguments of the environment and win over the family's own; among them

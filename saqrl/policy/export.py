@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Float32, Int, Key
 from saqrl import __version__, runtime
 from saqrl.agents import operators
 from saqrl.arrays import write_atomically
-from saqrl.datasets.scaling import FEATURE_LIMIT, ActionRange, ObservationScaling
+from saqrl.datasets.scaling import ActionRange, ObservationScaling
 from saqrl.policy.graph import Graph, UnsupportedOperator, draws_of, trace
 from saqrl.policy.policy import Act, CodeController, Policy
 
@@ -164,9 +164,7 @@ def features_of(
         kept = [observation[np.asarray(rest)]] if rest else []
         expanded = jnp.concatenate([*kept, jnp.cos(turned), jnp.sin(turned)])
     features = (expanded - scaling.mean) * scaling.inverse_scale
-    if scaling.inverse_scale.min() == scaling.inverse_scale.max() == 1:
-        return features
-    return jnp.clip(features, -FEATURE_LIMIT, FEATURE_LIMIT)
+    return jnp.clip(features, -scaling.limit, scaling.limit)
 
 
 def _to_environment(
@@ -327,9 +325,9 @@ def verify_encoder(
 def _scores(
     controller: CodeController, features: Float[Array, "n features"]
 ) -> Float[Array, "n codes"]:
-    return jax.vmap(
-        lambda row: controller.actor.logits(row, controller.quantizer.log_prior(row))
-    )(features)
+    return jax.vmap(lambda row: controller.actor.logits(row, controller.quantizer.log_prior(row)))(
+        features
+    )
 
 
 def _decoded(

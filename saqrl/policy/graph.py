@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Attributes = Mapping[str, int | tuple[int, ...]]
+Attributes = Mapping[str, int | float | tuple[int, ...]]
 
 # Draws of jax.random by the name under which they are traced.
 DRAWS = {"_gumbel": "gumbel", "_normal": "normal", "_uniform": "uniform"}
@@ -94,6 +94,7 @@ def trace(
         whole = lowering.full(value, shape)
         lowering.graph.nodes.append(Node("Identity", (whole,), name, {}))
         lowering.graph.outputs[name] = Tensor(shape, _dtype_name(variable.aval.dtype))
+    _normalize_in_one(lowering.graph)
     _drop_unused(lowering.graph)
     return lowering.graph
 
@@ -152,6 +153,48 @@ def _drop_unused(graph: Graph) -> None:
             needed.update(node.inputs)
     graph.nodes[:] = reversed(kept)
     graph.constants = {name: a for name, a in graph.constants.items() if name in needed}
+
+
+def _mean(of: Any) -> tuple[Any, ...]:
+    return ("Div", ("Reshape", ("ReduceSum", of, "axes"), "shape"), "width")
+
+
+_CENTRED = ("Sub", "signal", _mean("signal"))
+_VARIANCE = _mean(("Mul", _CENTRED, _CENTRED))
+_NORMAL = ("Mul", _CENTRED, ("Reciprocal", ("Sqrt", ("Add", _VARIANCE, "epsilon"))))
+# `nn.normalize` with its scale and offset; names stand for whatever is there.
+_LAYER_NORM = ("Add", ("Mul", _NORMAL, "scale"), "offset")
+
+
+def _normalize_in_one(graph: Graph) -> None:
+    """Replace the dozen operators of each layer normalisation by the one that ONNX has."""
+    made_by = {node.output: node for node in graph.nodes}
+    for position, node in enumerate(graph.nodes):
+        found: dict[str, str] = {}
+        if not _matches(_LAYER_NORM, node.output, made_by, found):
+            continue
+        known = {k: graph.constants.get(v) for k, v in found.items()}
+        width, axes, epsilon = known["width"], known["axes"], known["epsilon"]
+        if width is None or axes is None or epsilon is None or axes.tolist() != [1]:
+            continue
+        if any(k is None or k.shape != (int(width),) for k in (known["scale"], known["offset"])):
+            continue
+        inputs = (found["signal"], found["scale"], found["offset"])
+        attributes = {"axis": -1, "epsilon": float(epsilon)}
+        graph.nodes[position] = Node("LayerNormalization", inputs, node.output, attributes)
+
+
+def _matches(pattern: Any, name: str, made_by: Mapping[str, Node], found: dict[str, str]) -> bool:
+    """Whether the value is made as the pattern says; what its names stand for goes to `found`."""
+    if isinstance(pattern, str):
+        return found.setdefault(pattern, name) == name
+    node = made_by.get(name)
+    if node is None or node.op != pattern[0] or len(node.inputs) != len(pattern) - 1:
+        return False
+    return all(
+        _matches(part, given, made_by, found)
+        for part, given in zip(pattern[1:], node.inputs, strict=True)
+    )
 
 
 class _Lowering:
@@ -252,8 +295,9 @@ def _elementwise(lowering: _Lowering, op: str, values: Sequence[Value]) -> Batch
         else v
         for v in values
     ]
-    shape = np.broadcast_shapes(*(np.shape(v) if not isinstance(v, Batched) else v.shape
-                                  for v in aligned))
+    shape = np.broadcast_shapes(
+        *(np.shape(v) if not isinstance(v, Batched) else v.shape for v in aligned)
+    )
     return Batched(lowering.emit(op, *map(lowering.name, aligned)), shape)
 
 
@@ -298,9 +342,7 @@ def _inverse_root(lowering: _Lowering, equation: Any, value: Batched) -> Batched
 
 
 def _log_of_one_plus(lowering: _Lowering, equation: Any, value: Batched) -> Batched:
-    return _elementwise(
-        lowering, "Log", (_elementwise(lowering, "Add", (value, np.float32(1))),)
-    )
+    return _elementwise(lowering, "Log", (_elementwise(lowering, "Add", (value, np.float32(1))),))
 
 
 def _exp_minus_one(lowering: _Lowering, equation: Any, value: Batched) -> Batched:
@@ -491,9 +533,7 @@ def _product(lowering: _Lowering, equation: Any, left: Value, right: Value) -> B
     return Batched(name, plain) if plain == result else lowering.reshape(name, result)
 
 
-def _dynamic_slice(
-    lowering: _Lowering, equation: Any, operand: Value, *starts: Value
-) -> Batched:
+def _dynamic_slice(lowering: _Lowering, equation: Any, operand: Value, *starts: Value) -> Batched:
     shape, sizes = _shape(equation), equation.params["slice_sizes"]
     moving = [axis for axis, start in enumerate(starts) if isinstance(start, Batched)]
     whole = all(size == sizes[axis] for axis, size in enumerate(shape) if axis not in moving)
@@ -552,12 +592,33 @@ RULES: Mapping[str, Callable[..., Any]] = {
     **{
         name: _plain(op)
         for name, op in {
-            "abs": "Abs", "add": "Add", "add_any": "Add", "and": "And", "ceil": "Ceil",
-            "cos": "Cos", "div": "Div", "eq": "Equal", "erf": "Erf", "exp": "Exp",
-            "floor": "Floor", "ge": "GreaterOrEqual", "gt": "Greater", "le": "LessOrEqual",
-            "log": "Log", "logistic": "Sigmoid", "min": "Min", "mul": "Mul",
-            "neg": "Neg", "not": "Not", "or": "Or", "pow": "Pow", "sign": "Sign", "sin": "Sin",
-            "sqrt": "Sqrt", "sub": "Sub", "tanh": "Tanh",
+            "abs": "Abs",
+            "add": "Add",
+            "add_any": "Add",
+            "and": "And",
+            "ceil": "Ceil",
+            "cos": "Cos",
+            "div": "Div",
+            "eq": "Equal",
+            "erf": "Erf",
+            "exp": "Exp",
+            "floor": "Floor",
+            "ge": "GreaterOrEqual",
+            "gt": "Greater",
+            "le": "LessOrEqual",
+            "log": "Log",
+            "logistic": "Sigmoid",
+            "min": "Min",
+            "mul": "Mul",
+            "neg": "Neg",
+            "not": "Not",
+            "or": "Or",
+            "pow": "Pow",
+            "sign": "Sign",
+            "sin": "Sin",
+            "sqrt": "Sqrt",
+            "sub": "Sub",
+            "tanh": "Tanh",
         }.items()
     },
     "copy": _same,

@@ -6,7 +6,7 @@ Source of the names and of the horizons: Mandlekar et al. 2021 (arXiv 2108.03298
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
@@ -25,10 +25,9 @@ JOINED = "proprio-state"
 class RobosuiteTask(gymnasium.Env[Any, np.ndarray]):
     """One task; keywords are robosuite's own, as in robomimic's env_args["env_kwargs"]."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}
-
     def __init__(self, name: str, *, render_mode: str | None = None, **keywords: Any) -> None:
         self.render_mode = render_mode
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
         keywords = {"robots": "Panda", "reward_shaping": False} | keywords
         self._task = robosuite.make(
             name,
@@ -88,7 +87,7 @@ class RobosuiteTask(gymnasium.Env[Any, np.ndarray]):
 for _name in robosuite.ALL_ENVIRONMENTS:
     gymnasium.register(
         f"robosuite/{_name}",
-        entry_point=RobosuiteTask,
+        entry_point=cast(Any, RobosuiteTask),
         kwargs={"name": _name},
         max_episode_steps=HORIZONS.get(_name, HORIZON),
     )

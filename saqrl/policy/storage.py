@@ -31,6 +31,7 @@ def save_policy(policy: Policy, folder: Path) -> None:
     arrays = {
         "observation_mean": scaling.mean,
         "observation_inverse_scale": scaling.inverse_scale,
+        "observation_limit": np.asarray(scaling.limit),
         "action_low": policy.action_range.low,
         "action_high": policy.action_range.high,
     } | {f"controller{name}": leaf for name, leaf in named_leaves(policy.controller).items()}
@@ -78,6 +79,7 @@ def load_policy(folder: Path) -> Policy:
                 tuple(described["angles"]),
                 arrays["observation_mean"],
                 arrays["observation_inverse_scale"],
+                float(arrays["observation_limit"]),
             ),
             action_range=ActionRange(arrays["action_low"], arrays["action_high"]),
             observation_size=described["observation_size"],

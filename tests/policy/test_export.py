@@ -1,6 +1,7 @@
 """The exported file decides as the policy does, or there is no file."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -8,18 +9,35 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from saqrl import runtime
+from saqrl import nn, runtime
 from saqrl.baselines import BASELINES
 from saqrl.policy import export as exporting
 from saqrl.policy.export import ExportError, Reference, export, graph_of, onnx_bytes
 from saqrl.policy.graph import UnsupportedOperator, draws_of, trace
 from saqrl.quantizers import QUANTIZERS, ActionBatch
-from tests.policy.test_policy import ACT, CHUNK, OBSERVATION, make_policy
+from tests.policy import test_policy
+from tests.policy.test_policy import ACT, CHUNK, OBSERVATION
 
 pytest.importorskip("onnxruntime")
 generator = np.random.default_rng(0)
 OBSERVATIONS = generator.normal(size=(64, OBSERVATION)).astype(np.float32)
 ACTIONS = generator.uniform(-1, 1, (64, CHUNK, ACT)).astype(np.float32)
+
+
+@functools.cache
+def make_policy(kind="quantized", name="bc"):
+    """The policy of test_policy with random weights: every code then stands for something."""
+    policy = test_policy.make_policy(kind, name)
+    leaves, structure = jax.tree.flatten(policy.controller)
+    draw = np.random.default_rng(5)
+
+    def lively(leaf):
+        if leaf.dtype == bool:
+            return jnp.arange(leaf.size).reshape(leaf.shape) % 4 == 0
+        return leaf + 0.3 * draw.normal(size=leaf.shape).astype(leaf.dtype)
+
+    controller = jax.tree.unflatten(structure, map(lively, leaves))
+    return dataclasses.replace(policy, controller=controller)
 
 
 def write(policy, path, **changes):
@@ -52,7 +70,10 @@ def test_both_formats_agree_with_the_policy(kind, name, act, tmp_path):
         verification = write(policy, path, act=act)
         assert verification.largest_difference <= 1e-5
         assert verification.observations == 64
-        metadata = runtime.load_graph(path).metadata
+        engine = runtime.load_graph(path)
+        noise = runtime.load(path).draw(64)
+        assert np.ptp(engine({"observation": OBSERVATIONS, **noise})["action"], 0).max() > 0.1
+        metadata = engine.metadata
         assert metadata["dataset"] == "walk.npz"
         assert metadata["act"] == act
         assert metadata["agent"]["name"] == name
@@ -168,6 +189,7 @@ OPERATORS = {
     "functions": lambda x, i: jax.nn.softplus(x) + jnp.tanh(x) + jax.nn.gelu(x) + jnp.round(3 * x),
     "shapes": lambda x, i: jnp.stack([x, 1 - x, jnp.zeros(4)], 1).T[:, ::2].reshape(-1),
     "order": lambda x, i: jnp.where(x != x.max(), x.argmin(), jnp.clip(x, -0.5, 0.5)),
+    "normalised": lambda x, i: nn.MLP(jax.random.key(0), 4, (6,), 2, layer_norm=True)(x) * i,
     "powers": lambda x, i: x**3 + jnp.log1p(x**2) + jnp.expm1(x) + jnp.sign(x) * jnp.prod(x),
 }
 
@@ -190,6 +212,15 @@ def test_operators_mean_what_they_mean_in_jax(name, tmp_path):
         engine = runtime.load_graph(tmp_path / f"g.{suffix}")
         given = {k: v for k, v in {"x": x, "i": i}.items() if k in graph.inputs}
         np.testing.assert_allclose(engine(given)["y"], expected, rtol=2e-5, atol=2e-6)
+
+
+def test_a_layer_normalisation_becomes_one_operator():
+    network = nn.MLP(jax.random.key(0), 3, (8, 8), 2, layer_norm=True)
+    network = jax.tree.map(lambda leaf: leaf + 0.1, network)
+    graph = trace(network, {"x": jax.ShapeDtypeStruct((3,), jnp.float32)}, ["y"])
+    operators = [node.op for node in graph.nodes]
+    layer = ["MatMul", "Add", "LayerNormalization", "Relu"]
+    assert operators == [*layer, *layer, "MatMul", "Add", "Identity"]
 
 
 def test_references_spread_over_the_data_and_the_scale_is_its_99th_percentile():

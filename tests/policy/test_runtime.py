@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from saqrl import runtime
-from tests.policy.test_export import OBSERVATIONS, write
-from tests.policy.test_policy import make_policy
+from tests.policy.test_export import OBSERVATIONS, make_policy, write
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -36,9 +37,9 @@ def test_common_sizes_come_out_even():
 def test_digits_and_joint_codes_are_inverse_and_in_order():
     levels = (3, 2, 4)
     digits = list(itertools.product(*map(range, levels)))
-    codes = [int(code_of(jnp.asarray(row), levels)) for row in digits]
-    assert codes == list(range(24))
-    assert [tuple(digits_of(jnp.asarray(code), levels).tolist()) for code in codes] == digits
+    codes = jax.vmap(lambda row: code_of(row, levels))(jnp.asarray(digits))
+    np.testing.assert_array_equal(codes, np.arange(24))
+    np.testing.assert_array_equal(jax.vmap(lambda code: digits_of(code, levels))(codes), digits)
 
 
 @pytest.mark.parametrize("name", ["residual", "fsq", "bins"])

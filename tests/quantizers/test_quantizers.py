@@ -16,7 +16,7 @@ from saqrl.quantizers.kmeans import KMeans
 from saqrl.quantizers.residual import ResidualVQ
 from saqrl.quantizers.vqvae import VQVAE, UnconditionedVQVAE
 
-LITTLE = {"hidden": (16,), "batch_size": 32, "steps": 40}
+LITTLE = {"hidden": (), "batch_size": 8, "steps": 4}
 
 
 def gripper_batch(rows: int = 64) -> ActionBatch:
@@ -39,6 +39,20 @@ def network(mlp, inputs):
     return signal
 
 
+def one_step(quantizer, data):
+    """(state, state after a step, metrics, codes, their actions), compiled as one program."""
+
+    @jax.jit
+    def run():
+        state = quantizer.init(jax.random.key(0), data)
+        after, metrics = quantizer.update(state, data, jax.random.key(1))
+        codec = quantizer.codec(state)
+        codes = jax.vmap(codec.encode)(data.observations, data.actions)
+        return state, after, metrics, codes, jax.vmap(codec.decode)(data.observations, codes)
+
+    return run()
+
+
 def first_gradient(moments):
     """Adam's first moment after one step is a tenth of the gradient."""
     return jax.tree.map(lambda moment: np.asarray(moment) * 10, moments[0].mu)
@@ -48,17 +62,23 @@ def first_gradient(moments):
 def test_every_code_decodes_into_the_range_and_binary_dimensions_exactly(name):
     data = gripper_batch()
     quantizer = QUANTIZERS.load(name)(codes=12, **LITTLE)
-    (interval,) = engine.intervals(quantizer, data, jax.random.key(0), pauses=[40])
-    codec = quantizer.codec(interval.state)
-    assert 8 <= codec.num_codes <= 12
-    every = jnp.arange(codec.num_codes)
-    decoded = jax.vmap(jax.vmap(codec.decode, (None, 0)), (0, None))(data.observations, every)
+
+    @jax.jit
+    def run():
+        state = quantizer.init(jax.random.key(0), data)
+        codec = quantizer.codec(quantizer.update(state, data, jax.random.key(1))[0])
+        every = jnp.arange(codec.num_codes)
+        decoded = jax.vmap(jax.vmap(codec.decode, (None, 0)), (0, None))(data.observations, every)
+        return decoded, jax.vmap(codec.encode)(data.observations, data.actions)
+
+    decoded, codes = run()
+    count = decoded.shape[1]
+    assert 8 <= count <= 12
     assert (np.abs(decoded) <= 1).all()
     np.testing.assert_array_equal(decoded[..., 2], 0.25)
     assert set(np.unique(decoded[..., 1])) <= {-1.0, 1.0}
-    codes = jax.vmap(codec.encode)(data.observations, data.actions)
     assert codes.dtype == jnp.int32
-    assert ((codes >= 0) & (codes < codec.num_codes)).all()
+    assert ((codes >= 0) & (codes < count)).all()
 
 
 def test_the_unconditioned_vqvae_is_the_vqvae_without_the_state():
@@ -69,16 +89,16 @@ def test_the_unconditioned_vqvae_is_the_vqvae_without_the_state():
 
 def test_residual_loss_codes_and_gradient_are_those_of_a_plain_loop():
     data = gripper_batch(8)
-    quantizer = ResidualVQ(codes=6, code_size=2, **(LITTLE | {"hidden": (), "batch_size": 8}))
-    state = quantizer.init(jax.random.key(0), data)
+    quantizer = ResidualVQ(codes=6, code_size=2, **LITTLE)
+    state, after, metrics, codes, actions = one_step(quantizer, data)
     encoder, decoder = state.networks.model.encoder, state.networks.model.decoder
     coarse = np.asarray(state.coarse.codes, np.float64)
     fine = np.asarray(state.fine.codes, np.float64)
-    after, metrics = quantizer.update(state, data, jax.random.key(1))
-    codec, loss, commitment = quantizer.codec(state), 0.0, 0.0
+    loss = commitment = 0.0
     encoder_gradient = np.zeros(encoder.weights[0].shape)
     decoder_gradient = np.zeros(decoder.weights[0].shape)
-    for observation, action in zip(data.observations, data.actions, strict=True):
+    rows = zip(data.observations, data.actions, codes, actions, strict=True)
+    for observation, action, code, kept in rows:
         joined = np.concatenate([observation, action])
         encoding = network(encoder, joined)
         first = np.square(coarse - encoding).sum(-1).argmin()
@@ -94,10 +114,9 @@ def test_residual_loss_codes_and_gradient_are_those_of_a_plain_loop():
         inner = np.asarray(decoder.weights[0], np.float64)[2:] @ outer
         inner += quantizer.commitment * 2 * (encoding - chosen) / 8
         encoder_gradient += np.outer(joined, inner)
-        code = codec.encode(observation, action)
-        assert int(code) == first * len(fine) + second
-        clipped = codec.binary.snap(jnp.asarray(np.clip(decoded, -1, 1)))
-        np.testing.assert_allclose(codec.decode(observation, code), clipped, atol=1e-5)
+        assert code == first * len(fine) + second
+        # The other two dimensions are snapped to their values.
+        np.testing.assert_allclose(kept[0], np.clip(decoded[0], -1, 1), atol=1e-5)
     np.testing.assert_allclose(metrics["reconstruction"], loss, rtol=1e-4)
     np.testing.assert_allclose(metrics["commitment"], commitment, rtol=1e-4)
     gradient = first_gradient(after.networks.moments)
@@ -107,15 +126,15 @@ def test_residual_loss_codes_and_gradient_are_those_of_a_plain_loop():
 
 def test_fsq_loss_codes_and_gradient_are_those_of_a_plain_loop():
     data = gripper_batch(8)
-    quantizer = FSQ(codes=12, latents=2, **(LITTLE | {"hidden": (), "batch_size": 8}))
+    quantizer = FSQ(codes=12, latents=2, **LITTLE)
     assert quantizer.levels == (4, 3)
-    state = quantizer.init(jax.random.key(0), data)
+    state, after, metrics, codes, actions = one_step(quantizer, data)
     encoder, decoder = state.networks.model.encoder, state.networks.model.decoder
-    after, metrics = quantizer.update(state, data, jax.random.key(1))
-    codec, loss = quantizer.codec(state), 0.0
+    loss = 0.0
     encoder_gradient = np.zeros(encoder.weights[0].shape)
     places = [np.linspace(-1, 1, level) for level in quantizer.levels]
-    for observation, action in zip(data.observations, data.actions, strict=True):
+    rows = zip(data.observations, data.actions, codes, actions, strict=True)
+    for observation, action, code, kept in rows:
         joined = np.concatenate([observation, action])
         bounded = np.tanh(network(encoder, joined))
         digits = [np.abs(p - b).argmin() for p, b in zip(places, bounded, strict=True)]
@@ -125,7 +144,8 @@ def test_fsq_loss_codes_and_gradient_are_those_of_a_plain_loop():
         outer = 2 * (decoded - np.asarray(action, np.float64)) / 8
         inner = np.asarray(decoder.weights[0], np.float64)[2:] @ outer * (1 - bounded**2)
         encoder_gradient += np.outer(joined, inner)
-        assert int(codec.encode(observation, action)) == digits[0] * 3 + digits[1]
+        assert code == digits[0] * 3 + digits[1]
+        np.testing.assert_allclose(kept[0], np.clip(decoded[0], -1, 1), atol=1e-5)
     np.testing.assert_allclose(metrics["reconstruction"], loss, rtol=1e-4)
     gradient = first_gradient(after.networks.moments)
     np.testing.assert_allclose(gradient.encoder.weights[0], encoder_gradient, atol=1e-5)
@@ -133,14 +153,12 @@ def test_fsq_loss_codes_and_gradient_are_those_of_a_plain_loop():
 
 def test_candidates_loss_codes_and_gradient_are_those_of_a_plain_loop():
     data = gripper_batch(8)
-    quantizer = Candidates(
-        codes=4, temperature=0.5, **(LITTLE | {"hidden": (), "batch_size": 8})
-    )  # fmt: skip
-    state = quantizer.init(jax.random.key(0), data)
-    after, metrics = quantizer.update(state, data, jax.random.key(1))
-    model, codec, nearest = state.network.model, quantizer.codec(state), 0.0
+    quantizer = Candidates(codes=4, temperature=0.5, **LITTLE)
+    state, after, metrics, codes, actions = one_step(quantizer, data)
+    model, nearest = state.network.model, 0.0
     gradient = np.zeros(model.weights[0].shape)
-    for observation, action in zip(data.observations, data.actions, strict=True):
+    rows = zip(data.observations, data.actions, codes, actions, strict=True)
+    for observation, action, code, kept in rows:
         proposed = network(model, observation).reshape(4, 3)
         squared = np.square(proposed - action).sum(-1)
         nearest += squared.min() / 8
@@ -148,8 +166,10 @@ def test_candidates_loss_codes_and_gradient_are_those_of_a_plain_loop():
         weight /= weight.sum()
         outer = (weight[:, None] * 2 * (proposed - np.asarray(action, np.float64))).reshape(-1) / 8
         gradient += np.outer(observation, outer)
-        inside = np.asarray(codec.binary.snap(jnp.asarray(np.clip(proposed, -1, 1))))
-        assert int(codec.encode(observation, action)) == np.square(inside - action).sum(-1).argmin()
+        inside = np.clip(proposed, -1, 1)
+        inside[:, 1], inside[:, 2] = np.where(inside[:, 1] > 0, 1, -1), 0.25
+        assert code == np.square(inside - action).sum(-1).argmin()
+        np.testing.assert_allclose(kept, inside[code], atol=1e-5)
     np.testing.assert_allclose(metrics["reconstruction"], nearest, rtol=1e-4)
     found = first_gradient(after.network.moments)
     np.testing.assert_allclose(found.weights[0], gradient, atol=1e-5)
@@ -169,8 +189,7 @@ def test_kmeans_refinement_is_the_running_mean_of_what_each_centre_was_given():
     actions = jnp.asarray(draw.uniform(-1, 1, (40, 2)), jnp.float32)
     data = ActionBatch(jnp.zeros((40, 1)), actions)
     quantizer = KMeans(codes=5, batch_size=40)
-    state = quantizer.init(jax.random.key(0), data)
-    after, metrics = quantizer.update(state, data, jax.random.key(1))
+    state, after, metrics, *_ = one_step(quantizer, data)
     centres = np.asarray(state.centres, np.float64)
     counts, error = np.asarray(state.counts, np.float64), 0.0
     assigned = [np.square(centres - action).sum(-1).argmin() for action in actions]
@@ -187,15 +206,15 @@ def test_bins_are_even_and_hold_both_ends():
     actions = jnp.asarray([[-0.8, 0.1], [0.4, 0.5], [0.0, 0.3]], jnp.float32)
     data = ActionBatch(jnp.zeros((3, 1)), actions)
     quantizer = Bins(codes=12, batch_size=3)
+    assert quantizer.levels(2) == (4, 3)
+    _, _, _, codes, decoded = one_step(quantizer, data)
     codec = quantizer.codec(quantizer.init(jax.random.key(0), data))
-    assert codec.levels == (4, 3)
-    places = np.asarray([codec.decode(data.observations[0], code) for code in range(12)])
+    places = np.asarray(jax.vmap(codec.decode, (None, 0))(data.observations[0], jnp.arange(12)))
     grid = [[x, y] for x in np.linspace(-0.8, 0.4, 4) for y in np.linspace(0.1, 0.5, 3)]
     np.testing.assert_allclose(places, grid, atol=1e-6)
-    for observation, action in zip(data.observations, actions, strict=True):
-        nearest = np.square(places - np.asarray(action)).sum(-1).argmin()
-        assert codec.encode(observation, action) == nearest
-    np.testing.assert_array_equal(places[[0, 11]], actions[:2])
+    for action, code in zip(actions, codes, strict=True):
+        assert code == np.square(places - np.asarray(action)).sum(-1).argmin()
+    np.testing.assert_array_equal(decoded[:2], actions[:2])
 
 
 def test_bins_say_the_number_where_it_explodes():
@@ -206,11 +225,15 @@ def test_bins_say_the_number_where_it_explodes():
         Bins(codes=64).levels(7)
 
 
-@pytest.mark.parametrize("name", list(QUANTIZERS))
+@pytest.mark.parametrize("name", ["vqvae", "kmeans", "bins", "candidates"])
 def test_one_dimensional_actions_that_never_change_are_exact(name):
-    data = ActionBatch(jnp.ones((20, 1)), jnp.full((20, 1), 0.5))
-    quantizer = QUANTIZERS.load(name)(codes=4, **(LITTLE | {"steps": 2}))
-    (interval,) = engine.intervals(quantizer, data, jax.random.key(0), pauses=[2])
-    codec = quantizer.codec(interval.state)
-    code = codec.encode(data.observations[0], data.actions[0])
-    assert codec.decode(data.observations[0], code) == 0.5
+    data = ActionBatch(jnp.ones((9, 1)), jnp.full((9, 1), 0.5))
+    quantizer = QUANTIZERS.load(name)(codes=4, **LITTLE)
+
+    @jax.jit
+    def run():
+        codec = quantizer.codec(quantizer.init(jax.random.key(0), data))
+        codes = jax.vmap(codec.encode)(data.observations, data.actions)
+        return jax.vmap(codec.decode)(data.observations, codes)
+
+    np.testing.assert_array_equal(run(), data.actions)

@@ -1,0 +1,147 @@
+"""The headline comparison: SAQ's agents and their continuous counterparts on the same data.
+
+    python benchmarks/compare.py [--only TEXT] [--rounds 5] [--list]
+
+Runs lie under runs/benchmark; benchmarks/results/compare.jsonl gets a line for each as it finishes
+and compare.json says on what machine, with which versions and settings. It can be stopped anywhere
+and called again. Cheap data sets come first and one seed of everything before the next seed, so
+what is there is always balanced:
+
+    saqrl report benchmarks/results/compare.jsonl --out docs/results
+
+Nothing here is tuned on these seeds: other seeds (from 100 on) serve for trying hyperparameters.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from saqrl.arrays import write_atomically
+from saqrl.experiment.compare import TABLE, Cell, Method, Task, methods, plan, run_grid
+from saqrl.experiment.progress import Reporter
+from saqrl.experiment.versions import versions
+
+RESULTS = Path(__file__).parent / "results"
+OUT = Path("runs/benchmark")
+DATA = "../shared/data"
+# In the order in which they are trained.
+METHODS = methods(
+    ("saq-bc", "saq-bc:greedy", "bc", "gmm", "iql", "brac", "saq-cql", "rebrac"),
+    ("quantized", "continuous"),
+)
+# It draws 30 actions for each state at each step: many times the cost of the others, so it comes
+# when they have all been trained.
+SLOW_METHODS = methods(("cql",), ("continuous",))
+
+
+@dataclass(frozen=True)
+class Set:
+    """A data set of the grid and how much training it is worth."""
+
+    name: str
+    dataset: str
+    preset: str = "default"
+    changes: dict[str, Any] = field(default_factory=dict)
+    steps: int = 20_000
+    quantizer_steps: int = 10_000
+    rounds: int = 5
+    """Seeds at most."""
+
+    def cells(self, compared: list[Method], seed: int) -> list[Cell]:
+        return plan(
+            [Task(self.name, self.dataset, self.preset)],
+            compared,
+            [seed],
+            changes={"eval_episodes": 20, **self.changes},
+            steps=self.steps,
+            quantizer_steps=self.quantizer_steps,
+            evaluations=5,
+        )
+
+
+def first(episodes: int) -> dict[str, Any]:
+    return {"data_episodes": episodes}
+
+
+DOOR, PEN, HAMMER = (f"d4rl:{DATA}/d4rl/{name}-expert.hdf5" for name in ("door", "pen", "hammer"))
+CAN = f"robomimic:{DATA}/robomimic/can/ph-scripted/low_dim.hdf5"
+LIFT = f"robomimic:{DATA}/robomimic/lift/ph-scripted/low_dim.hdf5"
+PUSHT = f"npz:{DATA}/npz/pusht-human.npz"
+CUBE = f"ogbench:{DATA}/ogbench/cube-single-play-v0.npz"
+SETS = (
+    Set("pusht", PUSHT, "pusht", quantizer_steps=20_000),
+    Set("pusht-chunk8", PUSHT, "pusht-chunk8", quantizer_steps=20_000),
+    Set("door-expert-25", DOOR, "door-expert-25"),
+    Set("door-expert-5", DOOR, "door-expert", first(5)),
+    Set("pen-expert-25", PEN, changes=first(25)),
+    Set("can-50", CAN, changes=first(50)),
+    Set("can-200", CAN),
+    Set("hammer-expert-25", HAMMER, changes=first(25), rounds=3),
+    Set("door-human", f"d4rl:{DATA}/d4rl/door-human.hdf5", rounds=3),
+    Set("lift", LIFT, rounds=3),
+    Set("hopper-expert", f"d4rl:{DATA}/d4rl/hopper-expert.hdf5", "hopper-expert", rounds=3),
+    *(
+        Set(name, f"d4rl:{DATA}/d4rl/{name}.hdf5", rounds=3)
+        for name in ("hopper-medium", "hopper-mixed", "halfcheetah-medium")
+    ),
+    *(
+        Set(
+            f"cube-single-task{task}",
+            CUBE,
+            changes={"env": f"cube-single-singletask-task{task}-v0"},
+            rounds=3,
+        )
+        for task in (1, 2)
+    ),
+)
+
+
+def batches(only: str, rounds: int) -> Iterator[list[Cell]]:
+    """One seed of one data set at a time."""
+    for compared in (METHODS, SLOW_METHODS):
+        for seed in range(rounds):
+            for chosen in SETS:
+                if only in chosen.name and seed < chosen.rounds:
+                    yield chosen.cells(compared, seed)
+
+
+def describe(cells: list[Cell]) -> dict[str, Any]:
+    """What a reader needs to know of the machine and of each method's settings."""
+    return {
+        "command": "python benchmarks/compare.py",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "versions": versions(),
+        "settings": {f"{c.task} {c.method.name}": c.settings.to_json() for c in cells},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="data sets whose name holds this")
+    parser.add_argument("--rounds", type=int, default=5, help="seeds of each data set at most")
+    parser.add_argument("--list", action="store_true", help="say what would be trained, and stop")
+    asked = parser.parse_args()
+    grid = list(batches(asked.only, asked.rounds))
+    if asked.list:
+        for cells in grid:
+            print(cells[0].task, f"seed {cells[0].seed}:", *(cell.method.name for cell in cells))
+        print(sum(map(len, grid)), "runs")
+        return
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    seeds_of_first = [cell for cells in grid for cell in cells if cell.seed == 0]
+    record = json.dumps(describe(seeds_of_first), indent=1)
+    write_atomically(RESULTS / "compare.json", record.encode())
+    reporter = Reporter()
+    for cells in grid:
+        run_grid(cells, OUT, reporter)
+        shutil.copyfile(OUT / TABLE, RESULTS / "compare.jsonl")
+
+
+if __name__ == "__main__":
+    main()

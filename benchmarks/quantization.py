@@ -1,0 +1,316 @@
+"""The quantization studies: how many codes, what the state is worth, which quantizer, how fast.
+
+    python benchmarks/quantization.py [--data DIR] [--only TEXT] [--seeds 3] [--list] [--smoke]
+
+Each measurement is one line of benchmarks/results/quantization.jsonl as soon as it is there, and
+is not made again; quantization.json is their summary. It can be stopped anywhere and called again.
+One seed of everything comes before the next seed. Runs that are scored lie under
+runs/quantization and resume.
+
+(a) codes      K = 8..512: held-out error, and score of SAQ-IQL (door-expert, hopper) or SAQ-BC
+(b) state      vqvae against vqvae-unconditioned for CQL, IQL, BRAC
+(c) diversity  narrow against diverse data of one robot
+(d) quantizers every quantizer at 64 codes
+(e) network    widths of the networks that see the state
+(f) learning   what moving averages, k-means and revival bring: steps to the error of the paper's
+               preset
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from saqrl.arrays import write_atomically
+from saqrl.datasets import load_dataset
+from saqrl.experiment import engine
+from saqrl.experiment.codebooks import reconstruction_error
+from saqrl.experiment.preparation import encode_all
+from saqrl.experiment.presets import build_settings
+from saqrl.experiment.progress import Reporter
+from saqrl.experiment.quantize import (
+    Material,
+    examine,
+    gather,
+    make_quantizer,
+    noise_per_deviation,
+)
+from saqrl.experiment.settings import with_steps
+from saqrl.experiment.train import train
+from saqrl.experiment.versions import versions
+from saqrl.quantizers import QUANTIZERS
+
+RESULTS = Path(__file__).parent / "results"
+RUNS = Path("runs/quantization")
+SIZES = (8, 16, 32, 64, 128, 256, 512)
+
+# Name -> how to read it; `first` keeps the reconstruction studies to so many episodes.
+SETS: dict[str, dict[str, Any]] = {
+    "door-expert": {"path": "d4rl/door-expert.hdf5", "first": 25},
+    "pusht": {"path": "npz/pusht-human.npz", "angles": (4,), "environment": "gym_pusht/PushT-v0"},
+    "hopper-expert": {"path": "d4rl/hopper-expert.hdf5"},
+    "hopper-medium": {"path": "d4rl/hopper-medium.hdf5"},
+    "hopper-mixed": {"path": "d4rl/hopper-mixed.hdf5"},
+    "halfcheetah-expert": {"path": "d4rl/halfcheetah-expert.hdf5"},
+    "door-human": {"path": "d4rl/door-human.hdf5"},
+}
+# What study (f) takes away from ours, or adds to the paper's.
+LEARNERS: dict[str, dict[str, Any]] = {
+    "ours": {},
+    "ours without k-means": {"first_codes": "random"},
+    "ours without moving averages": {"codebook": "gradient", "revive_below": 0.0},
+    "ours without revival": {"revive_below": 0.0},
+    "ours, constant rate": {"schedule": "constant"},
+}
+
+
+def plan(seed: int) -> Iterator[dict[str, Any]]:
+    """The measurements of one seed, the cheap ones first."""
+    for data in ("door-expert", "pusht", "hopper-expert"):
+        for codes in SIZES:
+            yield {"study": "codes", "data": data, "quantizer": "vqvae", "codes": codes}
+    for data in ("pusht", "door-expert", "hopper-mixed"):
+        for name in QUANTIZERS:
+            if name != "vqvae":
+                yield {"study": "quantizers", "data": data, "quantizer": name, "codes": 64}
+    for data in ("hopper-medium", "hopper-mixed", "door-human", "halfcheetah-expert"):
+        for name in ("vqvae", "kmeans"):
+            yield {"study": "diversity", "data": data, "quantizer": name, "codes": 64}
+    for hidden in ((64,), (128, 128), (512, 512)):
+        for data in ("pusht", "door-expert"):
+            yield {
+                "study": "network",
+                "data": data,
+                "quantizer": "vqvae",
+                "codes": 64,
+                "hidden": hidden,
+            }
+    for data in ("pusht", "door-expert"):
+        yield {"study": "learning", "data": data, "quantizer": "paper"}
+        for name in LEARNERS:
+            yield {"study": "learning", "data": data, "quantizer": name}
+    for data in ("door-expert", "pusht", "hopper-expert"):
+        for codes in SIZES:
+            agent = "bc" if data == "pusht" else "iql"
+            yield {
+                "study": "codes-score",
+                "data": data,
+                "quantizer": "vqvae",
+                "codes": codes,
+                "agent": agent,
+            }
+    for data in ("hopper-mixed", "door-expert"):
+        for agent in ("iql", "brac", "cql"):
+            for name in ("vqvae", "vqvae-unconditioned"):
+                yield {
+                    "study": "state-score",
+                    "data": data,
+                    "quantizer": name,
+                    "codes": 64,
+                    "agent": agent,
+                }
+
+
+@lru_cache(maxsize=1)
+def material_of(root: str, name: str, seed: int) -> Material:
+    what = SETS[name]
+    data = load_dataset(
+        str(Path(root) / what["path"]),
+        angles=what.get("angles", ()),
+        episodes=what.get("first"),
+        environment=what.get("environment"),
+    )
+    return gather(data, seed=seed)
+
+
+def measure(
+    job: dict[str, Any], *, root: str, seed: int, smoke: bool, reporter: Reporter
+) -> dict[str, Any]:
+    """The result of one job, to be put beside it."""
+    if job["study"].endswith("-score"):
+        return scored(job, root=root, seed=seed, smoke=smoke, reporter=reporter)
+    material = material_of(root, job["data"], seed)
+    if job["study"] == "learning":
+        return learned(job, material, smoke=smoke)
+    quantizer = make_quantizer(
+        job["quantizer"],
+        codes=job["codes"],
+        hidden=job.get("hidden"),
+        steps=20 if smoke else None,
+    )
+    prior_steps = 20 if smoke else 4_000
+    record = examine(material, quantizer, prior_steps=prior_steps, reporter=reporter).record
+    return {**record, "noise_per_deviation": noise_per_deviation(material)}
+
+
+def learned(job: dict[str, Any], material: Material, *, smoke: bool) -> dict[str, Any]:
+    """Held-out error along the steps, at 64 codes."""
+    every, most = (10, 20) if smoke else (500, 20_000)
+    if job["quantizer"] == "paper":
+        most = 20 if smoke else 100_000
+        quantizer = build_settings("paper", agent="bc", quantizer="vqvae").quantizer
+        quantizer = replace(quantizer, codes=64)  # type: ignore[type-var]
+    else:
+        quantizer = make_quantizer("vqvae", codes=64, **LEARNERS[job["quantizer"]])
+    # The schedule's end stays where the preset has it for the paper, whose rate is constant.
+    quantizer = replace(quantizer, steps=most)
+    key = jax.random.fold_in(jax.random.key(material.settings.seed), 0)
+    batch, curve = material.training.action_batch(), []
+    for step, state, _ in engine.intervals(quantizer, batch, key, pauses=[every]):
+        curve.append((step, reconstruction_error(quantizer.codec(state), material.shown)))
+    used = len(set(encode_all(quantizer.codec(state), batch).tolist()))
+    return {"curve": curve, "codes_used": used}
+
+
+def scored(
+    job: dict[str, Any], *, root: str, seed: int, smoke: bool, reporter: Reporter
+) -> dict[str, Any]:
+    """A whole training run with its evaluation, resumed where there is one already."""
+    what = SETS[job["data"]]
+    settings = build_settings("default", agent=job["agent"], quantizer=job["quantizer"])
+    settings = replace(
+        settings,
+        dataset=str(Path(root) / what["path"]),
+        env=what.get("environment"),
+        angles=what.get("angles", ()),
+        data_episodes=what.get("first"),
+        quantizer=replace(settings.quantizer, codes=job["codes"]),  # type: ignore[type-var]
+        seed=seed,
+        eval_episodes=1 if smoke else 20,
+    )
+    if smoke:
+        settings = with_steps(settings, steps=20, quantizer_steps=20)
+        settings = replace(settings, prior=replace(settings.prior, steps=20))
+    words = [job["study"], job["data"], job["agent"], job["quantizer"], str(job["codes"])]
+    out = RUNS / "-".join([*words, f"seed{seed}", *(["smoke"] if smoke else [])])
+    summary = train(settings, out, resume=(out / "config.json").exists(), reporter=reporter)
+    kept = (
+        "act",
+        "episodes",
+        "return_mean",
+        "success_rate",
+        "normalized_score",
+        "max_reward_mean",
+        "quantizer",
+        "seconds",
+        "gradient_steps",
+    )
+    return {f"run_{name}" if name == "quantizer" else name: summary[name] for name in kept}
+
+
+def summary_of(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean, smallest and largest over seeds of each study's measurements."""
+    groups: dict[str, dict[str, Any]] = {}
+    for line in lines:
+        job = line["job"]
+        group = groups.setdefault(json.dumps(job, sort_keys=True), {"job": job, "results": []})
+        group["results"].append(line["result"])
+    rows = []
+    for group in groups.values():
+        results = group["results"]
+        row: dict[str, Any] = {**group["job"], "seeds": len(results)}
+        for name in (
+            "num_codes",
+            "error_per_deviation",
+            "error_per_deviation_p95",
+            "error_per_deviation_worst",
+            "training_error_per_deviation",
+            "noise_per_deviation",
+            "noise_floor_per_deviation",
+            "codes_used",
+            "perplexity",
+            "prior_cross_entropy",
+            "prior_accuracy",
+            "return_mean",
+            "success_rate",
+            "normalized_score",
+            "max_reward_mean",
+        ):
+            values = [r[name] for r in results if r.get(name) is not None]
+            if values:
+                row[name] = [statistics.fmean(values), min(values), max(values)]
+        if reasons := [r["left_out"] for r in results if "left_out" in r]:
+            row["left_out"] = reasons[0]
+        if all("curve" in r for r in results):
+            row["held_out_error_at_end"] = statistics.fmean(r["curve"][-1][1] for r in results)
+        rows.append(row)
+    return {"rows": rows, "steps_to_the_papers_error": _steps_to_the_paper(lines)}
+
+
+def _steps_to_the_paper(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Study (f): for each way to learn, the first step at which it is at the paper's last error."""
+    curves = {
+        (line["job"]["data"], line["seed"], line["job"]["quantizer"]): line["result"]["curve"]
+        for line in lines
+        if line["job"]["study"] == "learning"
+    }
+    rows = []
+    for (data, seed, name), curve in curves.items():
+        paper = curves.get((data, seed, "paper"))
+        if name == "paper" or paper is None:
+            continue
+        target = paper[-1][1]
+        reached = next((step for step, error in curve if error <= target), None)
+        rows.append(
+            {
+                "data": data,
+                "seed": seed,
+                "quantizer": name,
+                "steps": reached,
+                "paper_steps": paper[-1][0],
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", default="../shared/data", help="folder of the data files")
+    parser.add_argument("--only", default="", help="jobs whose description holds this text")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--list", action="store_true", help="say what would be done")
+    parser.add_argument("--smoke", action="store_true", help="a few steps of each, kept apart")
+    asked = parser.parse_args()
+    name = "quantization-smoke" if asked.smoke else "quantization"
+    history = (RUNS if asked.smoke else RESULTS) / f"{name}.jsonl"
+    history.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.loads(x) for x in history.read_text().splitlines()] if history.exists() else []
+    finished = {json.dumps([line["job"], line["seed"]], sort_keys=True) for line in lines}
+    reporter = Reporter()
+    for seed in range(asked.seeds):
+        for job in plan(seed):
+            described = json.dumps([job, seed], sort_keys=True)
+            if described in finished or asked.only not in described:
+                continue
+            print(described, flush=True)
+            if asked.list:
+                continue
+            try:
+                result = measure(
+                    job, root=asked.data, seed=seed, smoke=asked.smoke, reporter=reporter
+                )
+            except ValueError as error:  # bins in many dimensions: the refusal is the result
+                if job["quantizer"] != "bins":
+                    raise
+                result = {"left_out": str(error)}
+            lines.append({"job": job, "seed": seed, "result": result})
+            with history.open("a") as file:
+                file.write(json.dumps(lines[-1]) + "\n")
+            record = {
+                "machine": {"cpus": os.cpu_count(), "processor": platform.machine()},
+                "versions": versions(),
+                **summary_of(lines),
+            }
+            write_atomically(history.with_suffix(".json"), json.dumps(record, indent=1).encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""robomimic's HDF5: keys, masks, dones, environment."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+
+from saqrl.datasets import DatasetError, ReadOptions, load_dataset
+from saqrl.datasets.hdf5 import attribute
+from saqrl.datasets.robomimic import default_keys
+
+ENV_ARGS = {
+    "env_name": "TwoArmLift",
+    "type": 1,
+    "env_kwargs": {"robots": ["Panda", "Panda"], "camera_names": "x", "has_renderer": False},
+}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return write(tmp_path / "low_dim.hdf5")
+
+
+def write(path, **attributes):
+    """demo_0, demo_2 and demo_10, of 4 steps each; the second is not solved."""
+    with h5py.File(path, "w", libver=attributes.pop("libver", None)) as file:
+        data = file.create_group("data")
+        for key, value in {"env_args": json.dumps(ENV_ARGS), **attributes}.items():
+            data.attrs[key] = value
+        for number, name in enumerate(["demo_0", "demo_10", "demo_2"]):
+            solved = name != "demo_2"
+            demo = data.create_group(name)
+            demo["actions"] = np.full((4, 7), number / 10)
+            demo["rewards"] = np.array([0, 0, solved, solved], float)
+            demo["dones"] = np.array([0, 0, solved, 1])
+            for place, shift in (("obs", 0), ("next_obs", 1)):
+                for column, key in enumerate(
+                    ["object", "robot1_eef_pos", "robot0_eef_pos", "robot0_eef_quat", "image"]
+                ):
+                    shape = (4, 8, 8, 3) if key == "image" else (4, 2)
+                    demo[f"{place}/{key}"] = np.full(shape, column + shift, np.float32)
+        file["mask/train"] = np.array([b"demo_10", b"demo_0"])
+        file["mask/valid"] = np.array([b"demo_2"])
+    return path
+
+
+def test_both_arms_and_the_object_are_observed(path):
+    log = load_dataset(str(path))
+    keys = [("robot0_eef_pos", 2), ("robot0_eef_quat", 2), ("robot1_eef_pos", 2), ("object", 2)]
+    assert log.observation_keys == tuple(keys)
+    np.testing.assert_array_equal(log.observations[0], [2, 2, 3, 3, 1, 1, 0, 0])
+    np.testing.assert_array_equal(log.next_observations, log.observations + 1)
+
+
+def test_demonstrations_come_in_the_order_of_their_numbers(path):
+    log = load_dataset(str(path))
+    np.testing.assert_allclose(log.actions[::4, 0], [0, 0.2, 0.1])
+
+
+def test_only_a_solved_last_row_terminates(path):
+    log = load_dataset(str(path))
+    assert np.flatnonzero(log.terminated).tolist() == [3, 11]
+    assert log.episode_returns.tolist() == [2, 0, 2]
+    assert "dones also marks 2 earlier rows" in " ".join(log.provenance["notes"])
+
+
+def test_keys_are_chosen_in_order(path):
+    log = load_dataset(str(path), options=ReadOptions(keys=("object", "robot1_eef_pos")))
+    np.testing.assert_array_equal(log.observations[0], [0, 0, 1, 1])
+    assert log.environment.options["observation_keys"] == ["object", "robot1_eef_pos"]
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [("objekt", r"objekt is missing \(did you mean object"), ("image", "image holds images")],
+)
+def test_a_key_that_cannot_be_read_is_named(path, key, message):
+    with pytest.raises(DatasetError, match=message):
+        load_dataset(str(path), options=ReadOptions(keys=(key,)))
+
+
+def test_a_mask_chooses_and_its_partner_is_held_out(path):
+    log = load_dataset(str(path), options=ReadOptions(mask="train"))
+    assert (log.num_episodes, log.held_out.num_episodes) == (2, 1)
+    with pytest.raises(DatasetError, match=r"no mask trian \(did you mean train\?\)"):
+        load_dataset(str(path), options=ReadOptions(mask="trian"))
+
+
+@pytest.mark.parametrize("libver", [None, "earliest", "latest"])
+def test_the_environment_is_made_from_the_record(tmp_path, libver):
+    many = {f"note_{i}": "x" * 50 for i in range(5)}
+    log = load_dataset(str(write(tmp_path / "log.hdf5", libver=libver, **many)))
+    assert log.environment.id == "robosuite/TwoArmLift"
+    assert log.environment.options["robots"] == ["Panda", "Panda"]
+    assert "camera_names" not in log.environment.options
+
+
+@pytest.mark.parametrize("place", [8, 16, 24, 25])
+def test_a_damaged_string_heap_neither_hangs_nor_crashes(path, place):
+    content = bytearray(path.read_bytes())
+    heap = content.index(b"GCOL")
+    content[heap + place : heap + place + 7] = b"\xff" * 7
+    path.write_bytes(content)
+    log = load_dataset(str(path))
+    assert len(log) == 12
+    assert log.environment is None or log.environment.id == "robosuite/TwoArmLift"
+
+
+def test_attributes_are_read_without_the_heap_of_the_library(tmp_path):
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        group = file.create_group("g")
+        group.attrs["text"], group.attrs["fixed"] = "Höhe", np.bytes_(b"fixed")
+        group.attrs["number"], group.attrs["array"] = 3, np.arange(3)
+        group.attrs["flag"] = True
+    with h5py.File(tmp_path / "a.hdf5") as file:
+        values = [attribute(file["g"], n) for n in ("text", "fixed", "number", "array", "none")]
+    assert values == ["Höhe", "fixed", 3.0, None, None]
+
+
+def test_default_keys_know_two_arms_of_one_robot():
+    names = ["robot0_right_eef_pos", "robot0_left_eef_pos", "Can_to_robot0_eef_pos", "object"]
+    chosen = ("robot0_left_eef_pos", "robot0_right_eef_pos", "object")
+    assert default_keys(names) == chosen
+    assert default_keys(["b", "a10", "a2"]) == ("a2", "a10", "b")
+
+
+def test_a_demonstration_that_differs_is_named(path):
+    with h5py.File(path, "a") as file:
+        del file["data/demo_2/rewards"]
+    with pytest.raises(DatasetError, match="data/demo_2 and data/demo_0 differ in having rewards"):
+        load_dataset(str(path))
+
+
+@pytest.mark.parametrize("task", ["lift", "can"])
+def test_the_real_files_are_read(shared_file, task):
+    log = load_dataset(str(shared_file(f"robomimic/{task}/ph-scripted/low_dim.hdf5")))
+    assert (log.num_episodes, log.terminated.sum()) == (200, 200)
+    assert log.environment.id == {"lift": "robosuite/Lift", "can": "robosuite/PickPlaceCan"}[task]

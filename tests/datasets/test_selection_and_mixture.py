@@ -1,0 +1,99 @@
+"""Which episodes count, how often, and what they are rewarded with."""
+
+import numpy as np
+import pytest
+
+from saqrl.datasets import DatasetError, ReadOptions, load_dataset
+from saqrl.datasets.split import split_episodes
+from tests.datasets.files import small_log
+
+
+@pytest.fixture
+def spec(tmp_path):
+    small_log(tmp_path)
+    return f"npz:{tmp_path / 'small.npz'}"
+
+
+def read(spec, **options):
+    return load_dataset(spec, options=ReadOptions(**options))
+
+
+def test_success_at_the_end_rewards_and_ends_every_episode(spec):
+    log = read(spec, rewards="success-at-end")
+    assert log.rewards.tolist() == log.terminated.astype(float).tolist()
+    assert np.flatnonzero(log.terminated).tolist() == [5, 6, 15]
+    assert log.provenance["rewards"] == "success-at-end"
+
+
+def test_rewards_can_be_left_out(spec):
+    log = read(spec, rewards="none")
+    assert not log.has_rewards
+    assert not log.rewards.any()
+
+
+def test_episodes_are_chosen_by_return_and_by_highest_reward(spec):
+    whole = read(spec)
+    returns = whole.episode_returns
+    log = read(spec, min_return=float(np.sort(returns)[1]))
+    assert sorted(log.episode_returns) == pytest.approx(sorted(returns)[1:])
+    highest = np.maximum.reduceat(whole.rewards, whole.episode_starts)
+    assert read(spec, min_reward=float(highest.max())).num_episodes == 1
+    with pytest.raises(DatasetError, match=r"no episode passes dataset.min_reward 99; the highest"):
+        read(spec, min_reward=99)
+
+
+def test_a_fraction_is_always_the_same(spec):
+    one, other = read(spec, fraction=0.6), read(spec, fraction=0.6)
+    assert one.num_episodes == 2
+    np.testing.assert_array_equal(one.actions, other.actions)
+    with pytest.raises(DatasetError, match=r"dataset.fraction is 0; it must be above 0"):
+        ReadOptions(fraction=0)
+
+
+@pytest.mark.parametrize(("option", "value"), [("keys", ("a",)), ("mask", "m"), ("action", "a")])
+def test_an_option_that_a_format_does_not_know_is_refused(spec, option, value):
+    with pytest.raises(DatasetError, match=f"dataset.{option} says nothing to the format npz"):
+        read(spec, **{option: value})
+
+
+@pytest.mark.parametrize(("weight", "episodes"), [("", 3), ("2*", 6), ("0.34*", 1), ("1.67*", 5)])
+def test_weights_say_how_often_episodes_count(spec, weight, episodes):
+    log = load_dataset(f"{spec} + {weight}{spec}")
+    assert log.num_episodes == 3 + episodes
+    assert log.episode_ends[-1] == len(log)
+
+
+def test_copies_never_cross_the_split(spec):
+    log = load_dataset(f"3*{spec}")
+    training, held_out = split_episodes(log, held_out_fraction=0.3, seed=0)
+    assert held_out is not None
+    assert (training.num_episodes, held_out.num_episodes) == (6, 3)
+    assert not set(training.groups.tolist()) & set(held_out.groups.tolist())
+    seen = {row.tobytes() for row in training.observations}
+    assert not seen & {row.tobytes() for row in held_out.observations}
+
+
+def test_logs_of_different_robots_do_not_mix(spec, tmp_path):
+    other = load_dataset(spec)
+    np.savez(
+        tmp_path / "other.npz",
+        observations=other.observations[:, :2],
+        actions=other.actions,
+        terminals=other.terminated,
+    )
+    with pytest.raises(DatasetError, match="observations have 5 columns in part 1 and 2 in part 2"):
+        load_dataset(f"{spec} + npz:{tmp_path / 'other.npz'}")
+
+
+def test_the_range_of_a_mixture_holds_all_of_its_actions(spec, tmp_path):
+    other = load_dataset(spec)
+    np.savez(
+        tmp_path / "other.npz",
+        observations=other.observations,
+        actions=other.actions * 3,
+        rewards=other.rewards,
+        terminals=other.terminated,
+    )
+    log = load_dataset(f"{spec} + npz:{tmp_path / 'other.npz'}")
+    assert (log.actions >= log.action_range.low).all()
+    assert (log.actions <= log.action_range.high).all()

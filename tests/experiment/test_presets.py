@@ -1,0 +1,38 @@
+"""Every named preset can be built, and says what it is to be held against."""
+
+import json
+
+import pytest
+
+from saqrl.agents import AGENTS
+from saqrl.baselines import BASELINES
+from saqrl.commands import presets as command
+from saqrl.experiment.presets import PRESETS, build_settings
+
+KINDS = [("quantized", name) for name in AGENTS] + [("continuous", name) for name in BASELINES]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_build_for_every_agent(name):
+    for actions, agent in KINDS:
+        settings = build_settings(name, agent=agent, quantizer="vqvae", actions=actions)
+        assert settings.agent_name == agent
+        assert settings.act == settings.agent.default_act
+
+
+@pytest.mark.parametrize("name", [n for n, preset in PRESETS.items() if preset.expected])
+def test_published_rows_name_data_protocol_and_source(name):
+    preset = PRESETS[name]
+    assert preset.data
+    assert preset.protocol
+    assert "arXiv" in preset.source or "repository" in preset.source
+
+
+def test_listing_shows_every_preset_and_its_json(capsys):
+    assert command.main(["--json"]) == 0
+    shown = capsys.readouterr()
+    listed = json.loads(shown.out.splitlines()[-1])
+    assert list(listed) == list(PRESETS)
+    assert listed["pusht-chunk8"]["settings"]["chunk"] == 8
+    for name, preset in PRESETS.items():
+        assert f"{name}: {preset.summary}" in shown.err

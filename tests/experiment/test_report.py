@@ -1,0 +1,105 @@
+"""The report of a table: figures that are right, a page that stands alone."""
+
+import json
+import re
+import sys
+
+import pytest
+
+from saqrl.experiment import report
+from saqrl.experiment.report import load_rows, sections, write_report
+
+
+def row(task, method, seed, score, **more):
+    quantized = method.startswith("saq-")
+    codes = {"error_per_deviation": 0.2, "perplexity": 12.5, "prior_accuracy": 0.4}
+    return {
+        "task": task,
+        "method": method,
+        "seed": seed,
+        "measure": "success, %",
+        "score": score,
+        "averaged": 3,
+        "best": score + 5,
+        "episodes": 20,
+        "curve": [[10, score - 10], [20, score]],
+        "wall_seconds": 60.0,
+        "quantizer": codes | {"measured_on": "held-out episodes"} if quantized else {},
+        "versions": {"jax": "1.2"},
+    } | more
+
+
+@pytest.fixture
+def rows():
+    table = [
+        row(task, method, seed, base + seed)
+        for task in ("can", "lift")
+        for method, base in (("saq-bc", 60.0), ("bc", 40.0), ("gmm", 61.0))
+        for seed in range(3)
+    ]
+    failure = {"task": "can", "method": "iql", "seed": 0, "error": "ValueError: a | <b>"}
+    return [*table, failure]
+
+
+def by_title(rows):
+    return {section.title: section for section in sections(rows)}
+
+
+def test_scores_are_interquartile_means_with_the_best_in_bold(rows):
+    table = by_title(rows)["Scores"].rows
+    assert table[0][:2] == ("can", "saq-bc")
+    assert table[0][2].startswith("61.0 [60.0, 62.0]")
+    assert [line[1] for line in table if line[2].startswith("**")] == ["gmm", "gmm"]
+
+
+def test_probability_of_improvement_compares_ours_with_theirs(rows):
+    table = by_title(rows)["Probability of improvement"].rows
+    assert [line[:2] for line in table] == [("saq-bc", "bc"), ("saq-bc", "gmm")]
+    assert table[0][2] == "1.00 [1.00, 1.00]"
+    assert table[1][2].startswith("0.22")  # two of nine pairs, one tie twice: (1 + 2 / 2) / 9
+
+
+def test_data_sets_are_averaged_only_where_all_methods_finished(rows):
+    rows = [r for r in rows if not (r["task"] == "lift" and r["method"] == "gmm")]
+    assert "of can:" in by_title(rows)["All data sets together"].text
+
+
+def test_returns_of_different_tasks_are_not_averaged(rows):
+    rows = [r | {"measure": "return"} for r in rows if "error" not in r]
+    assert "All data sets together" not in by_title(rows)
+
+
+def test_page_asks_nothing_of_a_network_and_escapes_what_it_shows(rows, tmp_path):
+    markdown, page = write_report(rows, tmp_path, title="A & B")
+    text = page.read_text()
+    links = re.findall(r'(?:src|href)="([^"]{0,30})', text)
+    assert len(links) == 4
+    assert all(link.startswith("data:image/png;base64,") for link in links)
+    assert "http" not in re.sub(r"base64,[^\"]*", "", text)
+    assert "ValueError: a | &lt;b&gt;" in text
+    assert "<title>A &amp; B</title>" in text
+    named = re.findall(r"\]\(([^)]*)\)", markdown.read_text())
+    assert len(named) == 4
+    assert all((tmp_path / name).read_bytes()[1:4] == b"PNG" for name in named)
+    assert "a \\| <b>" in markdown.read_text()
+
+
+def test_nothing_finished_is_said(rows, tmp_path):
+    with pytest.raises(ValueError, match="no run has finished"):
+        sections([r for r in rows if "error" in r])
+    with pytest.raises(ValueError, match="holds no finished run"):
+        load_rows(tmp_path)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        load_rows(tmp_path / "nowhere")
+
+
+def test_rows_come_from_the_table_of_a_folder_or_a_file(rows, tmp_path):
+    table = tmp_path / "table.jsonl"
+    table.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert load_rows(tmp_path) == load_rows(table) == rows
+
+
+def test_a_missing_matplotlib_is_named_with_its_extra(rows, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r'pip install "saqrl\[plots\]"'):
+        report.sections(rows)

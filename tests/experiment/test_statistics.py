@@ -1,0 +1,77 @@
+"""Robust means and comparisons against brute force."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from saqrl.experiment import statistics
+
+numbers = st.floats(-100, 100, width=32)
+
+
+@given(st.lists(numbers, min_size=1, max_size=17))
+def test_interquartile_mean_drops_a_quarter_of_the_scores_on_each_side(scores):
+    left = sorted(scores)
+    for _ in range(len(scores) // 4):
+        left = left[1:-1]
+    assert statistics.interquartile_mean(scores) == pytest.approx(sum(left) / len(left), abs=1e-6)
+
+
+def test_interquartile_mean_ignores_one_broken_seed_in_five():
+    assert statistics.interquartile_mean([10, 11, 12, 13, -1e9]) == 11
+
+
+def test_no_score_has_no_mean():
+    with pytest.raises(ValueError, match="no scores"):
+        statistics.interquartile_mean([])
+
+
+@given(st.lists(numbers, min_size=1, max_size=5), st.lists(numbers, min_size=1, max_size=5))
+def test_probability_of_improvement_counts_pairs(ours, theirs):
+    wins = 0.0
+    for x, y in itertools.product(ours, theirs):
+        wins += 1.0 if x > y else 0.5 if x == y else 0.0
+    expected = wins / len(ours) / len(theirs)
+    found = statistics.probability_of_improvement({"t": ours}, {"t": theirs}, resamplings=2)
+    assert found.value == pytest.approx(expected)
+    mirrored = statistics.probability_of_improvement({"t": theirs}, {"t": ours}, resamplings=2)
+    assert found.value + mirrored.value == pytest.approx(1)
+
+
+def test_probability_of_improvement_weighs_tasks_alike_and_skips_those_of_one_side():
+    ours = {"easy": [2.0, 2.0, 2.0, 2.0], "hard": [0.0], "ours": [9.0]}
+    theirs = {"easy": [1.0], "hard": [1.0, 1.0], "theirs": [9.0]}
+    assert statistics.probability_of_improvement(ours, theirs).value == 0.5
+    with pytest.raises(ValueError, match="no task"):
+        statistics.probability_of_improvement({"a": [1.0]}, {"b": [1.0]})
+
+
+def test_bootstrap_interval_is_that_of_all_resamplings():
+    """Two tasks of three seeds: all 27 x 27 resamplings within the tasks, enumerated."""
+    scores = {"a": [0.0, 5.0, 7.0], "b": [50.0, 60.0, 61.0]}
+    every = [
+        statistics.interquartile_mean([*left, *right])
+        for left in itertools.product(scores["a"], repeat=3)
+        for right in itertools.product(scores["b"], repeat=3)
+    ]
+    found = statistics.interquartile_mean_interval(scores, resamplings=20_000)
+    low, high = np.quantile(every, [0.025, 0.975])
+    # The spread of a quantile of 20,000 draws from steps of this size.
+    assert found.low == pytest.approx(low, abs=0.7)
+    assert found.high == pytest.approx(high, abs=0.7)
+    assert found.value == statistics.interquartile_mean([0, 5, 7, 50, 60, 61])
+
+
+def test_seeds_are_drawn_within_their_task_only():
+    """A bootstrap that mixed the tasks would draw means far from 50."""
+    found = statistics.interquartile_mean_interval({"a": [0.0] * 2, "b": [100.0] * 2})
+    assert found == (50, 50, 50)
+
+
+def test_two_reports_of_the_same_scores_agree():
+    scores = {"a": [1.0, 2.0, 4.0, 8.0]}
+    first = statistics.interquartile_mean_interval(scores)
+    assert first == statistics.interquartile_mean_interval(scores)
