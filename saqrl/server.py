@@ -24,8 +24,9 @@ from saqrl.runtime import RobotPolicy
 
 try:
     import msgpack
-    from websockets.asyncio.server import Request, Response, Server, ServerConnection, serve
+    from websockets.asyncio.server import Server, ServerConnection, serve
     from websockets.exceptions import ConnectionClosed
+    from websockets.http11 import Request, Response
 except ImportError as error:
     raise ImportError('serving needs websockets and msgpack: pip install "saqrl[serve]"') from error
 
@@ -202,7 +203,7 @@ def read_observation(message: str | bytes) -> np.ndarray:
 
 
 def pack(message: Mapping[str, Any]) -> bytes:
-    """msgpack with arrays as openpi's client reads them."""
+    """Packed with arrays as openpi's client reads them."""
     return bytes(msgpack.packb(message, default=_described))
 
 

@@ -14,7 +14,7 @@ from saqrl.quantizers import Codec
 
 
 class QuantizedActions(
-    gymnasium.Wrapper[np.ndarray, int, np.ndarray, np.ndarray], RecordConstructorArgs
+    gymnasium.Wrapper[np.ndarray, np.int64, np.ndarray, np.ndarray], RecordConstructorArgs
 ):
     """A continuous environment as Discrete(K): code k plays what it stands for in this state.
 
@@ -25,7 +25,7 @@ class QuantizedActions(
 
     def __init__(self, env: gymnasium.Env[np.ndarray, np.ndarray], policy: Policy):
         RecordConstructorArgs.__init__(self, policy=policy)
-        gymnasium.Wrapper.__init__(self, env)
+        gymnasium.Wrapper.__init__(self, env)  # type: ignore[misc]
         if not isinstance(policy.controller, CodeController):
             raise ValueError("a continuous policy has no codes; train with --actions quantized")
         widths = {
@@ -47,7 +47,7 @@ class QuantizedActions(
         self._observation, info = self.env.reset(seed=seed, options=options)
         return self._observation, info
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: int | np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Play the code; ValueError for one that does not exist or before the first reset."""
         if self._observation is None:
             raise ValueError("step before reset")

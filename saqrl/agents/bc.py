@@ -23,6 +23,8 @@ class BC(nn.Training):
 
     steps: int = 10_000
     weight_decay: float = 1e-4
+    temperature: float = 1.0
+    """Of the codes when they are sampled: towards 0 the most probable, 1 as often as in the data."""
     discount: float = 0.99
     """Not in the loss: every agent states the discount that its transitions are coded with."""
 
@@ -49,13 +51,15 @@ class BC(nn.Training):
         return state.model
 
     def actor(self, state: State) -> "BehaviourActor":
-        return BehaviourActor()
+        return BehaviourActor(self.temperature)
 
 
 class BehaviourActor(eqx.Module):
-    """Acts with pi_b."""
+    """Acts with pi_b, sharpened."""
+
+    temperature: float = eqx.field(static=True)
 
     def logits(
         self, observation: Float[Array, " features"], log_prior: Float[Array, " codes"]
     ) -> Float[Array, " codes"]:
-        return log_prior
+        return log_prior / self.temperature

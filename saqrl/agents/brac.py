@@ -36,6 +36,8 @@ class BRAC(nn.Training):
     """Weight of KL(pi || pi_b) in the policy's loss and in the targets."""
     prior_floor: float = -8.0
     """log pi_b is clipped below here, so that one unseen code cannot own the KL."""
+    temperature: float = 1.0
+    """Of the learned policy when codes are sampled."""
     target_rate: float = 0.005
     """Share of the online critics that moves into the target at each step."""
 
@@ -90,7 +92,7 @@ class BRAC(nn.Training):
         return batch.rewards + batch.discounts * (value - self.alpha * divergence)
 
     def actor(self, state: State) -> "PolicyActor":
-        return PolicyActor(state.policy.model)
+        return PolicyActor(state.policy.model, self.temperature)
 
     def _value_and_divergence(
         self,
@@ -106,11 +108,12 @@ class BRAC(nn.Training):
 
 
 class PolicyActor(eqx.Module):
-    """The learned pi(k|s)."""
+    """The learned pi(k|s), sharpened."""
 
     network: nn.MLP
+    temperature: float = eqx.field(static=True)
 
     def logits(
         self, observation: Float[Array, " features"], log_prior: Float[Array, " codes"]
     ) -> Float[Array, " codes"]:
-        return jax.nn.log_softmax(self.network(observation))
+        return jax.nn.log_softmax(self.network(observation)) / self.temperature

@@ -190,8 +190,9 @@ def _quietly(words: Sequence[str], what: str) -> tuple[Any, Settings]:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
             return read_flags(words)
     except SystemExit as error:
-        lines = (line.strip(" │╭╮╰╯─\t") for line in said.getvalue().splitlines())
-        told = [line for line in lines if line and not line.startswith("For full helptext")]
-        raise ValueError(f"{what}: {' '.join(told[1:] or told)}") from error
+        # The first line inside tyro's box is the complaint; help and frames follow.
+        lines = (line.strip(" │╭╮╰╯─-\t") for line in said.getvalue().splitlines())
+        told = [line for line in lines if line and "options" not in line.lower()]
+        raise ValueError(f"{what}: {told[0] if told else 'cannot be parsed'}") from error
     except ValueError as error:
         raise ValueError(f"{what}: {error}") from error

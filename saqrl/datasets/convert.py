@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,20 +26,10 @@ FRAMES_PER_SECOND = 20
 WHOLE = "state"
 
 
-@dataclass(frozen=True)
-class Target:
-    """A format that can be written, and how its files are named."""
-
-    write: Callable[[Path, Transitions], None]
-    folder: bool
-    suffix: str
-    """Taken off OUT by no one; it chooses the format where none is named."""
-
-
 def convert(transitions: Transitions, out: Path, format_name: str) -> None:
     """Write `transitions` to the new file or folder `out`.
 
-    DatasetError: the format is unknown or cannot hold this log. FileExistsError: `out` is there.
+    Raises DatasetError: the format is unknown or cannot hold this log, or `out` exists.
     """
     if format_name not in TARGETS:
         raise DatasetError(f"cannot write {format_name!r}; {closest(format_name, TARGETS)}")
@@ -49,7 +38,7 @@ def convert(transitions: Transitions, out: Path, format_name: str) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        TARGETS[format_name].write(aside, transitions)
+        TARGETS[format_name](aside, transitions)
         _refuse_existing(path)
         aside.rename(path)
     finally:
@@ -403,10 +392,10 @@ def _store(group: "h5py.Group", key: str, array: np.ndarray) -> None:
         group.create_dataset(key, data=array)
 
 
-TARGETS: Mapping[str, Target] = {
-    "npz": Target(_write_npz, folder=False, suffix=".npz"),
-    "d4rl": Target(_write_d4rl, folder=False, suffix=".hdf5"),
-    "minari": Target(_write_minari, folder=True, suffix=""),
-    "robomimic": Target(_write_robomimic, folder=False, suffix=".hdf5"),
-    "lerobot": Target(_write_lerobot, folder=True, suffix=""),
+TARGETS: Mapping[str, Callable[[Path, Transitions], None]] = {
+    "npz": _write_npz,
+    "d4rl": _write_d4rl,
+    "minari": _write_minari,
+    "robomimic": _write_robomimic,
+    "lerobot": _write_lerobot,
 }

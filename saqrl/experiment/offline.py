@@ -9,6 +9,7 @@ policies: Paine et al. 2020 (arXiv 2007.09055).
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -113,7 +114,7 @@ def evaluate_offline(
     seed: int,
     reporter: Reporter,
 ) -> Estimate:
-    """Fit Q of the run's policy on the run's whole dataset; ValueError where that cannot be done."""
+    """Fit Q of the run's policy on its whole dataset; ValueError where that cannot be done."""
     if settings.dataset is None:
         raise ValueError("the run collected its own data: offline evaluation needs its dataset")
     data = load_dataset(
@@ -128,9 +129,9 @@ def evaluate_offline(
     factor = reward_factor(data, settings.reward_scale)
     prepared = prepare(data, settings, policy.observation_scaling, factor)
     table = evaluated(policy, prepared, act=act)
-    key, state = jax.random.key(seed), None
+    key, state, pauses = jax.random.key(seed), None, [settings.log_every]
     with reporter.stage("offline evaluation", algorithm.steps) as update:
-        for interval in engine.intervals(algorithm, table, key, pauses=[settings.log_every]):
+        for interval in engine.intervals(cast(Any, algorithm), table, key, pauses=pauses):
             state = interval.state
             update(interval.step, f"bellman error {interval.metrics['bellman_error']:.3g}")
     assert state is not None

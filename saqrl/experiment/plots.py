@@ -60,7 +60,7 @@ def intervals(
         axes.axvline(centre, color="#5B6770", linewidth=1, linestyle="--")
         axes.set_xlim(-0.03, 1.03)
     axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
+    axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel(f"{label}, 95 % interval")
     _tidy(axes)
     return _png(figure)

@@ -15,6 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Task as RichTask
+from rich.table import Column
 from rich.text import Text
 
 # Seconds between two lines when nobody watches a bar.
@@ -29,7 +30,22 @@ class _Rate(TextColumn):
 
     def render(self, task: RichTask) -> Text:
         rate = task.finished_speed or task.speed
-        return Text("" if rate is None else f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s")
+        return Text(rate_words(rate) if rate else "")
+
+
+def rate_words(rate: float) -> str:
+    """Things per second; seconds per thing where one takes longer than that."""
+    if rate >= 10:
+        return f"{rate:,.0f}/s"
+    return f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each"
+
+
+def time_words(seconds: float) -> str:
+    """Hours, minutes and seconds, the largest two that count."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
 class Reporter:
@@ -72,14 +88,19 @@ class Reporter:
     def _bar(self) -> Progress:
         return Progress(
             TextColumn("{task.description:<12}"),
-            BarColumn(bar_width=28),
+            BarColumn(bar_width=16),
             TaskProgressColumn(),
             MofNCompleteColumn(),
             _Rate(),
             TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[note]}", style="dim"),
+            # The note gives way where a terminal is narrow: a line that wraps cannot be redrawn.
+            TextColumn(
+                "{task.fields[note]}", style="dim", table_column=Column(no_wrap=True, ratio=1)
+            ),
             console=self.console,
             speed_estimate_period=20,
+            refresh_per_second=4,
+            expand=True,
         )
 
     def _lines(self, name: str, total: int, unit: str, first: int) -> Callable[[int, str], None]:
@@ -91,10 +112,11 @@ class Reporter:
             if now - last < LINE_PERIOD and done < total:
                 return
             last = now
+            # What a run before this one has done says nothing about the rate.
             rate = (done - first) / max(now - began, 1e-9)
-            left = (total - done) / rate if rate else float("inf")
+            pace = f", {rate_words(rate)}, {time_words((total - done) / rate)} left" if rate else ""
             print(
-                f"{name}: {done:,}/{total:,} {unit}, {rate:,.1f}/s, {left:.0f} s left  {note}",
+                f"{name}: {done:,}/{total:,} {unit}{pace}  {note}".rstrip(),
                 file=sys.stderr,
                 flush=True,
             )

@@ -169,7 +169,8 @@ def _train(
     step, state = 0, None
     with reporter.stage(name, algorithm.steps) as update:
         for step, state, metrics in engine.intervals(algorithm, data, key, pauses=[LOG_EVERY]):
-            update(step, "  ".join(f"{k} {v:.3g}" for k, v in list(metrics.items())[:1]))
+            shown = next(name for name in ("reconstruction", "cross_entropy") if name in metrics)
+            update(step, f"{shown} {metrics[shown]:.3g}")
             if learned(step, state):
                 break
     return step, state

@@ -116,7 +116,8 @@ def _error_against_codes(summary: Mapping[str, Any]) -> Any:
     axis.set_xticks(sorted(sizes))
     axis.xaxis.set_major_formatter(ScalarFormatter())
     axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.set(xlabel="codes", ylabel="error / deviation of the actions", ylim=(0, None))
+    axis.set(xlabel="codes", ylabel="error / deviation of the actions")
+    axis.set_ylim(0, 1.05 * axis.get_ylim()[1])
     axis.legend(frameon=False)
     return figure
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -131,7 +131,7 @@ def graph_of(
     policy: Policy, *, part: Part, act: Act, observations: Float32[np.ndarray, "n obs"]
 ) -> Graph:
     """The traced graph of a part of the policy; ExportError where it cannot be had."""
-    raw = jax.ShapeDtypeStruct((policy.observation_size,), jnp.float32)
+    raw = _struct((policy.observation_size,), jnp.float32)
     try:
         if part == "policy":
             reference = Reference.fit(policy.observation_scaling(observations))
@@ -142,7 +142,7 @@ def graph_of(
         if part == "encoder":
             inputs = {"observation": raw, "action": _chunk_struct(policy)}
             return trace(_encoder(policy), inputs, ["code"])
-        code = jax.ShapeDtypeStruct((), jnp.int32)
+        code = _struct((), jnp.int32)
         return trace(_decoder(policy), {"observation": raw, "code": code}, ["action"])
     except UnsupportedOperator as error:
         described = policy.description
@@ -175,9 +175,13 @@ def _to_environment(
     return jnp.clip(scaled, action_range.low, action_range.high)
 
 
+def _struct(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
+
+
 def _chunk_struct(policy: Policy) -> jax.ShapeDtypeStruct:
     shape = (policy.chunk, len(policy.action_range.low))
-    return jax.ShapeDtypeStruct(shape, jnp.float32)
+    return _struct(shape, jnp.float32)
 
 
 def _decision(policy: Policy, reference: Reference, act: Act) -> Callable[..., Any]:
@@ -426,7 +430,7 @@ def onnx_bytes(graph: Graph, metadata: Mapping[str, Any]) -> bytes:
             node.op,
             list(node.inputs),
             [node.output],
-            **{k: list(v) if isinstance(v, tuple) else v for k, v in node.attributes.items()},
+            **cast(Any, dict(node.attributes)),
         )
         for node in graph.nodes
     ]

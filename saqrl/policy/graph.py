@@ -499,19 +499,19 @@ def _product(lowering: _Lowering, equation: Any, left: Value, right: Value) -> B
         for shape, axes in zip(shapes, contracted, strict=True)
     ]
     size = shapes[0][contracted[0][0]]
-    # Each side as (batch, rows, size): the contracted axis last, the others as one.
-    sides = []
+    # The contracted axis last: a known side as (rows, size), one in the graph as it is.
+    sides: list[Value] = []
     for value, shape, axes, rest in zip((left, right), shapes, contracted, free, strict=True):
-        order = [axis for axis in range(len(shape)) if axis != axes[0]] + [axes[0]]
-        rows = int(np.prod(rest))
+        order = (*(axis for axis in range(len(shape)) if axis != axes[0]), axes[0])
         if not isinstance(value, Batched):
-            sides.append(np.asarray(value).transpose(order).reshape(rows, size))
+            sides.append(np.asarray(value).transpose(order).reshape(int(np.prod(rest)), size))
             continue
         name = lowering.full(value, shape)
-        if order != sorted(order):
+        if order != tuple(sorted(order)):
             name = lowering.emit("Transpose", name, perm=(0, *(axis + 1 for axis in order)))
         sides.append(Batched(name, tuple(shape[axis] for axis in order)))
     first, second = sides
+    plain: tuple[int, ...]
     if isinstance(first, Batched) and not isinstance(second, Batched):
         name = lowering.emit("MatMul", first.name, lowering.name(second.T))
         plain = (*free[0], len(second))
@@ -520,15 +520,15 @@ def _product(lowering: _Lowering, equation: Any, left: Value, right: Value) -> B
         plain = (*free[1], len(first))
         if free[0] and free[1]:
             # (batch, right..., left) -> (batch, left, right...)
-            order = (0, len(plain), *range(1, len(plain)))
-            name = lowering.emit("Transpose", name, perm=order)
+            turn = (0, len(plain), *range(1, len(plain)))
+            name = lowering.emit("Transpose", name, perm=turn)
             plain = (plain[-1], *plain[:-1])
     else:
-        rows = [int(np.prod(rest)) for rest in free]
-        one = lowering.reshape(first.name, (rows[0], size))
-        two = lowering.reshape(second.name, (rows[1], size))
+        heights = [int(np.prod(rest)) for rest in free]
+        one = lowering.reshape(first.name, (heights[0], size))
+        two = lowering.reshape(second.name, (heights[1], size))
         turned = lowering.emit("Transpose", two.name, perm=(0, 2, 1))
-        name, plain = lowering.emit("MatMul", one.name, turned), (rows[0], rows[1])
+        name, plain = lowering.emit("MatMul", one.name, turned), (heights[0], heights[1])
     result = _result(equation)
     return Batched(name, plain) if plain == result else lowering.reshape(name, result)
 

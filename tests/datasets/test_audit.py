@@ -260,3 +260,53 @@ def test_a_removed_end_in_real_demonstrations_is_found(shared_file):
     starts = np.delete(transitions.episode_starts, 7)
     found = audit(replace(transitions, episode_starts=starts))
     assert found.jumps == (transitions.episode_starts[7] - 1,)
+
+
+def test_the_coverage_hint_counts_correlated_actions_once():
+    from dataclasses import replace
+
+    draw = np.random.default_rng(0)
+    arrays = {
+        "observations": draw.normal(size=(4000, 2)).astype(np.float32),
+        "actions": draw.uniform(-1, 1, (4000, 1)).astype(np.float32),
+        "terminals": np.arange(4000) % 500 == 499,
+    }
+    log = assemble(arrays, source="log")
+    found = audit(log)
+    # White noise forgets at once: 4000 actions, 20 a code, the power of two below 200.
+    assert (found.action_correlation, found.independent_actions) == (1, 4000)
+    assert found.supported_codes == 128
+    held = np.repeat(log.actions[::16], 16, axis=0)
+    slow = audit(replace(log, actions=held))
+    assert slow.action_correlation in (12, 16)
+    assert slow.supported_codes in (8, 16)
+
+
+def test_positions_that_the_robot_follows_are_told_from_recorded_ones():
+    draw = np.random.default_rng(1)
+    walk = np.cumsum(draw.normal(size=(500, 2)), 0).astype(np.float32)
+    arrays = {"observations": walk, "terminals": np.arange(500) == 499}
+    following = np.roll(walk, -1, 0)
+    target = following + 0.1 * walk.std(0) * draw.normal(size=walk.shape).astype(np.float32)
+    found = audit(assemble({**arrays, "actions": target.astype(np.float32)}, source="log"))
+    assert found.followed_actions == ((0, 0), (1, 1))
+    assert found.position_actions == ()
+    assert any("follows the action closely" in warning for warning in found.warnings)
+
+
+def test_the_picture_is_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    from saqrl.commands.inspect import main
+
+    draw = np.random.default_rng(2)
+    np.savez(
+        tmp_path / "log.npz",
+        observations=draw.normal(size=(60, 2)),
+        actions=draw.uniform(-1, 1, (60, 9)),
+        timeouts=np.arange(60) % 20 == 19,
+    )
+    picture = tmp_path / "log.png"
+    assert main([str(tmp_path / "log.npz"), "--picture", str(picture)]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match=r"name a file that ends in .png"):
+        main([str(tmp_path / "log.npz"), "--picture", str(tmp_path / "log.jpeg")])

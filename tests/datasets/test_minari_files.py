@@ -73,7 +73,7 @@ def test_range_and_environment_are_the_metadata_s(folder):
 
 def test_an_incomplete_copy_is_refused(folder):
     change(folder, total_episodes=3)
-    with pytest.raises(DatasetError, match="promises 3 episodes and main_data.hdf5 holds 2"):
+    with pytest.raises(DatasetError, match=r"promises 3 episodes and main_data.hdf5 holds 2"):
         load_dataset(str(folder))
     (folder / "data" / "metadata.json").unlink()
     with pytest.raises(DatasetError, match=r"metadata.json is missing; copy the whole folder"):

@@ -17,7 +17,7 @@ from saqrl.experiment.offline import (
     log_policy_of,
 )
 from tests.agents.test_tabular_truth import CODES, DISCOUNT, STATES
-from tests.policy.test_policy import make_policy
+from tests.policy.test_export import make_policy
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +64,11 @@ def test_fitted_q_evaluation_is_exact_policy_evaluation(problem):
 def test_targets_and_gradients_agree_with_a_loop(problem):
     table, _, _ = problem
     algorithm = FittedQ(hidden=(4,), critics=2, batch_size=15)
-    state = algorithm.init(jax.random.key(1), table)
+    state = jax.jit(algorithm.init)(jax.random.key(1), table)
     # Targets that differ from the online networks, so that mixing them up shows.
     target = jax.tree.map(lambda leaf: leaf + 0.1, state.target)
     state = State(state.critics, target)
-    found = algorithm.targets(state, table)
+    found = jax.jit(algorithm.targets)(state, table)
     q = np.asarray(target(table.next_observations), np.float64)
     pi = np.exp(np.asarray(table.next_log_policy, np.float64))
     for head in range(2):
@@ -78,7 +78,7 @@ def test_targets_and_gradients_agree_with_a_loop(problem):
             assert float(found[head, row]) == pytest.approx(expected, abs=1e-5)
     # One step of plain Adam moves each output bias against the sign of its gradient, which only
     # sees the data's codes; targets carry none.
-    after, _ = algorithm.update(state, table, jax.random.key(0))
+    after, _ = jax.jit(algorithm.update)(state, table, jax.random.key(0))
     online = np.asarray(state.critics.model(table.observations), np.float64)
     for head in range(2):
         gradient = np.zeros(CODES)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from saqrl.commands import quantize as command
+from saqrl.commands import train as train_command
 from saqrl.datasets import EnvironmentSpec, Transitions
 from saqrl.datasets.scaling import ActionRange
 from saqrl.experiment import quantize as laboratory
@@ -361,6 +362,14 @@ def test_every_preset_takes_every_quantizer(preset, name):
     settings = build_settings(preset, agent="cql", quantizer=name)
     assert QUANTIZERS.name_of(settings.quantizer) == name
     assert Settings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
+
+
+def test_resuming_keeps_the_saved_quantizer_and_refuses_another():
+    saved = build_settings("default", agent="cql", quantizer="fsq")
+    chosen = {"agent": None, "quantizer": None}
+    assert train_command._base_settings(chosen, saved) is saved
+    with pytest.raises(ValueError, match="quantizer is 'fsq' in the run and 'vqvae' here"):
+        train_command._base_settings(chosen | {"quantizer": "vqvae"}, saved)
 
 
 @pytest.mark.slow

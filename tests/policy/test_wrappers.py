@@ -70,7 +70,9 @@ def test_what_does_not_fit_is_refused(policy):
     with pytest.raises(ValueError, match="has no codes"):
         QuantizedActions(Walk(), make_policy("continuous", "bc"))
     with pytest.raises(ValueError, match=r"observations of shape \(3,\)"):
-        QuantizedActions(gymnasium.make("Pendulum-v1"), dataclasses.replace(policy, observation_size=4))
+        QuantizedActions(
+            gymnasium.make("Pendulum-v1"), dataclasses.replace(policy, observation_size=4)
+        )
     env = QuantizedActions(Walk(), policy)
     with pytest.raises(ValueError, match="before reset"):
         env.step(0)
