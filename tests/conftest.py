@@ -7,6 +7,8 @@ import pytest
 from hypothesis import settings
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Programs here run for milliseconds: compiling them fast matters more than compiling them well.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

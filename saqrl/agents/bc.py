@@ -24,7 +24,7 @@ class BC(nn.Training):
     steps: int = 10_000
     weight_decay: float = 1e-4
     temperature: float = 1.0
-    """Of the codes when they are sampled: towards 0 the most probable, 1 as often as in the data."""
+    """Of codes that are sampled: towards 0 the most probable one, 1 as often as in the data."""
     discount: float = 0.99
     """Not in the loss: every agent states the discount that its transitions are coded with."""
 

@@ -8,6 +8,7 @@ from saqrl.agents import AGENTS, Agent
 from saqrl.agents.bc import BC
 from saqrl.baselines import BASELINES, Baseline
 from saqrl.datasets import ReadOptions
+from saqrl.datasets.options import DEFAULT
 from saqrl.datasets.scaling import Scale
 from saqrl.policy import Act
 from saqrl.quantizers import QUANTIZERS, Quantizer
@@ -27,7 +28,7 @@ class Settings:
     actions: Actions = "quantized"
     dataset: str | None = None
     """SPEC; None: demonstrations are collected from `env` first."""
-    reading: ReadOptions = ReadOptions()
+    reading: ReadOptions = DEFAULT
     """Which parts of the dataset are read."""
     env: str | None = None
     """Environment id; None: the one that the dataset names."""
@@ -35,7 +36,7 @@ class Settings:
     """Episodes to collect where no dataset is given."""
     angles: tuple[int, ...] = ()
     observation_scale: Scale = "columns"
-    feature_deviation: float = 0.3
+    feature_deviation: float = 0.1
     """Standard deviation of the networks' inputs: small inputs make smooth functions."""
     reward_scale: RewardScale = "unit"
     chunk: int = 1

@@ -103,9 +103,7 @@ def controller_skeleton(described: Mapping[str, Any]) -> Controller:
     key = jax.random.key(0)
     if described["kind"] == "continuous":
         baseline = baselines.BASELINES.rebuild(described["agent"])
-        data = baselines.ContinuousTransitions(
-            features, actions, scalar, features, scalar, actions
-        )
+        data = baselines.ContinuousTransitions(features, actions, scalar, features, scalar, actions)
         return ContinuousController(baseline.actor(baseline.init(key, data)))
     quantizer = quantizers.QUANTIZERS.rebuild(described["quantizer"])
     codec = quantizer.codec(quantizer.init(key, quantizers.ActionBatch(features, actions)))

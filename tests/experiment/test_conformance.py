@@ -111,9 +111,10 @@ class TestEveryAlgorithm:
 
     def test_intervals_of_any_length_share_one_compiled_program(self, registry, name, tables):
         algorithm, data = small(registry, name), tables[registry.kind]
+        train(algorithm, data, jax.random.key(0))
         before = engine.advance._cache_size()
-        train(dataclasses.replace(algorithm, batch_size=17), data, jax.random.key(0), pauses=(5, 3))
-        assert engine.advance._cache_size() == before + 1
+        train(algorithm, data, jax.random.key(3), pauses=(5, 3))
+        assert engine.advance._cache_size() == before
 
     def test_a_description_rebuilds_the_same_hyperparameters(self, registry, name, tables):
         algorithm = small(registry, name)

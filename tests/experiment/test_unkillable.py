@@ -423,6 +423,7 @@ FLAGS = shlex.split(
     "--prior.hidden 32 --prior.steps 300 --quantizer-steps 600 --steps 1200 --log-every 20 "
     "--eval-every 400 --eval-episodes 2 --loggers csv"
 )
+KILLS = 50
 # Checkpoints as often as there are intervals: a kill then hits their writing too.
 PROGRAM = (
     "import sys; from saqrl.experiment import train; train.CHECKPOINT_PERIOD = 0.0; "
@@ -453,18 +454,20 @@ def test_sigkill_at_50_random_times_changes_nothing(dataset, tmp_path):
         tables = {path.name: path.read_bytes() for path in (out / "csv").iterdir()}
         return outcome(out) | tables
 
-    expected = finish(tmp_path / "whole")
-    generator, kills, times = random.Random(0), 0, 0
-    while kills < 50:
-        out, times = tmp_path / f"killed{times}", times + 1
-        while True:
+    expected = finish(tmp_path / "whole")  # fills the compilation cache
+    began = time.monotonic()
+    assert finish(tmp_path / "again") == expected
+    # Uniform over a run's life: its start, its reading and compiling, and all of its stages.
+    life = time.monotonic() - began
+    generator, kills, runs = random.Random(0), 0, 0
+    while kills < KILLS:
+        out, runs = tmp_path / f"killed{runs}", runs + 1
+        ended = False
+        while kills < KILLS and not ended:
             process = start(out)
-            # Half of the blows fall while the program starts, reads and compiles.
-            time.sleep(generator.choice([1, 4]) * generator.random())
-            if process.poll() is not None:
-                process.communicate()
-                break
+            time.sleep(life * generator.random())
+            ended = process.poll() is not None
             process.send_signal(signal.SIGKILL)
             process.communicate()
-            kills += 1
+            kills += not ended
         assert finish(out) == expected, f"after {kills} kills"
