@@ -23,18 +23,26 @@ DATA = "../shared/data"
 PUSHT = f"--dataset npz:{DATA}/npz/pusht-human.npz --env gym_pusht/PushT-v0 --angles 4"
 DOOR = f"--dataset d4rl:{DATA}/d4rl/door-expert.hdf5"
 
+FEW = f"{DOOR} --data-episodes 5"
+SHORT = "--quantizer-steps 5000 --steps 5000"
+FEW_PRIOR = "--prior.steps 5000 --prior.weight-decay 0.3"
+
 ROWS = {
     "Push-T human, MSE-BC": f"{PUSHT} --actions continuous --agent bc",
-    "Push-T human, SAQ-BC": f"{PUSHT} --agent bc --quantizer-steps 20000 --steps 20000",
+    "Push-T human, SAQ-BC, 16 codes": (
+        f"{PUSHT} --agent bc --quantizer.codes 16 --quantizer-steps 20000 --steps 20000"
+    ),
     "Push-T human, SAQ-BC, chunk 8": (
         f"{PUSHT} --agent bc --chunk 8 --quantizer-steps 20000 --steps 20000"
     ),
-    "door-expert 5, MSE-BC": f"{DOOR} --data-episodes 5 --actions continuous --agent bc",
-    "door-expert 5, SAQ-BC": f"{DOOR} --data-episodes 5 --agent bc",
-    "door-expert 5, SAQ-IQL": f"{DOOR} --data-episodes 5 --agent iql",
+    "door-expert 5, MSE-BC": f"{FEW} --actions continuous --agent bc --steps 5000",
+    "door-expert 5, SAQ-BC": f"{FEW} --agent bc {SHORT} --agent.weight-decay 0.3",
+    "door-expert 5, SAQ-IQL": f"{FEW} --agent iql {SHORT} {FEW_PRIOR}",
     "door-expert 25, SAQ-BC": f"{DOOR} --data-episodes 25 --agent bc",
     **{
-        f"{name}, SAQ-{agent.upper()}": f"--dataset d4rl:{DATA}/d4rl/{name}.hdf5 --agent {agent}"
+        f"{name}, SAQ-{agent.upper()}": (
+            f"--dataset d4rl:{DATA}/d4rl/{name}.hdf5 --agent {agent} {SHORT} --eval-episodes 20"
+        )
         for name in ("door-human", "hopper-expert", "hopper-medium")
         for agent in ("bc", "cql", "iql", "brac")
     },
@@ -60,7 +68,9 @@ def measure(command: str, seed: int) -> dict:
         other = "greedy" if trained["act"] == "sample" else "sample"
         scores = {trained["act"]: trained}
         if "continuous" not in command:
-            scores[other] = saqrl_json("evaluate", run, "--act", other)
+            scores[other] = saqrl_json(
+                "evaluate", run, "--act", other, "--episodes", str(trained["episodes"])
+            )
     kept = ("return_mean", "return_std", "success_rate", "normalized_score", "max_reward_mean")
     return {
         "command": f"saqrl train {command} --seed {seed}",

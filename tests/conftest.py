@@ -8,7 +8,10 @@ from hypothesis import settings
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Programs here run for milliseconds: compiling them fast matters more than compiling them well.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+)
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -12,22 +12,9 @@ import numpy as np
 import pytest
 
 SMALL = [
-    "--quantizer.codes",
-    "8",
-    "--quantizer.hidden",
-    "16",
-    "--quantizer.batch-size",
-    "16",
-    "--agent.hidden",
-    "16",
-    "--agent.batch-size",
-    "16",
-    "--quantizer-steps",
-    "30",
-    "--steps",
-    "40",
-    "--log-every",
-    "10",
+    *("--quantizer.codes", "8", "--quantizer.hidden", "16", "--quantizer.batch-size", "16"),
+    *("--agent.hidden", "16", "--agent.batch-size", "16", "--quantizer-steps", "30"),
+    *("--steps", "40", "--log-every", "10"),
 ]
 
 
