@@ -9,6 +9,7 @@ import tyro
 
 from saqrl.commands.output import print_json, say
 from saqrl.datasets import DatasetError, ReadOptions, load_dataset
+from saqrl.datasets.collect import check_destination, save
 from saqrl.datasets.convert import convert, first_difference, format_of
 from saqrl.datasets.errors import counted
 
@@ -25,6 +26,8 @@ class Convert:
     """format of OUT; default: by its suffix where that says it"""
     env: str | None = None
     """environment id to record; for OGBench's files the task whose rewards are made"""
+    coded: str | None = None
+    """run folder: write its codes in place of the actions, as npz for libraries of discrete RL"""
     options: Annotated[ReadOptions, tyro.conf.arg(name="dataset")] = field(
         default_factory=ReadOptions
     )
@@ -40,6 +43,8 @@ def main(arguments: Sequence[str]) -> int:
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     out = Path(asked.out)
+    if asked.coded is not None:
+        return _convert_coded(asked, out)
     target = asked.format or format_of(out)
     if target is None:
         raise DatasetError(
@@ -72,4 +77,23 @@ def main(arguments: Sequence[str]) -> int:
                 "bytes": size,
             }
         )
+    return 0
+
+
+def _convert_coded(asked: Convert, out: Path) -> int:
+    """Observations, codes, rewards and ends, as d3rlpy's MDPDataset takes them."""
+    from saqrl.experiment.coded import coded_trajectories
+    from saqrl.experiment.train import saved_settings
+    from saqrl.policy.storage import load_policy
+
+    check_destination(out)
+    run = Path(str(asked.coded))
+    arrays = coded_trajectories(
+        saved_settings(run), load_policy(run / "policy"), asked.dataset, options=asked.options
+    )
+    save(out, arrays)
+    codes, ends = arrays["actions"], arrays["terminals"] + arrays["timeouts"]
+    say(f"{out}: {counted(int(ends.sum()), 'episode')}, {counted(len(codes), 'decision')}")
+    if asked.json:
+        print_json({"out": str(out), "episodes": int(ends.sum()), "decisions": len(codes)})
     return 0

@@ -121,7 +121,7 @@ def collect(
 def check_destination(path: Path) -> None:
     """Refuse a file that cannot or must not be written, before any work is done for it."""
     if path.suffix != ".npz":
-        raise ValueError(f"{path}: collected data are npz; choose a name that ends in .npz")
+        raise ValueError(f"{path}: this is written as npz; choose a name that ends in .npz")
     if path.exists():
         raise FileExistsError(f"{path} exists and is never overwritten: remove it or rename --out")
     if not path.absolute().parent.is_dir():

@@ -2,14 +2,18 @@
 
 import numpy as np
 
-from saqrl.datasets import load_dataset
+from saqrl.datasets import ReadOptions, load_dataset
 from saqrl.experiment.preparation import encode_all, prepare
 from saqrl.experiment.settings import Settings
 from saqrl.policy import CodeController, Policy
 
 
 def coded_trajectories(
-    settings: Settings, policy: Policy, spec: str | None = None
+    settings: Settings,
+    policy: Policy,
+    spec: str | None = None,
+    *,
+    options: ReadOptions | None = None,
 ) -> dict[str, np.ndarray]:
     """The run's dataset with codes for actions, one row a decision, as d3rlpy's MDPDataset asks.
 
@@ -23,7 +27,12 @@ def coded_trajectories(
     source = spec or settings.dataset
     if source is None:
         raise ValueError("the run collected its own data: name them with --dataset")
-    data = load_dataset(source, angles=settings.angles, episodes=settings.data_episodes)
+    data = load_dataset(
+        source,
+        angles=settings.angles,
+        episodes=settings.data_episodes,
+        options=options or settings.reading,
+    )
     prepared = prepare(data, settings, policy.observation_scaling, 1.0)
     codes = np.asarray(encode_all(codec, prepared.action_batch()))
     rows, last = [], []

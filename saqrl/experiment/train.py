@@ -42,6 +42,8 @@ from saqrl.quantizers import QUANTIZERS, ActionQuantizer
 # Seconds of work that a kill may cost at most, besides the interval that it hits.
 CHECKPOINT_PERIOD = 20.0
 DEMONSTRATIONS = "demonstrations.npz"
+# Metrics that the progress bar shows first.
+HEADLINES = ("reconstruction", "cross_entropy", "squared_error", "bellman_error", "perplexity")
 
 
 def train(
@@ -366,4 +368,5 @@ def _collect(settings: Settings, run: Run, reporter: Reporter) -> str:
 
 
 def _brief(metrics: Mapping[str, float]) -> str:
-    return "  ".join(f"{name} {value:.3g}" for name, value in list(metrics.items())[:2])
+    told = [name for name in HEADLINES if name in metrics] or sorted(metrics)
+    return "  ".join(f"{name} {metrics[name]:.3g}" for name in told[:2])

@@ -34,6 +34,7 @@ def test_same_seed_gives_the_same_bits_whatever_came_before(demonstrations):
     assert not identical(again, other)
 
 
+@pytest.mark.slow  # each worker imports the simulator
 def test_workers_do_not_change_the_data(demonstrations):
     assert identical(collect(CUBE, style="expert", episodes=3, seed=7, workers=2), demonstrations)
 
@@ -125,6 +126,7 @@ def test_play_and_noisy_data_carry_the_rewards_of_the_task_or_none(environment_i
     assert arrays["observations"].dtype == np.float32
 
 
+@pytest.mark.slow  # hundreds of simulated steps each
 @pytest.mark.parametrize(
     "environment_id",
     ["cube-double-singletask-task4-v0", "scene-singletask-task4-v0", "puzzle-3x3-singletask-v0"],

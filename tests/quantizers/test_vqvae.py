@@ -38,9 +38,9 @@ def network(mlp, inputs: np.ndarray) -> np.ndarray:
 
 def test_losses_are_those_of_a_plain_loop():
     data = batch()
-    state = BY_GRADIENT.init(jax.random.key(0), data)
+    state = jax.jit(BY_GRADIENT.init)(jax.random.key(0), data)
     model = state.networks.model
-    _, metrics = BY_GRADIENT.update(state, data, jax.random.key(1))
+    _, metrics = jax.jit(BY_GRADIENT.update)(state, data, jax.random.key(1))
     codes = np.asarray(model.codes, np.float64)
     reconstruction = commitment = 0.0
     for observation, action in zip(data.observations, data.actions, strict=True):
@@ -60,12 +60,12 @@ def test_the_straight_through_gradient_is_what_the_formula_says(kind):
         BY_GRADIENT, codebook=kind, hidden=(), codes=2, code_size=1, learning_rate=1.0
     )
     data = ActionBatch(jnp.asarray([[0.5]]), jnp.asarray([[0.8]]))
-    state = quantizer.init(jax.random.key(3), data)
+    state = jax.jit(quantizer.init)(jax.random.key(3), data)
     model = state.networks.model
     book = state.codebook.codes if model.codes is None else model.codes
 
     # Adam divides the first gradient by its own size, so look at its first moment instead.
-    after, _ = quantizer.update(state, data, jax.random.key(1))
+    after, _ = jax.jit(quantizer.update)(state, data, jax.random.key(1))
     moment = after.networks.moments[0].mu
     joined = np.array([0.5, 0.8])
     encoding = float(network(model.encoder, joined)[0])
