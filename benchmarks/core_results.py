@@ -20,7 +20,7 @@ import saqrl
 
 RESULTS = Path(__file__).parent / "results" / "core.json"
 DATA = "../shared/data"
-PUSHT = f"--dataset npz:{DATA}/npz/pusht-human.npz --env gym_pusht/PushT-v0 --angles 4"
+PUSHT = f"--dataset npz:{DATA}/npz/pusht-human.npz --env gym_pusht/PushT-v0 --angles 4 --held-out 0"
 DOOR = f"--dataset d4rl:{DATA}/d4rl/door-expert.hdf5"
 
 FEW = f"{DOOR} --data-episodes 5"
@@ -29,6 +29,9 @@ FEW_PRIOR = "--prior.steps 5000 --prior.weight-decay 0.3"
 
 ROWS = {
     "Push-T human, MSE-BC": f"{PUSHT} --actions continuous --agent bc",
+    "Push-T human, SAQ-BC, 8 codes": (
+        f"{PUSHT} --agent bc --quantizer.codes 8 --quantizer-steps 20000 --steps 20000"
+    ),
     "Push-T human, SAQ-BC, 16 codes": (
         f"{PUSHT} --agent bc --quantizer.codes 16 --quantizer-steps 20000 --steps 20000"
     ),
