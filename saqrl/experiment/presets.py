@@ -200,6 +200,7 @@ PRESETS: Mapping[str, Preset] = {
         settings={
             "env": "cube-single-singletask-task2-v0",
             "demonstrations": 60,
+            "feature_deviation": 0.3,
             "baseline": True,
         },
         quantizer={"steps": 3_000, "codes": 16},
