@@ -41,6 +41,12 @@ ROWS = {
     "door-expert 5, MSE-BC": f"{FEW} --actions continuous --agent bc --steps 5000",
     "door-expert 5, SAQ-BC": f"{FEW} --agent bc {SHORT} --agent.weight-decay 0.3",
     "door-expert 5, SAQ-IQL": f"{FEW} --agent iql {SHORT} {FEW_PRIOR}",
+    "door-expert 5, MSE-BC, inputs of deviation 1": (
+        f"{FEW} --actions continuous --agent bc --steps 5000 --feature-deviation 1"
+    ),
+    "door-expert 5, SAQ-BC, inputs of deviation 1": (
+        f"{FEW} --agent bc {SHORT} --agent.weight-decay 0.3 --feature-deviation 1"
+    ),
     "door-expert 25, SAQ-BC": f"{DOOR} --data-episodes 25 --agent bc --held-out 0",
     **{
         f"{name}, SAQ-{agent.upper()}": (
