@@ -147,7 +147,7 @@ class _Training:
         quantized = self.settings.actions == "quantized"
         policy = self._quantized() if quantized else self._continuous(self.settings.agent, "agent")
         save_policy(policy, self.run.path / "policy")
-        scores = self._final_scores(policy, "final")
+        scores = self._final_scores(policy, "agent")
         summary = {
             "run": str(self.run.path),
             "agent": self.settings.agent_name,
@@ -301,7 +301,7 @@ class _Training:
         self.run.append("evaluations", record)
         return record
 
-    def _final_scores(self, policy: Policy, label: str) -> dict[str, Any]:
+    def _final_scores(self, policy: Policy, stage: str) -> dict[str, Any]:
         """The last evaluation's scores, made now unless the stage has made them.
 
         Where there were three or more, the means over the last three stand beside them, as the
@@ -309,7 +309,6 @@ class _Training:
         """
         if self.environment is None:
             return {"act": policy.default_act, "episodes": 0, **NO_SCORE}
-        stage = "baseline" if label == "baseline" else "agent"
         steps = self.gradient_steps[stage]
         seen = [r for r in self.run.history("evaluations") if r["stage"] == stage]
         if not seen or seen[-1]["step"] != steps:
