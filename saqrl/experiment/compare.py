@@ -189,9 +189,16 @@ def _typed(text: str, current: object, assignment: str) -> object:
     return text
 
 
-def run_grid(cells: Sequence[Cell], out: Path, reporter: Reporter) -> list[dict[str, Any]]:
+def run_grid(
+    cells: Sequence[Cell],
+    out: Path,
+    reporter: Reporter,
+    *,
+    sharing: Sequence[Cell] = (),
+) -> list[dict[str, Any]]:
     """Train what has not finished, and return the last row of every cell.
 
+    Codes are taken from equal cells, of these and of `sharing`, where those have finished.
     A cell that fails is reported, recorded and skipped; the next call tries it again. ValueError
     before anything is trained where a folder holds a run with other settings.
     """
@@ -205,7 +212,7 @@ def run_grid(cells: Sequence[Cell], out: Path, reporter: Reporter) -> list[dict[
             continue
         reporter.say(f"[{number}/{len(cells)}] {cell.task}: {cell.method.name}, seed {cell.seed}")
         try:
-            row = _run_cell(cell, cells, out, quiet=reporter.console.quiet)
+            row = _run_cell(cell, sharing or cells, out, quiet=reporter.console.quiet)
         except Exception as error:  # whatever one cell dies of, the others are worth having
             words = " ".join(str(error).split()) or type(error).__name__
             row = _identity(cell) | {"error": f"{type(error).__name__}: {words}"}

@@ -1,0 +1,92 @@
+"""Which hyperparameters the comparison uses: the same few trials for every method, on other seeds.
+
+    python benchmarks/tuning.py [--only TEXT] [--list]
+
+Three data sets stand for the kinds of data: human demonstrations (Push-T), few expert
+demonstrations (ten of the door's), mixed skill (hopper-mixed). Every method is tried with its
+defaults and two variants, on one seed that the comparison never uses. Runs lie under
+runs/tuning; benchmarks/results/tuning.jsonl gets a line for each as it finishes.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from compare import DATA, DOOR, PUSHT, RESULTS, known_rows
+from saqrl.experiment.compare import TABLE, Cell, Task, methods, plan, run_grid
+from saqrl.experiment.progress import Reporter
+
+OUT = Path("runs/tuning")
+SEED = 100
+MIXED = f"d4rl:{DATA}/d4rl/hopper-mixed.hdf5"
+# Name, preset, changes, steps of the agent.
+SETS = (
+    ("pusht", PUSHT, "pusht", {}, 5_000),
+    ("door-expert-10", DOOR, "door-expert", {"data_episodes": 10}, 5_000),
+    ("hopper-mixed", MIXED, "default", {}, 10_000),
+)
+# Method -> its variants: OWNER.FIELD=VALUE, or a setting of the run as FIELD=VALUE.
+WIDER = ("feature_deviation=0.3",)
+TRIALS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "bc": ((), WIDER, ("bc.learning_rate=0.0003",)),
+    "gmm": ((), WIDER, ("gmm.learning_rate=0.0003",)),
+    "saq-bc": ((), WIDER, ("quantizer.codes=16",)),
+    "saq-bc:greedy": ((), WIDER, ("quantizer.codes=16",)),
+    "iql": ((), ("iql.tau=0.7",), ("iql.beta=10.0",)),
+    "saq-iql": ((), ("saq-iql.tau=0.7",), ("saq-iql.temperature=0.3",)),
+    "brac": ((), ("brac.alpha=0.3",), ("brac.alpha=3.0",)),
+    "saq-brac": ((), ("saq-brac.alpha=0.3",), ("saq-brac.alpha=3.0",)),
+    "rebrac": (
+        (),
+        ("rebrac.actor_penalty=0.1", "rebrac.learning_rate=0.001"),
+        ("rebrac.actor_penalty=1.0", "rebrac.learning_rate=0.001"),
+    ),
+    "saq-cql": ((), ("saq-cql.alpha=1.0",), ("saq-cql.alpha=20.0",)),
+}
+
+
+def cells(only: str) -> list[Cell]:
+    planned = []
+    for name, dataset, preset, changes, steps in SETS:
+        for word, variants in TRIALS.items():
+            actions = ("quantized",) if word.startswith("saq-") else ("continuous",)
+            for variant in variants:
+                task = Task("+".join((name, *variant)), dataset, preset)
+                settings = dict(
+                    item.split("=") for item in variant if "." not in item.split("=")[0]
+                )
+                if "feature_deviation" in settings:
+                    settings["feature_deviation"] = float(settings["feature_deviation"])
+                planned += plan(
+                    [task],
+                    methods((word,), actions),
+                    [SEED],
+                    changes={"eval_episodes": 20, **changes, **settings},
+                    steps=steps,
+                    quantizer_steps=6_000,
+                    evaluations=3,
+                    assignments=[item for item in variant if "." in item.split("=")[0]],
+                )
+    return [cell for cell in planned if only in f"{cell.task} {cell.method.name}"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="trials whose 'data+variant method' holds this")
+    parser.add_argument("--list", action="store_true", help="say what would be trained, and stop")
+    asked = parser.parse_args()
+    planned = cells(asked.only)
+    if asked.list:
+        for cell in planned:
+            print(cell.task, cell.method.name)
+        return
+    table = RESULTS / "tuning.jsonl"
+    known_rows(table, OUT)
+    reporter = Reporter()
+    for cell in planned:
+        run_grid([cell], OUT, reporter, sharing=planned)
+        shutil.copyfile(OUT / TABLE, table)
+
+
+if __name__ == "__main__":
+    main()
