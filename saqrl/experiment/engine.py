@@ -5,9 +5,10 @@ step i depends only on the key and on i, so a run cut anywhere and resumed at an
 repeats itself exactly, and evaluating more or less often changes nothing.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,18 @@ class Algorithm(Protocol):
     def init(self, key: Key[Array, ""], example: Any) -> Any: ...
 
     def update(self, state: Any, batch: Any, key: Key[Array, ""]) -> tuple[Any, nn.Metrics]: ...
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """Data larger than memory: another part of it lies on the device every so many steps."""
+
+    every: int
+    """Steps that a part is trained on."""
+
+    def part(self, number: int) -> Any:
+        """The data of the steps from number * every on: the same at every call, of equal shapes."""
+        ...
 
 
 class Interval(NamedTuple):
@@ -91,17 +104,27 @@ def intervals(
     """Train to algorithm.steps, pausing where every multiple of one of `pauses` is reached.
 
     A yielded state is consumed by the next interval: take what you need of it before going on.
-    To resume, give the state and the step of an interval that was yielded before.
+    To resume, give the state and the step of an interval that was yielded before. Of a `Stream`
+    the first part is the example that the initial state is made for.
     """
+    stream = data if isinstance(data, Stream) else None
     if state is None:
-        state = initialise(algorithm, key, data)
+        state = initialise(algorithm, key, data if stream is None else stream.part(0))
     step = first_step
     while step < algorithm.steps:
+        begun, sums = step, defaultdict[str, float](float)
         end = min(algorithm.steps, *((step // pause + 1) * pause for pause in pauses))
-        bounds = jnp.asarray(step, jnp.int32), jnp.asarray(end, jnp.int32)
-        state, metrics = advance(algorithm, state, data, key, *bounds)
-        step = end
-        yield Interval(step, state, {name: float(value) for name, value in metrics.items()})
+        while step < end:
+            last = end
+            if stream is not None:
+                data = stream.part(step // stream.every)
+                last = min(end, (step // stream.every + 1) * stream.every)
+            bounds = jnp.asarray(step, jnp.int32), jnp.asarray(last, jnp.int32)
+            state, means = advance(algorithm, state, data, key, *bounds)
+            for name, value in means.items():
+                sums[name] += (last - step) * float(value)
+            step = last
+        yield Interval(end, state, {name: total / (end - begun) for name, total in sums.items()})
 
 
 def _length(data: Any) -> int:
