@@ -1,9 +1,12 @@
 """Time of one decision from an exported policy, on one core.
 
-    taskset -c 0 python benchmarks/latency.py [--out benchmarks/results/latency.json]
+    OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/latency.py \\
+        [--out benchmarks/results/latency.json]
 
 Networks of the sizes that the paper uses, on the shapes of D4RL's door (39 observations, 28
-actions); the weights are random, which changes no time. NumPy and onnxruntime read the same graph.
+actions), with random weights. NumPy and onnxruntime read the same graph. Beside each policy stands
+what its weights alone cost: one pass over as many float32 numbers as it has, by the engine's own
+matrix product (`weights_alone`), which no graph of them can undercut.
 """
 
 import argparse
@@ -17,16 +20,20 @@ from pathlib import Path
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import onnx
 import onnxruntime
 
 from saqrl import runtime
 from saqrl.agents import AGENTS
 from saqrl.datasets.scaling import ActionRange, ObservationScaling
 from saqrl.policy import Policy
-from saqrl.policy.export import export
+from saqrl.policy.export import export, onnx_bytes
+from saqrl.policy.graph import Graph, Node, Tensor
 from saqrl.policy.storage import controller_skeleton
 from saqrl.quantizers import QUANTIZERS
+from saqrl.runtime import OnnxEngine
 
 OBSERVATION, ACT, CODES = 39, 28, 64
 WARM, TIMED = 500, 5000
@@ -42,8 +49,16 @@ def policy_of(agent: str, hidden: tuple[int, ...]) -> Policy:
         "features": OBSERVATION,
         "chunk_action_size": ACT,
     }
+    draw = np.random.default_rng(0)
+
+    def trained(leaf: jax.Array) -> jax.Array:
+        """No two networks share weights, and no action is two-valued: both would save time."""
+        if leaf.dtype == bool:
+            return jnp.zeros(leaf.shape, bool)
+        return leaf + 0.02 * draw.normal(size=leaf.shape).astype(leaf.dtype)
+
     return Policy(
-        controller=jax.jit(lambda: controller_skeleton(description))(),
+        controller=jax.tree.map(trained, jax.jit(lambda: controller_skeleton(description))()),
         observation_scaling=ObservationScaling(
             (), np.zeros(OBSERVATION, np.float32), np.full(OBSERVATION, 2, np.float32)
         ),
@@ -51,6 +66,10 @@ def policy_of(agent: str, hidden: tuple[int, ...]) -> Policy:
         observation_size=OBSERVATION,
         description=description,
     )
+
+
+def constants_of(path: Path) -> list[np.ndarray]:
+    return [onnx.numpy_helper.to_array(array) for array in onnx.load(path).graph.initializer]
 
 
 def timings(act, observations) -> dict[str, float]:
@@ -66,6 +85,17 @@ def timings(act, observations) -> dict[str, float]:
     return {"median_us": round(float(median), 1), "p99_us": round(float(high), 1)}
 
 
+def one_pass(count: int) -> OnnxEngine:
+    """One product of a vector of 512 with `count` weights, in onnxruntime as policies run there."""
+    product = Graph(
+        inputs={"observation": Tensor((512,), "float32")},
+        outputs={"product": Tensor((count // 512,), "float32")},
+        nodes=[Node("MatMul", ("observation", "weights"), "product", {})],
+        constants={"weights": np.ones((512, count // 512), np.float32)},
+    )
+    return OnnxEngine(Path("product"), onnx_bytes(product, {"format": runtime.FORMAT}))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
@@ -77,6 +107,7 @@ def main() -> None:
         for agent in ("bc", "cql"):
             for hidden in ((256, 256), (512, 512)):
                 policy = policy_of(agent, hidden)
+                wide = np.ones((1, 512), np.float32)
                 for suffix in ("onnx", "npz"):
                     path = Path(folder) / f"policy.{suffix}"
                     export(
@@ -92,6 +123,17 @@ def main() -> None:
                     )
                     played = runtime.load(path)
                     graph = played._engine
+                    floors = {}
+                    if suffix == "onnx":
+                        weights = sum(a.size for a in constants_of(path) if a.ndim == 2)
+                        alone = one_pass(weights)
+                        floors = {
+                            "weights_mb": round(4e-6 * weights, 2),
+                            "weights_alone": timings(
+                                lambda row, alone=alone, wide=wide: alone({"observation": wide}),
+                                observations,
+                            ),
+                        }
                     row = {
                         "agent": agent,
                         "hidden": "-".join(map(str, hidden)),
@@ -101,6 +143,7 @@ def main() -> None:
                             lambda row, graph=graph: graph({"observation": row[None]}),
                             observations,
                         ),
+                        **floors,
                     }
                     rows.append(row)
                     print(json.dumps(row))

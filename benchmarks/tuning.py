@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 
 from compare import DATA, DOOR, PUSHT, RESULTS, known_rows
+
 from saqrl.experiment.compare import TABLE, Cell, Task, methods, plan, run_grid
 from saqrl.experiment.progress import Reporter
 

@@ -7,6 +7,7 @@ This file stands alone: no JAX, no pickle, nothing else of the package.
 """
 
 import json
+import math
 import os
 import zipfile
 from collections import deque
@@ -97,7 +98,10 @@ class RobotPolicy:
         self._random = np.random.default_rng(seed)
         self._low = np.asarray(engine.metadata["action_low"], np.float32)
         self._high = np.asarray(engine.metadata["action_high"], np.float32)
-        self._movable = self._low < self._high
+        # A coordinate that cannot move is not counted as one that was stopped.
+        movable = self._low < self._high
+        self._lowest = np.where(movable, self._low, -np.inf).astype(np.float32)
+        self._highest = np.where(movable, self._high, np.inf).astype(np.float32)
         self._size = int(engine.metadata["observation_size"])
         self._execute = int(engine.metadata["execute"])
         self._draws = engine.metadata["draws"]
@@ -140,8 +144,8 @@ class RobotPolicy:
 
     def on_edge(self, actions: np.ndarray) -> int:
         """How many coordinates of `actions` (..., act) lie on the edge of the data's range."""
-        edge = (actions <= self._low) | (actions >= self._high)
-        return int(edge[..., self._movable].sum())
+        edge = (actions <= self._lowest) | (actions >= self._highest)
+        return int(np.count_nonzero(edge))
 
     def _checked(self, observation: np.ndarray) -> np.ndarray:
         array = np.asarray(observation)
@@ -153,7 +157,8 @@ class RobotPolicy:
         if array.dtype.kind not in "fiub":
             raise ValueError(f"the observation is of type {array.dtype}; expected numbers")
         array = array.astype(np.float32)
-        if not np.isfinite(array).all():
+        # The sum of squares is finite where every number is, unless they are huge: then look.
+        if not math.isfinite(array.dot(array)) and not np.isfinite(array).all():
             place = int(np.flatnonzero(~np.isfinite(array))[0])
             raise ValueError(
                 f"number {place} of the observation is {array[place]}: no action is given for it"
@@ -162,10 +167,13 @@ class RobotPolicy:
 
     def _run(self, observations: np.ndarray, noise: Mapping[str, np.ndarray] | None = None) -> Plan:
         inputs = {"observation": observations}
-        inputs |= self.draw(len(observations)) if noise is None else noise
+        if self._draws:
+            inputs |= self.draw(len(observations)) if noise is None else noise
         found = self._engine(inputs)
+        actions = found["action"]
         # The graph clips too; a file that does not must still not leave the range.
-        actions = np.clip(found["action"], self._low, self._high)
+        if np.count_nonzero((actions < self._low) | (actions > self._high)):
+            actions = np.minimum(np.maximum(actions, self._low), self._high)
         return Plan(actions, found["distance"], found.get("code"), found.get("entropy"))
 
     def draw(self, batch: int) -> dict[str, np.ndarray]:
@@ -184,7 +192,7 @@ class RobotPolicy:
 
 
 class OnnxEngine:
-    """A graph in onnxruntime, on one core."""
+    """A graph in onnxruntime, on one core. Not for several threads at once."""
 
     def __init__(self, path: Path, content: bytes):
         try:
@@ -214,10 +222,40 @@ class OnnxEngine:
             )
         self.metadata = _read_metadata(path, described)
         self._outputs = [output.name for output in self._session.get_outputs()]
+        # One observation goes through buffers that stay where they are: less is made anew.
+        self._binding = self._session.io_binding()
+        self._given = {value.name: _single(value) for value in self._session.get_inputs()}
+        self._found = {value.name: _single(value) for value in self._session.get_outputs()}
+        for arrays, bind in (
+            (self._given, self._binding.bind_input),
+            (self._found, self._binding.bind_output),
+        ):
+            for name, array in arrays.items():
+                bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        values = self._session.run(None, dict(inputs))
-        return dict(zip(self._outputs, values, strict=True))
+        if not self._is_single(inputs):
+            values = self._session.run(None, dict(inputs))
+            return dict(zip(self._outputs, values, strict=True))
+        for name, array in self._given.items():
+            array[...] = inputs[name]
+        self._session.run_with_iobinding(self._binding)
+        return {name: array.copy() for name, array in self._found.items()}
+
+    def _is_single(self, inputs: Mapping[str, np.ndarray]) -> bool:
+        """Whether the inputs are those of one observation, exactly as the graph takes them."""
+        if inputs.keys() != self._given.keys():
+            return False
+        pairs = ((inputs[name], array) for name, array in self._given.items())
+        return all(one.shape == two.shape and one.dtype == two.dtype for one, two in pairs)
+
+
+_TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
+
+
+def _single(value: Any) -> np.ndarray:
+    """Room for an input or output of onnxruntime with a batch of one."""
+    return np.zeros([1, *value.shape[1:]], _TYPES[value.type])
 
 
 class NumpyEngine:
@@ -319,6 +357,15 @@ def _normalize(
     return centred / np.sqrt(variance + np.float32(epsilon)) * scale + offset
 
 
+def _log_softmax(value: np.ndarray, *, axis: int) -> np.ndarray:
+    shifted = value - value.max(axis, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis, keepdims=True))
+
+
+def _sum_of_squares(value: np.ndarray, *, axis: tuple[int, ...], keepdims: bool) -> np.ndarray:
+    return np.square(value).sum(axis, keepdims=keepdims)
+
+
 def _lookup_in_row(value: np.ndarray, index: np.ndarray, *, batch_dims: int) -> np.ndarray:
     return value[np.arange(len(value)), index[:, 0]]
 
@@ -338,6 +385,7 @@ _OPERATORS: Mapping[str, Callable[..., Any]] = {
     "ArgMin": _extreme(np.argmin),
     "Cast": lambda value, *, to: value.astype({1: np.float32, 7: np.int64, 9: np.bool_}[to]),
     "Ceil": np.ceil,
+    "Clip": lambda value, low, high: np.minimum(np.maximum(value, low), high),
     "Concat": lambda *values, axis: np.concatenate(values, axis),
     "Cos": np.cos,
     "Div": _divide,
@@ -355,6 +403,7 @@ _OPERATORS: Mapping[str, Callable[..., Any]] = {
     "Less": np.less,
     "LessOrEqual": np.less_equal,
     "Log": np.log,
+    "LogSoftmax": _log_softmax,
     "MatMul": np.matmul,
     "Max": np.maximum,
     "Min": np.minimum,
@@ -369,6 +418,7 @@ _OPERATORS: Mapping[str, Callable[..., Any]] = {
     "ReduceMin": _reduction(np.min),
     "ReduceProd": _reduction(np.prod),
     "ReduceSum": _reduction(np.sum),
+    "ReduceSumSquare": _reduction(_sum_of_squares),
     "Relu": lambda value: np.maximum(value, np.float32(0)),
     "Reshape": _reshape,
     "Round": np.round,

@@ -1,17 +1,26 @@
 """`saqrl convert`."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from saqrl.commands.output import print_json, say
-from saqrl.datasets import DatasetError, ReadOptions, load_dataset
+from saqrl.commands.reading import DatasetOptions, with_positional_dataset
+from saqrl.datasets import DatasetError, Transitions, load_dataset
 from saqrl.datasets.collect import check_destination, save
-from saqrl.datasets.convert import convert, first_difference, format_of
+from saqrl.datasets.convert import (
+    convert,
+    convert_each,
+    first_difference,
+    first_difference_of_parts,
+    format_of,
+)
 from saqrl.datasets.errors import counted
+from saqrl.datasets.mixture import parts_of
+from saqrl.datasets.options import DEFAULT
 
 
 @dataclass
@@ -19,18 +28,16 @@ class Convert:
     """Write a dataset in another format; read back, it is the same bit for bit."""
 
     dataset: Annotated[str, tyro.conf.Positional]
-    """SPEC: format:path or a path"""
+    """SPEC: format:path or a path; a mixture is 'A + 2*B', or --dataset A --dataset 2*B"""
     out: Annotated[str, tyro.conf.Positional]
-    """new file (npz, d4rl, robomimic) or folder (minari, lerobot)"""
-    format: Literal["npz", "d4rl", "minari", "robomimic", "lerobot"] | None = None
+    """new file (npz, d4rl, robomimic) or folder (minari, lerobot, mapped)"""
+    format: Literal["npz", "d4rl", "minari", "robomimic", "lerobot", "mapped"] | None = None
     """format of OUT; default: by its suffix where that says it"""
     env: str | None = None
     """environment id to record; for OGBench's files the task whose rewards are made"""
     coded: str | None = None
     """run folder: write its codes in place of the actions, as npz for libraries of discrete RL"""
-    options: Annotated[ReadOptions, tyro.conf.arg(name="dataset")] = field(
-        default_factory=ReadOptions
-    )
+    options: DatasetOptions = DEFAULT
     json: bool = False
     """last line of stdout: what was written as JSON"""
 
@@ -38,7 +45,7 @@ class Convert:
 def main(arguments: Sequence[str]) -> int:
     asked = tyro.cli(
         Convert,
-        args=list(arguments),
+        args=with_positional_dataset(arguments),
         prog="saqrl convert",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
@@ -48,11 +55,24 @@ def main(arguments: Sequence[str]) -> int:
     target = asked.format or format_of(out)
     if target is None:
         raise DatasetError(
-            f"{out}: say which format to write: --format npz, d4rl, minari, robomimic or lerobot"
+            f"{out}: say which format to write: --format npz, d4rl, minari, robomimic, lerobot or "
+            "mapped"
         )
-    transitions = load_dataset(asked.dataset, environment=asked.env, options=asked.options)
-    convert(transitions, out, target)
-    difference = first_difference(transitions, load_dataset(f"{target}:{out}"))
+    parts = parts_of(asked.dataset)
+    if target == "mapped" and len(parts) > 1 and all(weight == 1 for weight, _ in parts):
+
+        def logs() -> Iterator[Transitions]:
+            """One at a time: together they may be larger than memory."""
+            for _, spec in parts:
+                yield load_dataset(spec, environment=asked.env, options=asked.options)
+
+        convert_each(logs(), out)
+        transitions = load_dataset(f"mapped:{out}")
+        difference = first_difference_of_parts(logs(), transitions)
+    else:
+        transitions = load_dataset(asked.dataset, environment=asked.env, options=asked.options)
+        convert(transitions, out, target)
+        difference = first_difference(transitions, load_dataset(f"{target}:{out}"))
     if difference is not None:
         raise DatasetError(
             f"{out}: read back, {difference} are not what was written; this is a defect of saqrl: "
@@ -84,13 +104,16 @@ def _convert_coded(asked: Convert, out: Path) -> int:
     """Observations, codes, rewards and ends, as d3rlpy's MDPDataset takes them."""
     from saqrl.experiment.coded import coded_trajectories
     from saqrl.experiment.train import saved_settings
+    from saqrl.experiment.training_data import load_training_data
     from saqrl.policy.storage import load_policy
 
     check_destination(out)
     run = Path(str(asked.coded))
-    arrays = coded_trajectories(
-        saved_settings(run), load_policy(run / "policy"), asked.dataset, options=asked.options
-    )
+    settings, policy = saved_settings(run), load_policy(run / "policy")
+    # Nothing said: what the run was trained on.
+    options = None if asked.options == DEFAULT else asked.options
+    data = load_training_data(run, settings, dataset=asked.dataset, options=options)
+    arrays = coded_trajectories(data, settings, policy)
     save(out, arrays)
     codes, ends = arrays["actions"], arrays["terminals"] + arrays["timeouts"]
     say(f"{out}: {counted(int(ends.sum()), 'episode')}, {counted(len(codes), 'decision')}")

@@ -10,8 +10,9 @@ import tyro
 from saqrl.commands.output import print_json, say, score_words
 from saqrl.datasets import EnvironmentSpec
 from saqrl.experiment.evaluation import evaluate, open_arena
-from saqrl.experiment.offline import FittedQ, evaluate_offline
+from saqrl.experiment.offline import FittedQ
 from saqrl.experiment.progress import Reporter
+from saqrl.experiment.ranking import value_run
 from saqrl.experiment.run import read_config, read_result
 from saqrl.experiment.train import saved_settings
 from saqrl.policy.storage import load_policy
@@ -96,12 +97,12 @@ def _offline(asked: Evaluate, path: Path, reporter: Reporter) -> int:
     given = {"--video": asked.video, "--env": asked.env}
     if wrong := [flag for flag, value in given.items() if value is not None]:
         raise ValueError(f"{wrong[0]} plays in an environment; leave it or --offline out")
-    settings, policy = saved_settings(path), load_policy(path / "policy")
-    act = asked.act or policy.default_act
-    found = evaluate_offline(
-        settings,
-        policy,
-        act=act,
+    if asked.offline_steps < 1:
+        raise ValueError(f"offline-steps is {asked.offline_steps}; at least 1")
+    settings = saved_settings(path)
+    act, found = value_run(
+        path,
+        act=asked.act,
         algorithm=FittedQ(steps=asked.offline_steps),
         seed=asked.seed,
         reporter=reporter,

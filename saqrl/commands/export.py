@@ -9,11 +9,12 @@ import numpy as np
 import tyro
 
 from saqrl.commands.output import print_json, say
-from saqrl.datasets import Transitions, load_dataset
+from saqrl.datasets import Transitions
 from saqrl.datasets.chunks import chunk_actions
 from saqrl.experiment.preparation import split
 from saqrl.experiment.run import read_config
 from saqrl.experiment.train import saved_settings
+from saqrl.experiment.training_data import load_training_data, training_spec
 from saqrl.policy.export import export
 from saqrl.policy.storage import load_policy
 
@@ -52,8 +53,8 @@ def main(arguments: Sequence[str]) -> int:
     versions = read_config(path).get("versions", {})
     settings, policy = saved_settings(path), load_policy(path / "policy")
     act = asked.act or policy.default_act
-    spec = asked.dataset or settings.dataset or f"npz:{path / 'demonstrations.npz'}"
-    data = load_dataset(spec, angles=settings.angles, episodes=settings.data_episodes)
+    spec = asked.dataset or training_spec(path, settings)
+    data = load_training_data(path, settings, dataset=spec)
     training, held_out = split(data, settings)
     compared = held_out or training
     rows = np.sort(

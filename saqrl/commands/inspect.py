@@ -1,7 +1,7 @@
 """`saqrl inspect`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -9,10 +9,12 @@ import tyro
 from rich.console import Console
 
 from saqrl.commands.output import print_json, say
-from saqrl.datasets import ReadOptions, load_dataset
+from saqrl.commands.reading import DatasetOptions, with_positional_dataset
+from saqrl.datasets import load_dataset
 from saqrl.datasets.audit import audit
 from saqrl.datasets.audit_picture import draw, require_picture_path
 from saqrl.datasets.audit_text import render
+from saqrl.datasets.options import DEFAULT
 
 
 @dataclass
@@ -20,14 +22,12 @@ class Inspect:
     """What is in a dataset, and what is wrong with it."""
 
     dataset: Annotated[str, tyro.conf.Positional]
-    """SPEC: format:path or a path"""
+    """SPEC: format:path or a path; a mixture is 'A + 2*B', or --dataset A --dataset 2*B"""
     angles: tuple[int, ...] = ()
     """observation columns that are known to be angles in radians"""
     env: str | None = None
     """environment id; for OGBench's files the task whose rewards are made"""
-    options: Annotated[ReadOptions, tyro.conf.arg(name="dataset")] = field(
-        default_factory=ReadOptions
-    )
+    options: DatasetOptions = DEFAULT
     picture: str | None = None
     """write returns, lengths and action histograms to this file (.png, .svg, .pdf)"""
     json: bool = False
@@ -37,7 +37,7 @@ class Inspect:
 def main(arguments: Sequence[str]) -> int:
     asked = tyro.cli(
         Inspect,
-        args=list(arguments),
+        args=with_positional_dataset(arguments),
         prog="saqrl inspect",
         config=(tyro.conf.FlagCreatePairsOff,),
     )

@@ -9,7 +9,9 @@ import numpy as np
 import tyro
 
 from saqrl.commands.output import print_json, say
+from saqrl.commands.reading import DatasetOptions, with_positional_dataset
 from saqrl.datasets import load_dataset
+from saqrl.datasets.options import DEFAULT
 from saqrl.experiment.progress import Reporter
 from saqrl.experiment.quantize import Examination, Material, compare, find, gather, summarize
 from saqrl.experiment.quantize_page import (
@@ -28,7 +30,7 @@ class Quantize:
     """How well codes stand for a dataset's actions: quantizers and codebook sizes compared."""
 
     dataset: Annotated[str, tyro.conf.Positional]
-    """SPEC: format:path or a path"""
+    """SPEC: format:path or a path; a mixture is 'A + 2*B', or --dataset A --dataset 2*B"""
     quantizer: tuple[str, ...] = ("vqvae",)
     """which to compare: vqvae, vqvae-unconditioned, residual, fsq, kmeans, bins, candidates"""
     codes: tuple[int, ...] = (16, 32, 64, 128, 256)
@@ -57,6 +59,7 @@ class Quantize:
     """use only the first so many episodes"""
     env: str | None = None
     """environment id to replay in; default: the one that the dataset names"""
+    options: DatasetOptions = DEFAULT
     seed: int = 0
     """of the split, the networks and the batches"""
     json: bool = False
@@ -66,7 +69,7 @@ class Quantize:
 def main(arguments: Sequence[str]) -> int:
     asked = tyro.cli(
         Quantize,
-        args=list(arguments),
+        args=with_positional_dataset(arguments),
         prog="saqrl quantize",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
@@ -74,7 +77,11 @@ def main(arguments: Sequence[str]) -> int:
     _check(asked, out)
     reporter = Reporter()
     data = load_dataset(
-        asked.dataset, angles=asked.angles, episodes=asked.episodes, environment=asked.env
+        asked.dataset,
+        angles=asked.angles,
+        episodes=asked.episodes,
+        environment=asked.env,
+        options=asked.options,
     )
     material = gather(data, chunk=asked.chunk, held_out=asked.held_out, seed=asked.seed)
     if not material.held_out:
@@ -90,7 +97,7 @@ def main(arguments: Sequence[str]) -> int:
         batch_size=asked.batch_size,
         hidden=asked.hidden,
     )
-    summary: dict[str, Any] = {"dataset": asked.dataset}
+    summary: dict[str, Any] = {"dataset": asked.dataset, "reading": vars(asked.options)}
     summary |= summarize(material, examinations, left_out)
     if asked.replay:
         summary["replay"] = _replays(material, examinations, summary, asked.replay, reporter)

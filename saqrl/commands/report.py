@@ -1,14 +1,17 @@
 """`saqrl report`."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from saqrl.commands.output import print_json, say
-from saqrl.experiment.report import load_rows, write_report
+from saqrl.experiment.offline import FittedQ
+from saqrl.experiment.progress import Reporter
+from saqrl.experiment.ranking import Valued, comparable, correlation, value_runs
+from saqrl.experiment.report import load_rows, offline_sections, write_report
 
 
 @dataclass
@@ -21,6 +24,10 @@ class Report:
     """folder for report.md, report.html and the plots; default: report/ beside the table"""
     title: str | None = None
     """of the page"""
+    offline: bool = False
+    """rank the runs by what their policies are worth by the data alone (fitted Q evaluation)"""
+    offline_steps: int = 20_000
+    """gradient steps of each such estimate"""
     json: bool = False
     """last line of stdout: where the report is, as JSON"""
 
@@ -37,10 +44,45 @@ def main(arguments: Sequence[str]) -> int:
     beside = source if source.is_dir() else source.parent
     out = Path(asked.out) if asked.out else beside / "report"
     title = asked.title or f"Comparison: {beside.resolve().name}"
-    markdown, page = write_report(rows, out, title=title)
+    ranking, more = None, []
+    if asked.offline:
+        if asked.offline_steps < 1:
+            raise ValueError(f"offline-steps is {asked.offline_steps}; at least 1")
+        algorithm = FittedQ(steps=asked.offline_steps)
+        valued, left_out = value_runs(beside, algorithm=algorithm, seed=0, reporter=Reporter())
+        ranking, more = _ranking(valued), offline_sections(valued, left_out)
+        for line in ranking:
+            say(_words(line))
+    markdown, page = write_report(rows, out, title=title, more=more)
     failed = sum("error" in row for row in rows)
     say(f"{len(rows) - failed} runs, {failed} failed")
     say(f"report: {page}")
     if asked.json:
-        print_json({"html": str(page), "markdown": str(markdown), "runs": len(rows) - failed})
+        found = {"html": str(page), "markdown": str(markdown), "runs": len(rows) - failed}
+        print_json(found | ({} if ranking is None else {"offline": ranking}))
     return 0
+
+
+def _ranking(valued: Sequence[Valued]) -> list[dict[str, Any]]:
+    """A record for every data set and discount, the best run first."""
+    return [
+        {
+            "data": task,
+            "discount": discount,
+            "rank_correlation": correlation(runs),
+            "runs": [
+                {"run": v.run, "act": v.act, "return_mean": v.return_mean, **asdict(v.estimate)}
+                for v in runs
+            ],
+        }
+        for (task, discount), runs in comparable(valued).items()
+    ]
+
+
+def _words(record: Mapping[str, Any]) -> str:
+    best, rho = record["runs"][0], record["rank_correlation"]
+    ordered = "" if rho is None else f"; rank correlation with the return played: {rho:.2f}"
+    return (
+        f"{record['data']}: best by the data is {best['run']}, {best['value']:.4g} "
+        f"[{best['low']:.4g}, {best['high']:.4g}]{ordered}"
+    )

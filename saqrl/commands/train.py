@@ -1,5 +1,6 @@
 """`saqrl train`."""
 
+import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import field, fields, make_dataclass, replace
@@ -9,10 +10,14 @@ from typing import Annotated, Any, Literal, cast
 import tyro
 
 from saqrl.commands.output import print_json, say, score_words
+from saqrl.commands.reading import with_one_dataset
+from saqrl.datasets.mixture import parts_of
+from saqrl.experiment.compare import MEASURES, measure_of
 from saqrl.experiment.presets import MAIN_JOB, PRESETS, build_settings
 from saqrl.experiment.progress import Reporter
+from saqrl.experiment.run import read_config
 from saqrl.experiment.settings import Settings, first_difference, with_steps
-from saqrl.experiment.train import saved_settings, train
+from saqrl.experiment.train import saved_settings, train, train_seeds
 from saqrl.quantizers import QUANTIZERS
 
 # Settings that the command line names otherwise, or not at all.
@@ -23,7 +28,21 @@ _PREFIX = {"reading": "dataset"}
 
 def main(arguments: Sequence[str]) -> int:
     asked, settings = read_flags(arguments)
-    out = Path(asked.out) if asked.out else default_out(settings)
+    out = Path(asked.out) if asked.out else default_out(settings, asked.seeds or 1)
+    seeds = _seeds(asked, settings, out)
+    if seeds is not None:
+        summaries = train_seeds(
+            settings,
+            out,
+            seeds=seeds,
+            resume=asked.resume and out.exists(),
+            reporter=Reporter(),
+            loggers=asked.loggers,
+        )
+        _tell_seeds(summaries, out)
+        if asked.json:
+            print_json({"out": str(out), "seeds": seeds, "runs": summaries})
+        return 0
     summary = train(
         settings,
         out,
@@ -43,12 +62,12 @@ def read_flags(arguments: Sequence[str]) -> tuple[Any, Settings]:
     ValueError where they do not fit together or to the run that is resumed; flags that cannot be
     parsed at all are told on standard error and raise SystemExit.
     """
-    words = list(arguments)
+    words = with_one_dataset(arguments)
     chosen = _choices(words)
     resumed = None
     if "--resume" in words and chosen["out"]:
         if Path(chosen["out"]).exists():
-            resumed = saved_settings(Path(chosen["out"]))
+            resumed = saved_settings(_first_run(Path(chosen["out"])))
         elif not any(chosen[name] for name in ("dataset", "env", "preset")):
             raise ValueError(
                 f"--resume: there is no run folder {chosen['out']}: correct --out, or say what to "
@@ -64,15 +83,45 @@ def read_flags(arguments: Sequence[str]) -> tuple[Any, Settings]:
     return asked, settings
 
 
-def default_out(settings: Settings) -> Path:
+def _first_run(out: Path) -> Path:
+    """The run folder itself, or that of the first of its seeds."""
+    runs = [config.parent for config in out.glob("seed*/config.json")]
+    if (out / "config.json").exists() or not runs:
+        return out
+    return min(runs, key=lambda run: saved_settings(run).seed)
+
+
+def _seeds(asked: Any, settings: Settings, out: Path) -> list[int] | None:
+    """The seeds that share a program; None for a single run in a folder of its own."""
+    if asked.seeds is not None and asked.seeds < 1:
+        raise ValueError(f"seeds is {asked.seeds}; at least 1")
+    if asked.resume and _first_run(out) != out:
+        begun = read_config(_first_run(out)).get("seeds", [settings.seed])
+        if asked.seeds not in (None, len(begun)):
+            raise ValueError(
+                f"--resume: {out} was begun with {len(begun)} seeds, this asks for {asked.seeds}: "
+                "drop that flag, or name another --out"
+            )
+        return list(begun)
+    if asked.resume and asked.seeds and (out / "config.json").exists():
+        raise ValueError(f"--resume: {out} is the run of one seed: drop --seeds")
+    if asked.seeds is None:
+        return None
+    return list(range(settings.seed, settings.seed + asked.seeds))
+
+
+def default_out(settings: Settings, seeds: int = 1) -> Path:
     """runs/DATA-AGENT-SEED, from what the run is about."""
     if settings.dataset is None:
         data = settings.env or "data"
     else:
-        data = Path(settings.dataset.partition(":")[2] or settings.dataset).stem
+        specs = [spec for _, spec in parts_of(settings.dataset)]
+        data = "+".join(Path(spec.partition(":")[2] or spec).stem for spec in specs)
     kind = "" if settings.actions == "quantized" else "continuous-"
     chunk = f"-chunk{settings.chunk}" if settings.chunk > 1 else ""
-    name = f"{data}-{kind}{settings.agent_name}{chunk}-seed{settings.seed}"
+    first = settings.seed
+    which = f"seed{first}" if seeds == 1 else f"seeds{first}-{first + seeds - 1}"
+    name = f"{data}-{kind}{settings.agent_name}{chunk}-{which}"
     return Path("runs") / name.replace("/", "-")
 
 
@@ -131,6 +180,14 @@ def _parse(words: Sequence[str], base: Settings) -> Any:
         (
             "quantizer_steps",
             Annotated[int | None, flag("gradient steps of the quantizer")],
+            None,
+        ),
+        (
+            "seeds",
+            Annotated[
+                int | None,
+                flag("train so many seeds in one program, from --seed on: run folders OUT/seedN"),
+            ],
             None,
         ),
         ("out", Annotated[str | None, flag("run folder; default runs/DATA-AGENT-SEED")], None),
@@ -205,6 +262,13 @@ def _tell(summary: dict[str, Any]) -> None:
     say(f"{label}: {score_words(summary)}  ({summary['episodes']} episodes, {summary['act']})")
     if baseline := summary.get("baseline"):
         say(f"continuous BC on the same data: {score_words(baseline)}")
+    if (error := summary["held_out_action_error"]) is not None:
+        beside = (summary.get("baseline") or {}).get("held_out_action_error")
+        plain = "" if beside is None else f" (continuous BC {100 * beside:.0f} %)"
+        say(
+            f"greedy actions on held-out episodes: off by {100 * error:.0f} %{plain} of the "
+            "actions' deviation"
+        )
     if report := summary.get("quantizer"):
         say(
             f"codes: {report['codes_used']} used, perplexity {report['perplexity']:.0f}, error "
@@ -218,9 +282,28 @@ def _tell(summary: dict[str, Any]) -> None:
         say(f"next: saqrl evaluate {summary['run']} --episodes 100 --video episode.mp4")
 
 
+def _tell_seeds(summaries: Sequence[dict[str, Any]], out: Path) -> None:
+    """The scores of every seed, and of all of them together."""
+    say()
+    for summary in summaries:
+        say(f"seed {summary['seed']}: {score_words(summary)}")
+    if summaries[0]["env"]:
+        measure, scale = measure_of(summaries[0]["env"], summaries[0])
+        scores = [scale * summary[measure] for summary in summaries]
+        say(
+            f"{MEASURES[measure]} over {len(scores)} seeds: mean {statistics.fmean(scores):.1f}, "
+            f"lowest {min(scores):.1f}, highest {max(scores):.1f}"
+        )
+    took = summaries[0]
+    stages = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in took["seconds"].items())
+    say(f"time: {took['wall_seconds']:.0f} s ({stages})")
+    say(f"next: saqrl report {out}")
+
+
 _HELP = {
     "actions": "quantized, or the continuous counterpart",
-    "dataset": "SPEC: format:path or a path; without it demonstrations are collected from --env",
+    "dataset": "SPEC: format:path or a path; several, each with a weight if wanted, are a mixture: "
+    "--dataset A 2*B, or the flag again; without it demonstrations are collected from --env",
     "env": "environment id to evaluate in; default: the one that the dataset names",
     "demonstrations": "episodes to collect where no dataset is given",
     "angles": "observation columns in radians, seen as cosine and sine",
@@ -235,6 +318,8 @@ _HELP = {
     "eval_episodes": "episodes of an evaluation",
     "eval_every": "agent steps between evaluations; default: only at the end",
     "log_every": "steps between lines of metrics.jsonl",
+    "stream_rows": "rows on the device at a time where the data has more; default: all, of mapped "
+    "data 2**18",
     "baseline": "also train plain continuous BC on the same data",
 }
 

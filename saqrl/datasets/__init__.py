@@ -39,6 +39,7 @@ FORMATS: Mapping[str, str] = {
     "lerobot": "saqrl.datasets.lerobot",
     "d4rl": "saqrl.datasets.d4rl",
     "npz": "saqrl.datasets.npz",
+    "mapped": "saqrl.datasets.mapped",
 }
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float32, Float64
 from saqrl.datasets.assembly import mismatched_successors
 from saqrl.datasets.errors import counted, listing
 from saqrl.datasets.scaling import ActionRange
-from saqrl.datasets.statistics import BLOCK_ROWS, ColumnStatistics, column_statistics
+from saqrl.datasets.statistics import BLOCK_ROWS, ColumnStatistics, blocks, column_statistics
 from saqrl.datasets.transitions import Transitions
 
 HISTOGRAM_BINS = 8
@@ -190,8 +190,9 @@ class _RewardAudit:
 
 
 def _returns(transitions: Transitions) -> Float64[np.ndarray, " episodes"]:
-    rewards = transitions.rewards.astype(np.float64)
-    return np.add.reduceat(rewards, transitions.episode_starts)
+    returns: Float64[np.ndarray, " episodes"]
+    returns = np.add.reduceat(transitions.rewards, transitions.episode_starts, dtype=np.float64)
+    return returns
 
 
 def _notes(transitions: Transitions) -> tuple[str, ...]:
@@ -202,6 +203,10 @@ def _notes(transitions: Transitions) -> tuple[str, ...]:
 def _columns(
     table: Float32[np.ndarray, "n columns"], statistics: ColumnStatistics
 ) -> tuple[ColumnAudit, ...]:
+    bounds = list(zip(statistics.minimum, statistics.maximum, strict=True))
+    counts = np.zeros((len(bounds), HISTOGRAM_BINS), np.int64)
+    for block in blocks(table):
+        counts += [_histogram(block[:, i], *ends) for i, ends in enumerate(bounds)]
     return tuple(
         ColumnAudit(
             column=column,
@@ -210,9 +215,7 @@ def _columns(
             mean=float(statistics.mean[column]),
             deviation=float(statistics.deviation[column]),
             constant=bool(statistics.constant[column]),
-            histogram=_histogram(
-                table[:, column], statistics.minimum[column], statistics.maximum[column]
-            ),
+            histogram=tuple(counts[column].tolist()),
         )
         for column in range(table.shape[1])
     )
@@ -231,9 +234,12 @@ def _action_columns(
 ) -> tuple[ColumnAudit, ...]:
     """As `_columns`, with the share of rows at each bound; a range that is a point has none."""
     slack = AT_BOUND * action_range.half_width
+    low, high = np.zeros((2, len(slack)), np.int64)
+    for block in blocks(actions):
+        low += (block <= action_range.low + slack).sum(0)
+        high += (block >= action_range.high - slack).sum(0)
     wide = action_range.high > action_range.low
-    at_low = np.where(wide, (actions <= action_range.low + slack).mean(0), 0)
-    at_high = np.where(wide, (actions >= action_range.high - slack).mean(0), 0)
+    at_low, at_high = (np.where(wide, count / len(actions), 0) for count in (low, high))
     return tuple(
         ColumnAudit(**{**vars(column), "at_low": float(low), "at_high": float(high)})
         for column, low, high in zip(_columns(actions, statistics), at_low, at_high, strict=True)

@@ -6,7 +6,9 @@ Everything is written aside and renamed when it is whole; nothing is ever overwr
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,9 @@ import numpy as np
 
 from saqrl.datasets.errors import DatasetError, counted
 from saqrl.datasets.extras import NAME, extras_of
+from saqrl.datasets.mapped import write as _write_mapped
+from saqrl.datasets.mapped import write_each
+from saqrl.datasets.statistics import blocks
 from saqrl.datasets.transitions import Transitions
 from saqrl.registry import closest
 
@@ -33,12 +38,28 @@ def convert(transitions: Transitions, out: Path, format_name: str) -> None:
     """
     if format_name not in TARGETS:
         raise DatasetError(f"cannot write {format_name!r}; {closest(format_name, TARGETS)}")
-    path = out.expanduser()
+    with _written_aside(out.expanduser()) as aside:
+        TARGETS[format_name](aside, transitions)
+
+
+def convert_each(logs: Iterable[Transitions], out: Path) -> None:
+    """Write logs one after another as mapped columns in the new folder `out`.
+
+    Each of them is asked for when the one before it is written.
+    Raises DatasetError: they do not fit together, or `out` exists.
+    """
+    with _written_aside(out.expanduser()) as aside:
+        write_each(aside, logs)
+
+
+@contextmanager
+def _written_aside(path: Path) -> Iterator[Path]:
+    """A place to write to, which becomes `path` if nothing is raised."""
     _refuse_existing(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        TARGETS[format_name](aside, transitions)
+        yield aside
         _refuse_existing(path)
         aside.rename(path)
     finally:
@@ -58,7 +79,7 @@ def first_difference(one: Transitions, other: Transitions) -> str | None:
     arrays = ("observations", "actions", "rewards", "next_observations", "terminated")
     for name in (*arrays, "episode_starts"):
         first, second = getattr(one, name), getattr(other, name)
-        if first.shape != second.shape or first.tobytes() != second.tobytes():
+        if first.shape != second.shape or not _same_bits(first, second):
             return name
     if one.action_range.low.tobytes() != other.action_range.low.tobytes():
         return "action_low"
@@ -68,6 +89,30 @@ def first_difference(one: Transitions, other: Transitions) -> str | None:
         if getattr(one, name) != getattr(other, name):
             return name
     return None
+
+
+def first_difference_of_parts(logs: Iterable[Transitions], whole: Transitions) -> str | None:
+    """As `first_difference`, of logs that were written one after another and what was read."""
+    seen = 0
+    for log in logs:
+        episodes = np.arange(seen, seen + log.num_episodes)
+        if len(episodes) > whole.num_episodes - seen:
+            return "episode_starts"
+        part = replace(
+            whole.select_episodes(episodes),
+            action_range=log.action_range,
+            environment=log.environment,
+            observation_keys=log.observation_keys,
+        )
+        if (difference := first_difference(log, part)) is not None:
+            return difference
+        seen += log.num_episodes
+    return None if seen == whole.num_episodes else "episode_starts"
+
+
+def _same_bits(first: np.ndarray, second: np.ndarray) -> bool:
+    pairs = zip(blocks(first), blocks(second), strict=True)
+    return all(ours.tobytes() == theirs.tobytes() for ours, theirs in pairs)
 
 
 def _refuse_existing(path: Path) -> None:
@@ -398,4 +443,5 @@ TARGETS: Mapping[str, Callable[[Path, Transitions], None]] = {
     "minari": _write_minari,
     "robomimic": _write_robomimic,
     "lerobot": _write_lerobot,
+    "mapped": _write_mapped,
 }

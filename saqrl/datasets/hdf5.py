@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from saqrl.datasets.errors import DatasetError, listing
-from saqrl.datasets.source import existing_file
+from saqrl.datasets.source import MOST_DEFLATED, existing_file
 
 if TYPE_CHECKING:
     import h5py
@@ -22,8 +22,10 @@ TEXT_LIMIT = 1 << 20
 ELEMENT = 16
 # Pieces of one object header that are followed; a ring of them would never end.
 MOST_BLOCKS = 64
-# Bytes that a data set may promise without storing any: more is a damaged header.
-UNSTORED_LIMIT = 1 << 28
+# Bytes that a data set may promise beyond what its stored ones can hold: fields that are zero
+# throughout are left unwritten by some. More is a damaged header. An episode has less to leave
+# out, and a file may hold many.
+UNSTORED_LIMIT, UNSTORED_OF_EPISODE = 1 << 26, 1 << 20
 
 
 def open_hdf5(path: Path) -> "h5py.File":
@@ -52,6 +54,8 @@ def scalar(dataset: object) -> str | float | None:
         return _variable_length_text(dataset)
     if string is None and dataset.dtype.kind not in "fiub":
         return None
+    if dataset.nbytes > TEXT_LIMIT:
+        return None
     value = dataset[()]
     if isinstance(value, bytes):
         return value.decode(errors="replace")
@@ -73,6 +77,8 @@ def attribute(owner: "h5py.Group", name: str) -> str | float | None:
         element = _attribute_bytes(owner, encoded)
         return None if element is None else _heap_text(owner.file.filename, element)
     if string is None and opened.dtype.kind not in "fiub":
+        return None
+    if opened.dtype.itemsize > TEXT_LIMIT:
         return None
     value = np.empty((), opened.dtype)
     opened.read(value)
@@ -151,23 +157,36 @@ def names_of(path: Path, group: "h5py.Group") -> list[str]:
         raise DatasetError(f"{path}: damaged HDF5 file ({error}); copy it again") from error
 
 
-def read_array(path: Path, key: str, dataset: "h5py.Dataset") -> np.ndarray:
-    """All of a data set of plain numbers."""
+def read_array(
+    path: Path, key: str, dataset: "h5py.Dataset", *, unstored: int = UNSTORED_LIMIT
+) -> np.ndarray:
+    """All of a data set of plain numbers, of which `unstored` bytes may be promised alone."""
     try:
         if dataset.dtype.kind == "O":
             raise DatasetError(
                 f"{path}: {key} holds objects or strings of any length; store plain numbers"
             )
-        if dataset.nbytes > UNSTORED_LIMIT and not dataset.id.get_storage_size():
+        stored = dataset.id.get_storage_size()
+        filtered = dataset.id.get_create_plist().get_nfilters() > 0
+        if dataset.nbytes > unstored + stored * (MOST_DEFLATED if filtered else 1):
             raise DatasetError(
-                f"{path}: {key} promises {dataset.shape[0]:,} rows and stores none; the file is "
-                "damaged, copy it again"
+                f"{path}: {key} promises {dataset.shape[0]:,} rows and stores {stored:,} bytes, "
+                "which cannot hold them; the file is damaged, copy it again"
             )
         return np.asarray(dataset[()])
     except DatasetError:
         raise
     except Exception as error:
         raise _unreadable(path, key, error) from error
+
+
+def numbers(path: Path, key: str, group: "h5py.Group") -> np.ndarray:
+    """The data set `key` of an episode's group; DatasetError where it holds no numbers."""
+    dataset = local_dataset(path, key, group)
+    array = read_array(path, key, dataset, unstored=UNSTORED_OF_EPISODE)
+    if array.dtype.kind not in "fiub":
+        raise DatasetError(f"{path}: {key} holds {array.dtype.name}; store it as numbers (float32)")
+    return array
 
 
 def _hard_linked(path: Path, key: str, group: "h5py.Group") -> object:

@@ -21,6 +21,7 @@ from saqrl.datasets.transitions import Transitions
 
 if TYPE_CHECKING:
     import pyarrow
+    import pyarrow.parquet as parquet
 
 SUMMARY = "LeRobot data set v2.1 or v3.0: a folder with meta/info.json and data/*.parquet"
 SUFFIXES = ()
@@ -33,6 +34,8 @@ NEXT = "next.observation"
 TERMINATED = "next.terminated"
 EXTRAS = "saqrl.json"
 TEXT_LIMIT = 1 << 26
+# Numbers that one byte of parquet may stand for: a robot with a thousand joints that stands still.
+MOST_VALUES = 256
 
 
 def recognises(path: Path) -> bool:
@@ -186,6 +189,7 @@ class _Frames:
             name = file.relative_to(folder)
             try:
                 opened = parquet.ParquetFile(file)
+                _require_stored(path, str(name), file, opened)
                 held = opened.schema_arrow.names
                 if missing := [column for column in wanted if column not in held]:
                     raise DatasetError(
@@ -259,6 +263,25 @@ class _Frames:
         return array.reshape(len(chunk), -1) if len(chunk) else array.reshape(0, 1)
 
 
+def _require_stored(path: Path, name: str, file: Path, opened: "parquet.ParquetFile") -> None:
+    """Refuse a footer that promises more than the file can mean, before memory is set aside.
+
+    Equal values in a row take no room in parquet, so that a few bytes may stand for any number of
+    them. Real frames differ at least in their index.
+    """
+    size, described = file.stat().st_size, opened.metadata
+    values = sum(
+        described.row_group(group).column(column).num_values
+        for group in range(described.num_row_groups)
+        for column in range(described.num_columns)
+    )
+    if described.num_rows > size or values > MOST_VALUES * size:
+        raise DatasetError(
+            f"{path}: {name} promises {described.num_rows:,} rows of {values:,} numbers, which its "
+            f"{size:,} bytes cannot hold; the file is damaged, copy it again"
+        )
+
+
 def _episode_ends(
     path: Path, episodes: np.ndarray, frames: np.ndarray, info: dict[str, object]
 ) -> np.ndarray:
@@ -322,10 +345,14 @@ def _tasks(path: Path, folder: Path) -> list[str]:
         import pyarrow.parquet as parquet
 
         try:
-            read = parquet.ParquetFile(table).read(use_threads=False)
+            opened = parquet.ParquetFile(table)
+            _require_stored(path, "meta/tasks.parquet", table, opened)
+            read = opened.read(use_threads=False)
             # pandas writes the task as the index, without a name of its own.
             named = [n for n in ("task", "__index_level_0__") if n in read.column_names]
             return [str(value) for value in read.column(named[0]).to_pylist()] if named else []
+        except DatasetError:
+            raise
         except Exception as error:
             raise DatasetError(
                 f"{path}: meta/tasks.parquet cannot be read ({error}); copy it again"

@@ -19,11 +19,10 @@ from saqrl.datasets.errors import DatasetError, listing, nearest
 from saqrl.datasets.extras import NAME, bounds_of, with_extras
 from saqrl.datasets.hdf5 import (
     is_group,
-    local_dataset,
     local_group,
     names_of,
+    numbers,
     open_hdf5,
-    read_array,
 )
 from saqrl.datasets.options import DEFAULT, ReadOptions
 from saqrl.datasets.source import file_record, parsed_object
@@ -183,7 +182,7 @@ def _episode(
     fields = {"actions": "actions", "terminals": "terminations", "timeouts": "truncations"}
     if "rewards" in names:
         fields["rewards"] = "rewards"
-    episode = {field: _array(main, f"{name}/{key}", group) for field, key in fields.items()}
+    episode = {field: numbers(main, f"{name}/{key}", group) for field, key in fields.items()}
     steps = len(episode["actions"])
     for field, array in episode.items():
         if len(array) != steps:
@@ -214,17 +213,10 @@ def _episode(
     return episode, layout
 
 
-def _array(main: Path, key: str, group: "h5py.Group") -> np.ndarray:
-    array = read_array(main, key, local_dataset(main, key, group))
-    if array.dtype.kind not in "fiub":
-        raise DatasetError(f"{main}: {key} holds {array.dtype.name}; numbers are expected")
-    return array
-
-
 def _observations(main: Path, place: str, group: "h5py.Group") -> dict[str, np.ndarray]:
     """The arrays below observations by their path; a plain array has the path ''."""
     if not is_group(main, place, group):
-        return {"": _array(main, place, group)}
+        return {"": numbers(main, place, group)}
     found: dict[str, np.ndarray] = {}
     waiting = [(place, group)]
     for _ in range(256):  # more groups than any space has; a ring of them would never end
@@ -237,7 +229,7 @@ def _observations(main: Path, place: str, group: "h5py.Group") -> dict[str, np.n
             if is_group(main, below, inside):
                 waiting.append((below, inside))
             else:
-                found[below.removeprefix(f"{place}/")] = _array(main, below, inside)
+                found[below.removeprefix(f"{place}/")] = numbers(main, below, inside)
     raise DatasetError(f"{main}: {place} holds groups without end; copy it again")
 
 

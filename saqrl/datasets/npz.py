@@ -1,9 +1,11 @@
 """Plain npz: one array a field, one row a step, episodes one after another."""
 
 import json
+import math
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -11,7 +13,7 @@ from saqrl.datasets.assembly import BOUNDS, assemble
 from saqrl.datasets.errors import DatasetError, listing, nearest
 from saqrl.datasets.extras import NAME, with_extras
 from saqrl.datasets.options import DEFAULT, ReadOptions
-from saqrl.datasets.source import existing_file, file_record, parsed_object
+from saqrl.datasets.source import MOST_DEFLATED, existing_file, file_record, parsed_object
 from saqrl.datasets.transitions import EnvironmentSpec, Transitions
 
 SUMMARY = "npz with observations, actions, terminals and/or timeouts, best also rewards"
@@ -122,7 +124,11 @@ class Members:
     def array(self, key: str) -> np.ndarray:
         try:
             with self.archive.open(f"{key}.npy") as stream:
+                self._require_stored(key, stream)
+            with self.archive.open(f"{key}.npy") as stream:
                 return np.lib.format.read_array(stream, allow_pickle=False)
+        except DatasetError:
+            raise
         except Exception as error:  # zlib, zipfile and the npy header each have their own
             if "allow_pickle" in str(error):
                 raise DatasetError(
@@ -132,6 +138,24 @@ class Members:
             raise DatasetError(
                 f"{self.path}: {key} cannot be read ({error}); the file is damaged, copy it again"
             ) from error
+
+    def _require_stored(self, key: str, stream: IO[bytes]) -> None:
+        """Refuse a header that promises more than is stored, before memory is set aside for it."""
+        version = np.lib.format.read_magic(stream)
+        if version == (1, 0):
+            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        elif version == (2, 0):
+            shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
+        else:  # only structured types need a later one
+            return
+        member = self.archive.getinfo(f"{key}.npy")
+        promised = math.prod(shape) * dtype.itemsize
+        held = min(member.file_size, member.compress_size * MOST_DEFLATED)
+        if promised > held and not dtype.hasobject:
+            raise DatasetError(
+                f"{self.path}: {key} promises the shape {shape} and its {held:,} bytes cannot hold "
+                "it; the file is damaged, copy it again"
+            )
 
     def text(self, key: str) -> str | None:
         """A 0-d string member, or None where there is none."""

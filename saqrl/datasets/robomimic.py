@@ -21,6 +21,7 @@ from saqrl.datasets.hdf5 import (
     local_dataset,
     local_group,
     names_of,
+    numbers,
     open_hdf5,
     read_array,
     record,
@@ -214,7 +215,7 @@ class _Log:
             )
         optional = ("rewards", "dones", "terminated")
         episode = {
-            name: self._array(f"data/{demo}/{name}", group)
+            name: numbers(self.path, f"data/{demo}/{name}", group)
             for name in ("actions", *optional)
             if name in names
         }
@@ -238,19 +239,11 @@ class _Log:
             episode["next_observations"] = self._observations(place, group, steps)
         return episode
 
-    def _array(self, key: str, group: "h5py.Group") -> np.ndarray:
-        array = read_array(self.path, key, local_dataset(self.path, key, group))
-        if array.dtype.kind not in "fiub":
-            raise DatasetError(
-                f"{self.path}: {key} holds {array.dtype.name}; store it as numbers (float32)"
-            )
-        return array
-
     def _observations(self, place: str, group: "h5py.Group", steps: int) -> np.ndarray:
         parts = local_group(self.path, place, group)
         columns = []
         for key, width in self.keys:
-            array = self._array(f"{place}/{key}", parts)
+            array = numbers(self.path, f"{place}/{key}", parts)
             table = array[:, None] if array.ndim == 1 else array
             if table.shape != (steps, width):
                 raise DatasetError(

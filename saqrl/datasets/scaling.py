@@ -2,10 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32
+
+from saqrl.datasets.statistics import column_statistics
 
 Scale = Literal["columns", "common", "none"]
 
@@ -66,14 +69,11 @@ class ObservationScaling:
         their relative sizes stay, and their root mean square deviation is the given one: for
         columns that share a unit, such as joint angles and metres. none: only angles are unrolled.
         """
-        expanded = expand_angles(observations, angles)
         if scale == "none":
-            width = expanded.shape[1]
+            width = observations.shape[1] + len(angles)
             return cls(angles, np.zeros(width, np.float32), np.ones(width, np.float32))
-        mean = expanded.mean(0, dtype=np.float64)
-        spread = expanded.std(0, dtype=np.float64)
-        # Float32 keeps about 1e-7 of a column's size: a smaller spread is rounding, not signal.
-        constant = spread <= 1e-6 * np.maximum(np.abs(mean), 1)
+        statistics = column_statistics(observations, columns=partial(expand_angles, angles=angles))
+        mean, spread, constant = statistics.mean, statistics.deviation, statistics.constant
         if scale == "common" and not constant.all():
             spread = np.full_like(spread, np.sqrt(np.square(spread[~constant]).mean()))
         inverse = np.where(constant, 0, deviation / np.where(constant, 1, spread))

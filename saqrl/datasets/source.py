@@ -6,6 +6,10 @@ from pathlib import Path
 
 from saqrl.datasets.errors import DatasetError, nearest
 
+# What one byte of a deflated stream stands for at most (zlib's technical details): a header that
+# promises more is damaged, or made to exhaust the memory.
+MOST_DEFLATED = 1032
+
 
 def existing_file(path: Path) -> Path:
     """`path` with ~ expanded; FileNotFoundError or DatasetError (a folder) otherwise."""

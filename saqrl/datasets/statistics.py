@@ -1,5 +1,7 @@
 """Range and moments of columns, a block of rows at a time, so that size costs no memory."""
 
+import mmap
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,18 +27,36 @@ class ColumnStatistics:
         return still
 
 
+def blocks(table: np.ndarray, *, rows: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
+    """The rows in order, so many at a time; a mapped table leaves memory as it goes by."""
+    for start in range(0, len(table), rows):
+        yield table[start : start + rows]
+        release(table)
+
+
+def release(table: np.ndarray) -> None:
+    """Let a memory-mapped table leave memory; it is read again where it is used again."""
+    base = getattr(table, "base", None)
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
+
+
 def column_statistics(
-    table: Float32[np.ndarray, "n columns"], *, block_rows: int = BLOCK_ROWS
+    table: Float32[np.ndarray, "n columns"],
+    *,
+    block_rows: int = BLOCK_ROWS,
+    columns: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> ColumnStatistics:
     """Statistics in float64 of a table of finite numbers with at least one row.
 
-    Blocks are merged by the parallel formula of Chan, Golub and LeVeque (1979).
+    `columns` says what of a block of rows is looked at, in place of its own columns. Blocks are
+    merged by the parallel formula of Chan, Golub and LeVeque (1979).
     """
-    width = table.shape[1]
+    width = columns(table[:1]).shape[1]
     minimum, maximum = np.full(width, np.inf), np.full(width, -np.inf)
     mean, squares, rows = np.zeros(width), np.zeros(width), 0
-    for start in range(0, len(table), block_rows):
-        block = np.asarray(table[start : start + block_rows], np.float64)
+    for given in blocks(table, rows=block_rows):
+        block = np.asarray(columns(given), np.float64)
         minimum = np.minimum(minimum, block.min(0))
         maximum = np.maximum(maximum, block.max(0))
         block_mean, total = block.mean(0), rows + len(block)

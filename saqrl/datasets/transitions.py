@@ -70,6 +70,17 @@ class Transitions:
         """The named episodes, in the order given."""
         starts, ends = self.episode_starts[episodes], self.episode_ends[episodes]
         rows = np.concatenate([np.arange(a, b) for a, b in zip(starts, ends, strict=True)])
+        begins = np.concatenate([[0], np.cumsum(ends - starts)[:-1]]).astype(np.int64)
+        groups = None if self.groups is None else self.groups[episodes]
+        return replace(self.select_rows(rows, begins), groups=groups)
+
+    def select_rows(
+        self, rows: Int64[np.ndarray, " chosen"], episode_starts: Int64[np.ndarray, " episodes"]
+    ) -> "Transitions":
+        """The named rows, in the order given, with an episode beginning at each of the starts.
+
+        Where a row is not followed by its own successor an episode has to begin.
+        """
         return replace(
             self,
             observations=self.observations[rows],
@@ -77,6 +88,6 @@ class Transitions:
             rewards=self.rewards[rows],
             next_observations=self.next_observations[rows],
             terminated=self.terminated[rows],
-            groups=None if self.groups is None else self.groups[episodes],
-            episode_starts=np.concatenate([[0], np.cumsum(ends - starts)[:-1]]).astype(np.int64),
+            groups=None,
+            episode_starts=episode_starts,
         )

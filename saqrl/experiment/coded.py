@@ -1,38 +1,37 @@
 """A run's dataset with codes for actions, for libraries of discrete offline RL."""
 
+from dataclasses import replace
+
 import numpy as np
 
-from saqrl.datasets import ReadOptions, load_dataset
+from saqrl.datasets import Transitions
 from saqrl.experiment.preparation import encode_all, prepare
 from saqrl.experiment.settings import Settings
 from saqrl.policy import CodeController, Policy
 
 
 def coded_trajectories(
-    settings: Settings,
-    policy: Policy,
-    spec: str | None = None,
-    *,
-    options: ReadOptions | None = None,
+    data: Transitions, settings: Settings, policy: Policy
 ) -> dict[str, np.ndarray]:
-    """The run's dataset with codes for actions, one row a decision, as d3rlpy's MDPDataset asks.
+    """The dataset with codes for actions, one row a decision, as d3rlpy's MDPDataset asks.
 
     observations (n, obs) raw, actions (n, 1) codes, rewards (n, 1) of the decision's steps
     (discounted inside a chunk, in the data's own units), terminals and timeouts (n,) at the
     episodes' ends. With action chunks an episode's decisions are `chunk` steps apart.
+    ValueError: the policy has no codes, or the data is of another robot.
     """
     if not isinstance(policy.controller, CodeController):
         raise ValueError("this policy is continuous: it has no codes to write")
+    ours = policy.observation_size, len(policy.action_range.low)
+    theirs = data.observations.shape[1], data.actions.shape[1]
+    if ours != theirs:
+        raise ValueError(
+            f"the run's data has observations and actions of {ours[0]} and {ours[1]} numbers, "
+            f"this one of {theirs[0]} and {theirs[1]}: name the data that the run was trained on"
+        )
+    # A code means the same action in all data.
+    data = replace(data, action_range=policy.action_range)
     codec = policy.controller.quantizer.codec
-    source = spec or settings.dataset
-    if source is None:
-        raise ValueError("the run collected its own data: name them with --dataset")
-    data = load_dataset(
-        source,
-        angles=settings.angles,
-        episodes=settings.data_episodes,
-        options=options or settings.reading,
-    )
     prepared = prepare(data, settings, policy.observation_scaling, 1.0)
     codes = np.asarray(encode_all(codec, prepared.action_batch()))
     rows, last = [], []

@@ -1,8 +1,9 @@
 """Scores of a policy in an environment, as one record."""
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,13 +11,24 @@ from saqrl.datasets import EnvironmentSpec, Transitions
 from saqrl.experiment.progress import Reporter
 from saqrl.policy import Act, Policy
 from saqrl.policy.environments import make_environment
-from saqrl.policy.rollout import Arena, Episodes
+from saqrl.policy.rollout import Arena, Episodes, play_together
 from saqrl.policy.scores import normalized_score
 
 # The fields of a score where there is no environment to measure it in.
 NO_SCORE: Mapping[str, None] = dict.fromkeys(
     ("return_mean", "return_std", "success_rate", "normalized_score", "max_reward_mean")
 )
+
+
+class Evaluation(NamedTuple):
+    """A request to play the episodes, made by yielding it; the answer is the summary."""
+
+    policy: Policy
+    arena: Arena
+    environment_id: str
+    episodes: int
+    act: Act
+    seed: int
 
 
 def evaluate(
@@ -31,15 +43,31 @@ def evaluate(
     stage: str = "evaluation",
 ) -> dict[str, Any]:
     """Play the episodes and summarise them."""
-    with reporter.stage(stage, episodes, unit="episodes") as update:
-        played = arena.play(
-            policy,
-            episodes=episodes,
-            act=act,
-            seed=seed,
-            progress=lambda done: update(done, ""),
-        )
-    return {"act": act, "episodes": episodes, **summarize(played, environment_id)}
+    asked = Evaluation(policy, arena, environment_id, episodes, act, seed)
+    return evaluate_together([asked], reporter, stage)[0]
+
+
+def evaluate_together(
+    requests: Sequence[Evaluation], reporter: Reporter, stage: str = "evaluation"
+) -> list[dict[str, Any]]:
+    """The summaries of several policies, those of like evaluations played side by side."""
+    answers: dict[int, dict[str, Any]] = {}
+    alike: dict[Any, list[int]] = defaultdict(list)
+    for position, asked in enumerate(requests):
+        alike[asked.episodes, asked.act, asked.seed].append(position)
+    for (episodes, act, seed), members in alike.items():
+        with reporter.stage(stage, episodes, unit="episodes") as update:
+            played = play_together(
+                [(requests[member].arena, requests[member].policy) for member in members],
+                episodes=episodes,
+                act=act,
+                seed=seed,
+                progress=lambda done: update(done, ""),
+            )
+        for member, result in zip(members, played, strict=True):
+            scores = summarize(result, requests[member].environment_id)
+            answers[member] = {"act": act, "episodes": episodes, **scores}
+    return [answers[position] for position in range(len(requests))]
 
 
 def summarize(played: Episodes, environment_id: str) -> dict[str, float | None]:

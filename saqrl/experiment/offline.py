@@ -2,7 +2,9 @@
 
 Q(s, k) is regressed on r + g (1-d) sum_k' pi(k'|s') Qbar(s', k'); the sum over codes leaves no
 sampling in the target. The value of the policy is the mean of sum_k pi(k|s) Q(s, k) over the
-states in which episodes begin.
+states in which episodes begin. Q is first fitted to the returns that the data saw: a value that
+lies 1 / (1-g) steps ahead takes long to travel there by bootstrapping, and what is left to travel
+then is only how the policy differs from the data.
 Source: Le, Voloshin, Yue 2019 (arXiv 1903.08738), algorithm 3; for choosing among offline
 policies: Paine et al. 2020 (arXiv 2007.09055).
 """
@@ -20,7 +22,7 @@ from jaxtyping import Array, Float, Int, Key
 from saqrl import nn
 from saqrl.agents import operators
 from saqrl.agents.critics import Critics, of_code
-from saqrl.datasets import Transitions, load_dataset
+from saqrl.datasets import Transitions
 from saqrl.experiment import engine
 from saqrl.experiment.preparation import BLOCK, Prepared, encode_all, prepare, reward_factor
 from saqrl.experiment.progress import Reporter
@@ -40,11 +42,14 @@ class EvaluatedTransitions(eqx.Module):
     next_observations: Float[Array, "n features"]
     discounts: Float[Array, " n"]
     next_log_policy: Float[Array, "n codes"]
+    returns: Float[Array, " n"]
+    """What the data's episode went on to bring, discounted."""
 
 
 class State(eqx.Module):
     critics: nn.Learner[Critics]
     target: Critics
+    step: Int[Array, ""]
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,8 @@ class FittedQ(nn.Training):
     """Q networks, each with its own target; their disagreement is reported."""
     target_rate: float = 0.005
     """Share of the online critics that moves into the target at each step."""
+    warm_up: float = 0.25
+    """Share of the steps that fit the data's returns."""
 
     def init(self, key: Key[Array, ""], example: EvaluatedTransitions) -> State:
         critics = Critics(
@@ -67,7 +74,8 @@ class FittedQ(nn.Training):
             count=self.critics,
             layer_norm=self.layer_norm,
         )
-        return State(nn.start(critics, self.optimiser()), jax.tree.map(jnp.copy, critics))
+        target = jax.tree.map(jnp.copy, critics)
+        return State(nn.start(critics, self.optimiser()), target, jnp.zeros((), jnp.int32))
 
     def update(
         self, state: State, batch: EvaluatedTransitions, key: Key[Array, ""]
@@ -81,13 +89,17 @@ class FittedQ(nn.Training):
 
         critics, metrics = nn.descend(state.critics, self.optimiser(), loss)
         target = nn.follow(state.target, critics.model, rate=self.target_rate)
-        return State(critics, target), metrics
+        return State(critics, target, state.step + 1), metrics
 
     def targets(self, state: State, batch: EvaluatedTransitions) -> Float[Array, "critics batch"]:
-        """Y_i = r + g (1-d) sum_k pi(k|s') Qbar_i(s', k), of each network its own."""
+        """Y_i = r + g (1-d) sum_k pi(k|s') Qbar_i(s', k), of each network its own.
+
+        In the warm-up the data's returns in their place.
+        """
         q = state.target(batch.next_observations)
         values = jax.vmap(jax.vmap(operators.expectation), (None, 0))(batch.next_log_policy, q)
-        return batch.rewards + batch.discounts * values
+        warming = state.step < self.warm_up * self.steps
+        return jnp.where(warming, batch.returns, batch.rewards + batch.discounts * values)
 
 
 @dataclass(frozen=True)
@@ -106,6 +118,7 @@ class Estimate:
 
 
 def evaluate_offline(
+    data: Transitions,
     settings: Settings,
     policy: Policy,
     *,
@@ -114,21 +127,15 @@ def evaluate_offline(
     seed: int,
     reporter: Reporter,
 ) -> Estimate:
-    """Fit Q of the run's policy on its whole dataset; ValueError where that cannot be done."""
-    if settings.dataset is None:
-        raise ValueError("the run collected its own data: offline evaluation needs its dataset")
-    data = load_dataset(
-        settings.dataset,
-        angles=settings.angles,
-        episodes=settings.data_episodes,
-        environment=settings.env,
-        options=settings.reading,
-    )
+    """Fit Q of the policy on all of `data`; ValueError where that cannot be done."""
+    _code_controller(policy)
     if not data.has_rewards:
-        raise ValueError(f"{settings.dataset} has no rewards: there is no value to estimate")
+        raise ValueError("the data has no rewards: there is no value to estimate")
     factor = reward_factor(data, settings.reward_scale)
     prepared = prepare(data, settings, policy.observation_scaling, factor)
-    table = evaluated(policy, prepared, act=act)
+    discount = settings.agent.discount
+    seen = returns_to_go(data, discount=discount)
+    table = evaluated(policy, prepared, factor * seen, act=act)
     key, state, pauses = jax.random.key(seed), None, [settings.log_every]
     with reporter.stage("offline evaluation", algorithm.steps) as update:
         for interval in engine.intervals(cast(Any, algorithm), table, key, pauses=pauses):
@@ -137,12 +144,13 @@ def evaluate_offline(
     assert state is not None
     starts = jnp.asarray(prepared.features[data.episode_starts])
     values = initial_values(state.critics.model, starts, log_policy_of(policy, starts, act=act))
-    returns = discounted_returns(data, discount=settings.agent.discount)
-    return estimate(np.asarray(values) / factor, returns, seed=seed)
+    return estimate(np.asarray(values) / factor, seen[data.episode_starts], seed=seed)
 
 
-def evaluated(policy: Policy, prepared: Prepared, *, act: Act) -> EvaluatedTransitions:
-    """The coded data with pi(.|s') beside each row."""
+def evaluated(
+    policy: Policy, prepared: Prepared, returns: Float[np.ndarray, " n"], *, act: Act
+) -> EvaluatedTransitions:
+    """The coded data with pi(.|s') and the returns, in the networks' rewards, beside each row."""
     controller = _code_controller(policy)
     following = jnp.asarray(prepared.next_features)
     return EvaluatedTransitions(
@@ -152,6 +160,7 @@ def evaluated(policy: Policy, prepared: Prepared, *, act: Act) -> EvaluatedTrans
         following,
         jnp.asarray(prepared.discounts),
         log_policy_of(policy, following, act=act),
+        jnp.asarray(returns, jnp.float32),
     )
 
 
@@ -185,13 +194,15 @@ def initial_values(
     return jax.vmap(jax.vmap(operators.expectation), (None, 0))(log_policy, q)
 
 
-def discounted_returns(
-    transitions: Transitions, *, discount: float
-) -> Float[np.ndarray, " episodes"]:
-    """sum_t discount^t r_t of each episode."""
-    ages = np.concatenate([np.arange(length) for length in transitions.episode_lengths])
-    weighted = float(discount) ** ages * transitions.rewards
-    return np.add.reduceat(weighted, transitions.episode_starts)
+def returns_to_go(transitions: Transitions, *, discount: float) -> Float[np.ndarray, " n"]:
+    """sum_i discount^i r_{t+i} from each step t to the end of its episode."""
+    returns = transitions.rewards.astype(np.float64)
+    longest = int(transitions.episode_lengths.max())
+    # From the episodes' ends back, a step of every episode that is long enough at a time.
+    for age in range(2, longest + 1):
+        rows = transitions.episode_ends[transitions.episode_lengths >= age] - age
+        returns[rows] += discount * returns[rows + 1]
+    return returns
 
 
 def estimate(

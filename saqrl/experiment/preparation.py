@@ -12,15 +12,23 @@ from saqrl.baselines import ContinuousTransitions
 from saqrl.datasets import Transitions
 from saqrl.datasets.chunks import chunk_actions, chunk_rewards
 from saqrl.datasets.scaling import ObservationScaling
-from saqrl.datasets.split import split_episodes
+from saqrl.datasets.split import choose_episodes, thinned
+from saqrl.datasets.statistics import blocks
 from saqrl.experiment.settings import RewardScale, Settings
 from saqrl.nn import MLP
+from saqrl.policy import Policy
 from saqrl.quantizers import ActionBatch, ActionQuantizer, Codec
 
 # Fewer episodes than this are all trained on: each of them is worth more than a report.
 EPISODES_FOR_HELD_OUT = 10
 # Rows that go through a network at once when a whole dataset does.
 BLOCK = 4096
+# Rows of a log that a policy's actions are compared with.
+ERROR_ROWS = 10_000
+# Rows of a part of mapped data, where the settings do not say.
+PART_ROWS = 2**18
+# Rows of each side of a split of streamed data that are brought into memory.
+SAMPLE_ROWS = 100_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +40,8 @@ class Prepared:
     actions: Float32[np.ndarray, "n chunk_act"]
     rewards: Float32[np.ndarray, " n"]
     discounts: Float32[np.ndarray, " n"]
-    following: Int64[np.ndarray, " n"]
-    """The row of the data's decision at `next_features`; the episode's last row at its end."""
+    next_actions: Float32[np.ndarray, "n chunk_act"]
+    """The data's decision at `next_features`; the episode's last one at its end."""
 
     def action_batch(self) -> ActionBatch:
         return ActionBatch(jnp.asarray(self.features), jnp.asarray(self.actions))
@@ -59,20 +67,41 @@ class Prepared:
             jnp.asarray(self.rewards),
             jnp.asarray(self.next_features),
             jnp.asarray(self.discounts),
-            jnp.asarray(self.actions[self.following]),
+            jnp.asarray(self.next_actions),
         )
 
 
 def split(transitions: Transitions, settings: Settings) -> tuple[Transitions, Transitions | None]:
     """Training and held-out episodes, the file's own split where it has one.
 
-    Few episodes are all trained on.
+    Few episodes are all trained on. Of data that is streamed, some episodes of each side.
     """
-    if transitions.held_out is not None and settings.held_out > 0:
-        return transitions, transitions.held_out
-    if transitions.num_episodes < EPISODES_FOR_HELD_OUT:
-        return transitions, None
-    return split_episodes(transitions, held_out_fraction=settings.held_out, seed=settings.seed)
+    training, held_out = choose(transitions, settings)
+    own = transitions.held_out if settings.held_out > 0 else None
+    if part_rows(transitions, settings) is not None:
+        shown = thinned(transitions, held_out, rows=SAMPLE_ROWS) if held_out.size else own
+        return thinned(transitions, training, rows=SAMPLE_ROWS), shown
+    if not held_out.size:
+        return transitions, own
+    return transitions.select_episodes(training), transitions.select_episodes(held_out)
+
+
+def choose(
+    transitions: Transitions, settings: Settings
+) -> tuple[Int64[np.ndarray, " training"], Int64[np.ndarray, " held_out"]]:
+    """The numbers of the training episodes, and of those of them that are held out instead."""
+    own = transitions.held_out is not None and settings.held_out > 0
+    few = transitions.num_episodes < EPISODES_FOR_HELD_OUT
+    fraction = 0.0 if own or few else settings.held_out
+    return choose_episodes(transitions, held_out_fraction=fraction, seed=settings.seed)
+
+
+def part_rows(transitions: Transitions, settings: Settings) -> int | None:
+    """Rows of a part where the data is streamed; None where all of it lies on the device."""
+    rows = settings.stream_rows
+    if rows is None:
+        rows = PART_ROWS if isinstance(transitions.observations, np.memmap) else len(transitions)
+    return rows if rows < len(transitions) else None
 
 
 def fit_scaling(transitions: Transitions, settings: Settings) -> ObservationScaling:
@@ -91,7 +120,8 @@ def reward_factor(transitions: Transitions, scale: RewardScale) -> float:
     return-range: returns span 1000, as IQL does for locomotion (arXiv 2110.06169, appendix B).
     """
     if scale == "unit":
-        size = float(np.abs(transitions.rewards).mean(dtype=np.float64))
+        sums = [np.abs(block).sum(dtype=np.float64) for block in blocks(transitions.rewards)]
+        size = float(sum(sums)) / len(transitions)
         return 0.1 / size if size > 0 else 1.0
     if scale == "return-range":
         span = float(np.ptp(transitions.episode_returns))
@@ -109,15 +139,31 @@ def prepare(
     chunks = chunk_actions(transitions, settings.chunk).reshape(
         len(transitions), settings.chunk, -1
     )
+    actions = transitions.action_range.to_unit(chunks).reshape(len(transitions), -1)
     last = np.repeat(transitions.episode_ends - 1, transitions.episode_lengths)
     return Prepared(
         features=scaling(transitions.observations),
         next_features=scaling(transitions.next_observations[next_rows]),
-        actions=transitions.action_range.to_unit(chunks).reshape(len(transitions), -1),
+        actions=actions,
         rewards=(rewards * factor).astype(np.float32),
         discounts=discounts,
-        following=np.minimum(next_rows + 1, last),
+        next_actions=actions[np.minimum(next_rows + 1, last)],
     )
+
+
+def action_error(policy: Policy, log: Transitions) -> float:
+    """Root mean square between the policy's greedy action and the log's, per state.
+
+    As a fraction of the log's actions' own deviation, over all dimensions: 1 is what the mean
+    action would miss by. Of a chunk the first action counts. At most ERROR_ROWS rows are looked at.
+    """
+    rows = np.unique(np.linspace(0, len(log) - 1, min(len(log), ERROR_ROWS)).astype(np.int64))
+    keys = jax.random.split(jax.random.key(0), len(rows))  # greedy: none of them is drawn from
+    planned = policy.plan(log.observations[rows], keys, act="greedy")[:, 0]
+    acted = policy.action_range.to_unit(log.actions[rows]).astype(np.float64)
+    missed = policy.action_range.to_unit(planned).astype(np.float64) - acted
+    spread = np.square(acted - acted.mean(0)).sum()
+    return float(np.sqrt(np.square(missed).sum() / max(spread, 1e-12)))
 
 
 @jax.jit

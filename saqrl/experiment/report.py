@@ -16,6 +16,7 @@ import numpy as np
 from saqrl.arrays import write_atomically
 from saqrl.experiment import plots
 from saqrl.experiment.compare import COMPARABLE, TABLE, collect_rows, read_table
+from saqrl.experiment.ranking import LeftOut, Valued, comparable, correlation, played
 from saqrl.experiment.statistics import (
     Estimate,
     interquartile_mean,
@@ -52,9 +53,15 @@ def load_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def write_report(rows: Sequence[Row], folder: Path, *, title: str) -> tuple[Path, Path]:
-    """Write report.md with its PNGs and report.html into `folder`; the two paths."""
-    contents = sections(rows)
+def write_report(
+    rows: Sequence[Row], folder: Path, *, title: str, more: Sequence[Section] = ()
+) -> tuple[Path, Path]:
+    """Write report.md with its PNGs and report.html into `folder`; the two paths.
+
+    `more` stands first. Without it ValueError where no run was scored.
+    """
+    scored = not more or any("error" not in row for row in rows)
+    contents = [*more, *(sections(rows) if scored else [])]
     folder.mkdir(parents=True, exist_ok=True)
     for section in contents:
         if section.picture:
@@ -261,6 +268,46 @@ def _protocol(finished: Sequence[Row], failed: Sequence[Row]) -> Section:
     )
     header = ("data", "method", "seed", "failed with") if failed else ()
     return Section("How it was measured", text, header, lines)
+
+
+def offline_sections(valued: Sequence[Valued], left_out: Sequence[LeftOut]) -> list[Section]:
+    """Runs in the order of their value by the data alone, and how well that order was right."""
+    found = []
+    for (task, discount), runs in comparable(valued).items():
+        known = played(runs)
+        order = sorted(known, key=lambda v: -float(v.return_mean or 0))
+        lines = [
+            (
+                str(place),
+                v.run,
+                f"{v.estimate.value:.4g} [{v.estimate.low:.4g}, {v.estimate.high:.4g}]",
+                f"{v.estimate.spread:.2g}",
+                "" if v.return_mean is None else f"{v.return_mean:.4g}",
+                str(order.index(v) + 1) if v in order else "",
+            )
+            for place, v in enumerate(runs, start=1)
+        ]
+        text = (
+            "Fitted Q evaluation (Le et al. 2019, arXiv 1903.08738), the expectation over codes "
+            f"exact: discounted reward (discount {discount:g}) from the first states of the "
+            f"data's episodes, whose own episodes have {runs[0].estimate.data_value:.4g}. The "
+            "95 % bootstrap interval is over those states; it does not cover what the fit itself "
+            "gets wrong, of which the deviation between the Q networks tells a part. "
+        )
+        rho = correlation(runs)
+        if rho is not None:
+            text += (
+                f"Spearman's rank correlation with the return in the environment is {rho:.2f} over "
+                f"{len(known)} runs."
+            )
+        elif known:
+            text += "Too few different returns in an environment to compare the order with."
+        header = ("rank", "run", "value [95 %]", "networks", "return played", "its rank")
+        found.append(Section(f"Worth by the data alone: {task}", text, header, tuple(lines)))
+    if left_out:
+        lines_left = tuple((run, _cell(reason)) for run, reason in left_out)
+        found.append(Section("Not valued by the data", "", ("run", "because"), lines_left))
+    return found
 
 
 def to_markdown(title: str, contents: Sequence[Section]) -> str:

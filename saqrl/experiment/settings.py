@@ -49,6 +49,8 @@ class Settings:
     eval_every: int | None = None
     """Agent steps between evaluations; None: only at the end."""
     log_every: int = 500
+    stream_rows: int | None = None
+    """Rows on the device at a time where the data has more; None: all, of mapped data 2**18."""
     baseline: bool = False
     """Also train and evaluate plain continuous BC on the same data."""
 
@@ -71,8 +73,10 @@ class Settings:
             raise ValueError(f"quantizer.codes is {self.quantizer.codes}; at least 2")
         if self.quantizer.patience < 0:
             raise ValueError(f"quantizer.patience is {self.quantizer.patience}; 0 (off) or more")
-        if self.eval_every is not None and self.eval_every < 1:
-            raise ValueError(f"eval-every is {self.eval_every}; at least 1")
+        for name in ("eval_every", "stream_rows"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name.replace('_', '-')} is {value}; at least 1")
 
     @property
     def agent_name(self) -> str:

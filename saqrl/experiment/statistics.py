@@ -66,6 +66,25 @@ def probability_of_improvement(
     return _estimate(float(exact[0]), drawn)
 
 
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
+    """Spearman's rho: the correlation of two lists' ranks; equal values share their mean rank.
+
+    1 where both are in the same order, -1 in the opposite one; NaN where all values of a list are
+    equal.
+    """
+    x, y = (_ranks(np.asarray(values, np.float64)) for values in (first, second))
+    x, y = x - x.mean(), y - y.mean()
+    size = np.sqrt(np.square(x).sum() * np.square(y).sum())
+    return float((x * y).sum() / size) if size else float("nan")
+
+
+def _ranks(values: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+    """How many values lie below each, and half of those that equal it."""
+    below = values[:, None] > values
+    equal = values[:, None] == values
+    return below.sum(1) + 0.5 * equal.sum(1)
+
+
 def _as_samples(scores: Scores) -> Samples:
     return [np.asarray(values, np.float64)[None] for values in scores.values()]
 

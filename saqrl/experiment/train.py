@@ -1,9 +1,10 @@
 """The whole path once: transitions, codes, agent, policy, scores, in one run folder."""
 
+import contextlib
 import errno
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from saqrl.agents import AGENTS
+from saqrl.agents import AGENTS, CodedTransitions
 from saqrl.agents.bc import BC
 from saqrl.arrays import write_atomically
 from saqrl.baselines import BASELINES
@@ -20,12 +21,21 @@ from saqrl.datasets import EnvironmentSpec, Transitions, load_dataset
 from saqrl.datasets.scaling import ObservationScaling
 from saqrl.experiment import engine
 from saqrl.experiment.codebooks import codebook_notes, has_plateaued, reconstruction_error
-from saqrl.experiment.evaluation import NO_SCORE, check_environment, evaluate, open_arena
+from saqrl.experiment.evaluation import (
+    NO_SCORE,
+    Evaluation,
+    check_environment,
+    evaluate_together,
+    open_arena,
+)
 from saqrl.experiment.loggers import open_loggers
+from saqrl.experiment.memory import require_memory
 from saqrl.experiment.preparation import (
     Prepared,
+    action_error,
     encode_all,
     fit_scaling,
+    part_rows,
     prepare,
     quantizer_report,
     reward_factor,
@@ -34,7 +44,9 @@ from saqrl.experiment.preparation import (
 from saqrl.experiment.progress import Reporter
 from saqrl.experiment.run import Run, read_config, read_result, refuse_existing
 from saqrl.experiment.settings import Settings
+from saqrl.experiment.stream import Parts
 from saqrl.experiment.versions import versions
+from saqrl.nn import MLP
 from saqrl.policy import CodeController, ContinuousController, Controller, Policy
 from saqrl.policy.storage import save_policy
 from saqrl.quantizers import QUANTIZERS, ActionQuantizer
@@ -63,11 +75,108 @@ def train(
     do not fit together; a new folder is removed again then. OSError where the disk is full: what
     the run has done stays, to be resumed.
     """
+    run = _run(settings, out, resume, reporter, loggers, _Loader(reporter))
+    return drive([run], reporter)[0]
+
+
+def train_seeds(
+    settings: Settings,
+    out: Path,
+    *,
+    seeds: Sequence[int],
+    resume: bool,
+    reporter: Reporter,
+    loggers: Sequence[str] = (),
+) -> list[dict[str, Any]]:
+    """The same settings with several seeds in one program: runs OUT/seedN and their summaries.
+
+    Each run is the one that its seed alone would have made (`engine.Cohort` says to what
+    tolerance). Raises as `train` does, and ValueError where so many do not fit into memory.
+    """
+    if not resume:
+        refuse_existing(out)
+    loader = _Loader(reporter, copies=len(seeds))
+    runs: list[Generator[Request, Any, dict[str, Any]]] = []
+    for seed in seeds:
+        folder = out / f"seed{seed}"
+        # One speaks for all: they do the same things at the same time.
+        told = reporter if not runs else Reporter(quiet=True)
+        own = replace(settings, seed=seed)
+        resumes = resume and folder.exists()
+        runs.append(_run(own, folder, resumes, told, loggers, loader, seeds))
+    return drive(runs, reporter)
+
+
+Request = engine.Advance | Evaluation
+
+
+def drive(
+    trainings: Sequence[Generator[Request, Any, dict[str, Any]]], reporter: Reporter
+) -> list[dict[str, Any]]:
+    """Run trainings to their ends side by side, answering their equal requests together.
+
+    What goes wrong is raised inside every one of them, so that each leaves its folder in order.
+    """
+    cohort = engine.Cohort()
+    results: dict[int, dict[str, Any]] = {}
+    answers: dict[int, Any] = dict.fromkeys(range(len(trainings)))
+    try:
+        while answers:
+            waiting: dict[int, Request] = {}
+            for number, answer in answers.items():
+                try:
+                    waiting[number] = trainings[number].send(answer)
+                except StopIteration as done:
+                    results[number] = done.value
+            steps = {n: asked for n, asked in waiting.items() if isinstance(asked, engine.Advance)}
+            plays = {n: asked for n, asked in waiting.items() if isinstance(asked, Evaluation)}
+            answers = dict(zip(steps, cohort.advance(list(steps.values())), strict=True))
+            played = evaluate_together(list(plays.values()), reporter)
+            answers |= dict(zip(plays, played, strict=True))
+    except BaseException as error:
+        for training in trainings:
+            with contextlib.suppress(BaseException):
+                training.throw(error)
+        raise
+    return [results[number] for number in range(len(trainings))]
+
+
+class _Loader:
+    """Reads the data of runs that differ in their seed only once."""
+
+    def __init__(self, reporter: Reporter, copies: int = 1):
+        self._reporter, self._copies = reporter, copies
+        self._known: dict[str | None, Transitions] = {}
+
+    def __call__(self, settings: Settings) -> Transitions:
+        name = settings.dataset
+        if name not in self._known:
+            data = _load(settings, self._reporter)
+            require_memory(settings, data, copies=self._copies)
+            self._known[name] = data
+        return self._known[name]
+
+
+def _run(
+    settings: Settings,
+    out: Path,
+    resume: bool,
+    reporter: Reporter,
+    loggers: Sequence[str],
+    load: Callable[[Settings], Transitions],
+    seeds: Sequence[int] | None = None,
+) -> Generator[Request, Any, dict[str, Any]]:
+    """`train`, as a generator of what it wants to be computed."""
     if resume and (out / "result.json").is_file():
         reporter.say(f"{out} has finished already: this is its result")
         return read_result(out)
     follow = open_loggers(loggers, out)
-    config = {"settings": settings.to_json(), "versions": versions(settings.env)}
+    config: dict[str, Any] = {
+        "settings": settings.to_json(),
+        "versions": versions(settings.env),
+    }
+    if seeds is not None:
+        config["seeds"] = list(seeds)
     collects = settings.dataset is None
     if not resume:
         refuse_existing(out)
@@ -76,15 +185,15 @@ def train(
         _say_other_versions(read_config(out)["versions"], config["versions"], reporter)
     else:
         if not collects:  # read the data before anything is written
-            data = _load(settings, reporter)
+            data = load(settings)
         run = Run.create(out, config)
     try:
         run.tell(follow)
         if collects:
             settings = replace(settings, dataset=_collect(settings, run, reporter))
         if resume or collects:
-            data = _load(settings, reporter)
-        return _Training(settings, data, run, reporter).run_all()
+            data = load(settings)
+        return (yield from _Training(settings, data, run, reporter).run_all())
     except (ValueError, FileNotFoundError, ImportError):
         if not resume:
             run.discard()
@@ -125,10 +234,15 @@ class _Training:
         self.scaling: ObservationScaling = fit_scaling(data, settings)
         factor = reward_factor(data, settings.reward_scale)
         training, held_out = split(data, settings)
+        self.held_out_log = held_out
         self.training: Prepared = prepare(training, settings, self.scaling, factor)
         self.held_out: Prepared | None = None
         if held_out is not None:
             self.held_out = prepare(held_out, settings, self.scaling, factor)
+        rows = part_rows(data, settings)
+        self.parts = (
+            None if rows is None else Parts(data, settings, self.scaling, factor, rows=rows)
+        )
         codes = settings.quantizer.codes
         if settings.actions == "quantized" and codes > len(training):
             raise ValueError(
@@ -143,11 +257,14 @@ class _Training:
     def environment(self) -> EnvironmentSpec | None:
         return self.data.environment
 
-    def run_all(self) -> dict[str, Any]:
+    def run_all(self) -> Generator[Request, Any, dict[str, Any]]:
         quantized = self.settings.actions == "quantized"
-        policy = self._quantized() if quantized else self._continuous(self.settings.agent, "agent")
+        if quantized:
+            policy = yield from self._quantized()
+        else:
+            policy = yield from self._continuous(self.settings.agent, "agent")
         save_policy(policy, self.run.path / "policy")
-        scores = self._final_scores(policy, "agent")
+        scores = yield from self._final_scores(policy, "agent")
         summary = {
             "run": str(self.run.path),
             "agent": self.settings.agent_name,
@@ -156,11 +273,14 @@ class _Training:
             "env": self.environment and self.environment.id,
             "seed": self.settings.seed,
             **scores,
+            **self._action_error(policy),
             "gradient_steps": sum(self.gradient_steps.values()),
         }
         if self.settings.baseline:
             plain = ContinuousBC(steps=self.settings.agent.steps)
-            scores = self._final_scores(self._continuous(plain, "baseline"), "baseline")
+            cloned = yield from self._continuous(plain, "baseline")
+            scores = yield from self._final_scores(cloned, "baseline")
+            scores |= self._action_error(cloned)
             summary["baseline"] = {"agent": "bc", "actions": "continuous", **scores}
         summary["quantizer"] = self._report() if quantized else None
         summary["seconds"] = {name: round(s, 2) for name, s in self.reporter.seconds.items()}
@@ -168,21 +288,31 @@ class _Training:
         write_atomically(self.run.path / "result.json", json.dumps(summary, indent=2).encode())
         return summary
 
-    def _quantized(self) -> Policy:
+    def _quantized(self) -> Generator[Request, Any, Policy]:
         settings = self.settings
         if settings.quantizer.patience and self.held_out is None:
             self.reporter.say("note: too few episodes to hold any out, so patience has no effect")
-        state = self._stage("quantizer", settings.quantizer, self.training.action_batch(), 0)
+        actions = self._data(settings.quantizer, Prepared.action_batch)
+        state = yield from self._stage("quantizer", settings.quantizer, actions, 0)
         codec = settings.quantizer.codec(state)
         codes = encode_all(codec, self.training.action_batch())
         for note in codebook_notes(np.asarray(codes), codec.num_codes):
             self.reporter.say(f"note: {note}")
+
+        def coded(algorithm: Any, prior: MLP | None) -> Any:
+            def build(rows: Prepared) -> CodedTransitions:
+                known = codes if rows is self.training else encode_all(codec, rows.action_batch())
+                return rows.coded(known, codec.num_codes, prior)
+
+            return self._data(algorithm, build)
+
         bc = settings.agent if isinstance(settings.agent, BC) else None
-        coded = self.training.coded(codes, codec.num_codes, None)
+        data = coded(settings.prior if bc is None else bc, None)
         if bc is None:
-            prior = settings.prior.prior(self._stage("prior", settings.prior, coded, 1))
+            learned = yield from self._stage("prior", settings.prior, data, 1)
+            prior = settings.prior.prior(learned)
             quantizer = ActionQuantizer(codec, prior)
-            coded = self.training.coded(codes, codec.num_codes, prior)
+            data = coded(settings.agent, prior)
 
             def policy_of(state: Any) -> Policy:
                 actor = settings.agent.actor(state)
@@ -193,17 +323,21 @@ class _Training:
                 quantizer = ActionQuantizer(codec, bc.prior(state))
                 return self._policy(CodeController(quantizer, bc.actor(state)))
 
-        policy = policy_of(self._stage("agent", settings.agent, coded, 2, policy_of))
+        policy = policy_of((yield from self._stage("agent", settings.agent, data, 2, policy_of)))
         assert isinstance(policy.controller, CodeController)
         self.quantizer = policy.controller.quantizer
         return policy
 
-    def _continuous(self, agent: Any, stage: str) -> Policy:
+    def _continuous(self, agent: Any, stage: str) -> Generator[Request, Any, Policy]:
         def policy_of(state: Any) -> Policy:
             return self._policy(ContinuousController(agent.actor(state)), agent)
 
-        data = self.training.continuous()
-        return policy_of(self._stage(stage, agent, data, 3, policy_of))
+        data = self._data(agent, Prepared.continuous)
+        return policy_of((yield from self._stage(stage, agent, data, 3, policy_of)))
+
+    def _data(self, algorithm: Any, build: Callable[[Prepared], Any]) -> Any:
+        """What an algorithm trains on: all rows at once, or part after part."""
+        return self.parts.stream(algorithm, build) if self.parts else build(self.training)
 
     def _policy(self, controller: Controller, baseline: Any = None) -> Policy:
         settings = self.settings
@@ -238,35 +372,35 @@ class _Training:
 
     def _stage(
         self, name: str, algorithm: Any, data: Any, number: int, policy_of: Any = None
-    ) -> Any:
+    ) -> Generator[Request, Any, Any]:
         """Train one algorithm to its end, from its checkpoint if there is one."""
         key = jax.random.fold_in(self.key, number)
-        resumed = self.run.load_checkpoint(name, lambda: engine.initialise(algorithm, key, data))
-        first, state = resumed or (0, None)
+        resumed = self.run.load_checkpoint(name, lambda: engine.begin(algorithm, key, data))
+        step, state = resumed or (0, engine.begin(algorithm, key, data))
         every = self.settings.eval_every
         evaluates = policy_of is not None and every is not None and self.environment is not None
         pauses = [self.settings.log_every, *([every] if evaluates and every else [])]
         saved = time.perf_counter()
-        training = engine.intervals(
-            algorithm, data, key, pauses=pauses, state=state, first_step=first
-        )
-        while first < algorithm.steps and not self._learned(name):
-            with self.reporter.stage(name, algorithm.steps, done=first) as update:
-                for first, state, metrics in training:
+        while step < algorithm.steps and not self._learned(name):
+            with self.reporter.stage(name, algorithm.steps, done=step) as update:
+                due = False
+                while step < algorithm.steps and not due and not self._learned(name):
+                    end = engine.next_pause(step, algorithm.steps, pauses)
+                    step, state, metrics = yield from engine.steps(
+                        algorithm, state, data, key, step, end
+                    )
                     metrics |= self._held_out_error(name, state)
-                    self.run.append("metrics", {"stage": name, "step": first, **metrics})
-                    update(first, _brief(metrics))
-                    due = evaluates and every is not None and first % every == 0
-                    if due or self._learned(name):
-                        break
-                    if time.perf_counter() - saved > CHECKPOINT_PERIOD:
-                        self.run.save_checkpoint(name, first, state)
+                    self.run.append("metrics", {"stage": name, "step": step, **metrics})
+                    update(step, _brief(metrics))
+                    due = bool(evaluates and every and step % every == 0)
+                    if not due and time.perf_counter() - saved > CHECKPOINT_PERIOD:
+                        self.run.save_checkpoint(name, step, state)
                         saved = time.perf_counter()
-            if evaluates and (first == algorithm.steps or (every and first % every == 0)):
-                self._evaluate(policy_of(state), name, first)
-            self.run.save_checkpoint(name, first, state)
+            if due or (evaluates and step == algorithm.steps):
+                yield from self._evaluate(policy_of(state), name, step)
+            self.run.save_checkpoint(name, step, state)
             saved = time.perf_counter()
-        self.gradient_steps[name] = first
+        self.gradient_steps[name] = step
         return state
 
     def _held_out_error(self, stage: str, state: Any) -> dict[str, float]:
@@ -286,22 +420,17 @@ class _Training:
         records = [r for r in self.run.history("metrics") if r["stage"] == stage and name in r]
         return has_plateaued([(r["step"], r[name]) for r in records], patience=patience)
 
-    def _evaluate(self, policy: Policy, stage: str, step: int) -> dict[str, Any]:
+    def _evaluate(
+        self, policy: Policy, stage: str, step: int
+    ) -> Generator[Request, Any, dict[str, Any]]:
         assert self.environment is not None
-        record = evaluate(
-            policy,
-            self.arena,
-            self.environment.id,
-            episodes=self.settings.eval_episodes,
-            act=policy.default_act,
-            seed=0,
-            reporter=self.reporter,
-        )
+        episodes, act = self.settings.eval_episodes, policy.default_act
+        record = yield Evaluation(policy, self.arena, self.environment.id, episodes, act, seed=0)
         record = {"stage": stage, "step": step, **record}
         self.run.append("evaluations", record)
         return record
 
-    def _final_scores(self, policy: Policy, stage: str) -> dict[str, Any]:
+    def _final_scores(self, policy: Policy, stage: str) -> Generator[Request, Any, dict[str, Any]]:
         """The last evaluation's scores, made now unless the stage has made them.
 
         Where there were three or more, the means over the last three stand beside them, as the
@@ -312,7 +441,7 @@ class _Training:
         steps = self.gradient_steps[stage]
         seen = [r for r in self.run.history("evaluations") if r["stage"] == stage]
         if not seen or seen[-1]["step"] != steps:
-            seen.append(self._evaluate(policy, stage, steps))
+            seen.append((yield from self._evaluate(policy, stage, steps)))
         scores = {k: v for k, v in seen[-1].items() if k not in ("stage", "step")}
         if len(seen) >= 3:
             scores["mean_of_last_three"] = {
@@ -321,6 +450,12 @@ class _Training:
                 if seen[-1][name] is not None
             }
         return scores
+
+    def _action_error(self, policy: Policy) -> dict[str, float | None]:
+        """How far greedy actions lie from the held-out data's; None where nothing is held out."""
+        log = self.held_out_log
+        error = None if log is None else action_error(policy, log)
+        return {"held_out_action_error": error}
 
     def _report(self) -> dict[str, Any]:
         """Of the quantizer, on held-out episodes where there are some."""

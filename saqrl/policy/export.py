@@ -75,7 +75,7 @@ class Reference:
 
     def distance(self, features: Float[Array, " features"]) -> Float[Array, ""]:
         """To the nearest reference, over the scale: above 1 is farther than the data's own."""
-        squares = jnp.square(self.features).sum(-1) - 2 * self.features @ features
+        squares = (-2 * self.features) @ features + jnp.square(self.features).sum(-1)
         return jnp.sqrt(jnp.maximum(squares.min() + jnp.square(features).sum(), 0)) / self.scale
 
 

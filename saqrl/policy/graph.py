@@ -7,7 +7,7 @@ refused by their names. Random draws become named inputs, so the graph itself is
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -95,7 +95,9 @@ def trace(
         lowering.graph.nodes.append(Node("Identity", (whole,), name, {}))
         lowering.graph.outputs[name] = Tensor(shape, _dtype_name(variable.aval.dtype))
     _normalize_in_one(lowering.graph)
+    _log_softmax_in_one(lowering.graph)
     _drop_unused(lowering.graph)
+    _name_outputs(lowering.graph)
     return lowering.graph
 
 
@@ -155,12 +157,28 @@ def _drop_unused(graph: Graph) -> None:
     graph.constants = {name: a for name, a in graph.constants.items() if name in needed}
 
 
-def _mean(of: Any) -> tuple[Any, ...]:
-    return ("Div", ("Reshape", ("ReduceSum", of, "axes"), "shape"), "width")
+def _name_outputs(graph: Graph) -> None:
+    """Where a value is only copied to an output, its operator writes the output itself."""
+    copied = {node.inputs[0]: node.output for node in graph.nodes if node.op == "Identity"}
+    made = {node.output for node in graph.nodes}
+    named = {
+        inner: outer
+        for inner, outer in copied.items()
+        if inner in made and inner not in graph.outputs and outer in graph.outputs
+    }
+    graph.nodes[:] = [
+        replace(
+            node,
+            inputs=tuple(named.get(name, name) for name in node.inputs),
+            output=named.get(node.output, node.output),
+        )
+        for node in graph.nodes
+        if not (node.op == "Identity" and named.get(node.inputs[0]) == node.output)
+    ]
 
 
-_CENTRED = ("Sub", "signal", _mean("signal"))
-_VARIANCE = _mean(("Mul", _CENTRED, _CENTRED))
+_CENTRED = ("Sub", "signal", ("Div", ("ReduceSum", "signal", "axes"), "width"))
+_VARIANCE = ("Div", ("ReduceSumSquare", _CENTRED, "axes"), "width")
 _NORMAL = ("Mul", _CENTRED, ("Reciprocal", ("Sqrt", ("Add", _VARIANCE, "epsilon"))))
 # `nn.normalize` with its scale and offset; names stand for whatever is there.
 _LAYER_NORM = ("Add", ("Mul", _NORMAL, "scale"), "offset")
@@ -184,6 +202,22 @@ def _normalize_in_one(graph: Graph) -> None:
         graph.nodes[position] = Node("LayerNormalization", inputs, node.output, attributes)
 
 
+_SHIFTED = ("Sub", "signal", ("ReduceMax", "signal", "axes"))
+# `jax.nn.log_softmax`.
+_LOG_SOFTMAX = ("Sub", _SHIFTED, ("Log", ("ReduceSum", ("Exp", _SHIFTED), "axes")))
+
+
+def _log_softmax_in_one(graph: Graph) -> None:
+    made_by = {node.output: node for node in graph.nodes}
+    for position, node in enumerate(graph.nodes):
+        found: dict[str, str] = {}
+        if not _matches(_LOG_SOFTMAX, node.output, made_by, found):
+            continue
+        if graph.constants[found["axes"]].tolist() == [1]:
+            inputs = (found["signal"],)
+            graph.nodes[position] = Node("LogSoftmax", inputs, node.output, {"axis": -1})
+
+
 def _matches(pattern: Any, name: str, made_by: Mapping[str, Node], found: dict[str, str]) -> bool:
     """Whether the value is made as the pattern says; what its names stand for goes to `found`."""
     if isinstance(pattern, str):
@@ -201,6 +235,14 @@ class _Lowering:
     def __init__(self) -> None:
         self.graph = Graph()
         self._emitted: dict[tuple[Any, ...], str] = {}
+        self._made: dict[str, Node] = {}
+        self._reshaped: dict[str, Batched] = {}
+        self.bounds: dict[str, tuple[float, float]] = {}
+        """What a value is at least and at most, where that is known."""
+        self.reduced_vectors: set[str] = set()
+        """Numbers that a whole vector was reduced to."""
+        self.stacked: dict[str, tuple[int, tuple[Value, ...]]] = {}
+        """Axis and parts of values that were stacked."""
         self._constants: dict[tuple[Any, ...], str] = {}
 
     def run(self, jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Value]) -> list[Value]:
@@ -247,9 +289,15 @@ class _Lowering:
         key = (op, inputs, tuple(sorted(attributes.items())))
         if key not in self._emitted:
             output = f"{op.lower()}_{len(self._emitted)}"
-            self.graph.nodes.append(Node(op, inputs, output, attributes))
+            self._made[output] = Node(op, inputs, output, attributes)
+            self.graph.nodes.append(self._made[output])
             self._emitted[key] = output
         return self._emitted[key]
+
+    def made_by(self, value: Value, op: str) -> Node | None:
+        """The operator that makes the value, if it is of this kind."""
+        node = self._made.get(value.name) if isinstance(value, Batched) else None
+        return node if node is not None and node.op == op else None
 
     def name(self, value: Value) -> str:
         """Of a value in the graph; a known array becomes a constant."""
@@ -274,9 +322,20 @@ class _Lowering:
             return value.name
         return self.emit("Expand", value.name, self.integers(1, *shape))
 
-    def reshape(self, name: str, shape: Sequence[int]) -> Batched:
-        """0 stands for the batch's own size."""
-        return Batched(self.emit("Reshape", name, self.integers(0, *shape)), tuple(shape))
+    def reshape(self, value: Batched, shape: Sequence[int]) -> Batched:
+        """The same numbers in another shape; reshaping twice is reshaping once."""
+        source, wanted = self._reshaped.get(value.name, value), tuple(shape)
+        if source.shape == wanted:
+            return source
+        if wanted == (1,) and source.name in self.reduced_vectors:
+            node = self._made[source.name]
+            return Batched(self.emit(node.op, *node.inputs, keepdims=1), wanted)
+        # 0 stands for the batch's own size.
+        result = Batched(self.emit("Reshape", source.name, self.integers(0, *wanted)), wanted)
+        self._reshaped[result.name] = source
+        if source.name in self.bounds:
+            self.bounds[result.name] = self.bounds[source.name]
+        return result
 
 
 def _shape(equation: Any, position: int = 0) -> tuple[int, ...]:
@@ -290,9 +349,7 @@ def _result(equation: Any) -> tuple[int, ...]:
 def _elementwise(lowering: _Lowering, op: str, values: Sequence[Value]) -> Batched:
     rank = max(len(v.shape) if isinstance(v, Batched) else np.ndim(v) for v in values)
     aligned = [
-        lowering.reshape(v.name, (1,) * rank)
-        if isinstance(v, Batched) and len(v.shape) < rank
-        else v
+        lowering.reshape(v, (1,) * rank) if isinstance(v, Batched) and len(v.shape) < rank else v
         for v in values
     ]
     shape = np.broadcast_shapes(
@@ -301,9 +358,19 @@ def _elementwise(lowering: _Lowering, op: str, values: Sequence[Value]) -> Batch
     return Batched(lowering.emit(op, *map(lowering.name, aligned)), shape)
 
 
+def _number(value: Value) -> float | None:
+    """Of a value that is one known number."""
+    return float(value) if not isinstance(value, Batched) and np.ndim(value) == 0 else None
+
+
+def _bounds(lowering: _Lowering, value: Batched) -> tuple[float, float]:
+    return lowering.bounds.get(value.name, (-np.inf, np.inf))
+
+
 def _less(lowering: _Lowering, equation: Any, left: Value, right: Value) -> Value:
     # Indexing by a code asks first whether it counts from the end. An argmax never does.
-    if isinstance(left, Batched) and left.name.startswith("arg") and np.all(np.equal(right, 0)):
+    number = _number(right)
+    if isinstance(left, Batched) and number is not None and _bounds(lowering, left)[0] >= number:
         return np.False_
     return _elementwise(lowering, "Less", (left, right))
 
@@ -318,12 +385,43 @@ def _same(lowering: _Lowering, equation: Any, value: Value) -> Value:
 
 def _maximum(lowering: _Lowering, equation: Any, left: Value, right: Value) -> Batched:
     for known, other in ((left, right), (right, left)):
-        if not isinstance(known, Batched) and np.ndim(known) == 0:
-            if known == -np.inf:
-                return other
-            if known == 0 and np.asarray(known).dtype.kind == "f":
-                return Batched(lowering.emit("Relu", other.name), other.shape)
+        if (number := _number(known)) is None or not isinstance(other, Batched):
+            continue
+        low, high = _bounds(lowering, other)
+        if low >= number:
+            return other
+        if number == 0 and np.asarray(known).dtype.kind == "f":
+            result = Batched(lowering.emit("Relu", other.name), other.shape)
+        else:
+            result = _elementwise(lowering, "Max", (known, other))
+        lowering.bounds[result.name] = number, max(high, number)
+        return result
     return _elementwise(lowering, "Max", (left, right))
+
+
+def _minimum(lowering: _Lowering, equation: Any, left: Value, right: Value) -> Batched:
+    for known, other in ((left, right), (right, left)):
+        if (number := _number(known)) is None or not isinstance(other, Batched):
+            continue
+        low, high = _bounds(lowering, other)
+        if high <= number:
+            return other
+        limited = lowering.made_by(other, "Max")
+        floating = np.asarray(known).dtype.kind == "f"
+        if limited is not None and floating and -np.inf < low <= number:
+            # The known limit comes first, as it does here.
+            limit, signal = limited.inputs
+            name = lowering.emit("Clip", signal, limit, lowering.name(known))
+            result = Batched(name, other.shape)
+        else:
+            result = _elementwise(lowering, "Min", (known, other))
+        lowering.bounds[result.name] = min(low, number), number
+        return result
+    return _elementwise(lowering, "Min", (left, right))
+
+
+def _divide(lowering: _Lowering, equation: Any, left: Value, right: Value) -> Value:
+    return left if _number(right) == 1 else _elementwise(lowering, "Div", (left, right))
 
 
 def _square(lowering: _Lowering, equation: Any, value: Batched) -> Batched:
@@ -368,15 +466,14 @@ def _round(lowering: _Lowering, equation: Any, value: Batched) -> Batched:
 
 
 def _clamp(lowering: _Lowering, equation: Any, low: Value, value: Value, high: Value) -> Batched:
-    above = _elementwise(lowering, "Max", (value, low))
-    return _elementwise(lowering, "Min", (above, high))
+    return _minimum(lowering, equation, high, _maximum(lowering, equation, low, value))
 
 
-def _select(lowering: _Lowering, equation: Any, which: Value, *cases: Value) -> Batched:
+def _select(lowering: _Lowering, equation: Any, which: Value, *cases: Value) -> Value:
     if len(cases) != 2:
         raise UnsupportedOperator(f"a choice among {len(cases)} cases")
-    if not isinstance(which, Batched) and np.ndim(which) == 0:
-        return cases[int(which)]
+    if not isinstance(which, Batched) and np.all(which) == np.any(which):
+        return cases[int(np.all(which))]
     return _elementwise(lowering, "Where", (which, cases[1], cases[0]))
 
 
@@ -397,7 +494,26 @@ def _reduce(op: str) -> Callable[..., Batched]:
     def rule(lowering: _Lowering, equation: Any, value: Batched) -> Batched:
         axes = lowering.integers(*(axis + 1 for axis in equation.params["axes"]))
         whole = lowering.full(value, _shape(equation))
-        return Batched(lowering.emit(op, whole, axes, keepdims=0), _result(equation))
+        operator = op
+        product = lowering.made_by(Batched(whole, _shape(equation)), "Mul")
+        if op == "ReduceSum" and product is not None and len(set(product.inputs)) == 1:
+            operator, whole = "ReduceSumSquare", product.inputs[0]
+        name = lowering.emit(operator, whole, axes, keepdims=0)
+        if len(_shape(equation)) == 1:
+            lowering.reduced_vectors.add(name)
+        return Batched(name, _result(equation))
+
+    return rule
+
+
+def _reduce_extreme(op: str, pairwise: str) -> Callable[..., Batched]:
+    along = _reduce(op)
+
+    def rule(lowering: _Lowering, equation: Any, value: Batched) -> Batched:
+        axis, parts = lowering.stacked.get(value.name, (None, ()))
+        if parts and tuple(equation.params["axes"]) == (axis,):
+            return _elementwise(lowering, pairwise, parts)
+        return along(lowering, equation, value)
 
     return rule
 
@@ -407,6 +523,7 @@ def _first_extreme(op: str) -> Callable[..., Batched]:
         (axis,) = equation.params["axes"]
         whole = lowering.full(value, _shape(equation))
         name = lowering.emit(op, whole, axis=axis + 1, keepdims=0)
+        lowering.bounds[name] = 0, _shape(equation)[axis] - 1
         return Batched(name, _result(equation))
 
     return rule
@@ -417,11 +534,11 @@ def _broadcast(lowering: _Lowering, equation: Any, value: Batched) -> Batched:
     shape = [1] * len(equation.params["shape"])
     for axis, size in zip(equation.params["broadcast_dimensions"], value.shape, strict=True):
         shape[axis] = size
-    return value if tuple(shape) == value.shape else lowering.reshape(value.name, shape)
+    return lowering.reshape(value, shape)
 
 
 def _reshape(lowering: _Lowering, equation: Any, value: Batched) -> Batched:
-    whole = lowering.full(value, _shape(equation))
+    whole = Batched(lowering.full(value, _shape(equation)), _shape(equation))
     return lowering.reshape(whole, _result(equation))
 
 
@@ -454,8 +571,11 @@ def _stack(lowering: _Lowering, equation: Any, *values: Value) -> Batched:
             name = lowering.full(value, shape)
         else:
             name = _repeated(lowering, value, shape, first)
-        names.append(lowering.reshape(name, (*shape[:axis], 1, *shape[axis:])).name)
-    return Batched(lowering.emit("Concat", *names, axis=axis + 1), _result(equation))
+        whole = Batched(name, shape)
+        names.append(lowering.reshape(whole, (*shape[:axis], 1, *shape[axis:])).name)
+    name = lowering.emit("Concat", *names, axis=axis + 1)
+    lowering.stacked[name] = axis, values
+    return Batched(name, _result(equation))
 
 
 def _slice(lowering: _Lowering, equation: Any, value: Batched) -> Batched:
@@ -525,12 +645,12 @@ def _product(lowering: _Lowering, equation: Any, left: Value, right: Value) -> B
             plain = (plain[-1], *plain[:-1])
     else:
         heights = [int(np.prod(rest)) for rest in free]
-        one = lowering.reshape(first.name, (heights[0], size))
-        two = lowering.reshape(second.name, (heights[1], size))
+        one = lowering.reshape(first, (heights[0], size))
+        two = lowering.reshape(second, (heights[1], size))
         turned = lowering.emit("Transpose", two.name, perm=(0, 2, 1))
         name, plain = lowering.emit("MatMul", one.name, turned), (heights[0], heights[1])
     result = _result(equation)
-    return Batched(name, plain) if plain == result else lowering.reshape(name, result)
+    return lowering.reshape(Batched(name, plain), result)
 
 
 def _dynamic_slice(lowering: _Lowering, equation: Any, operand: Value, *starts: Value) -> Batched:
@@ -541,7 +661,7 @@ def _dynamic_slice(lowering: _Lowering, equation: Any, operand: Value, *starts: 
         raise UnsupportedOperator("a slice that is no single row")
     (axis,) = moving
     row = _row(lowering, operand, shape, axis, starts[axis])
-    return lowering.reshape(row.name, _result(equation))
+    return lowering.reshape(row, _result(equation))
 
 
 def _row(
@@ -559,7 +679,7 @@ def _row(
     if axis:
         order = (axis, *(a for a in range(len(shape)) if a != axis))
         name = lowering.emit("Transpose", name, perm=(0, *(a + 1 for a in order)))
-    column = lowering.reshape(within.name, (1,))
+    column = lowering.reshape(within, (1,))
     return Batched(lowering.emit("GatherND", name, column.name, batch_dims=1), rest)
 
 
@@ -584,7 +704,7 @@ def _gather(lowering: _Lowering, equation: Any, operand: Value, indices: Value) 
         return Batched(name, result)
     if places:
         raise UnsupportedOperator("several lookups at once")
-    index = lowering.reshape(lowering.full(indices, (1,)), ())
+    index = lowering.reshape(Batched(lowering.full(indices, (1,)), (1,)), ())
     return _row(lowering, operand, shape, axis, index)
 
 
@@ -598,7 +718,6 @@ RULES: Mapping[str, Callable[..., Any]] = {
             "and": "And",
             "ceil": "Ceil",
             "cos": "Cos",
-            "div": "Div",
             "eq": "Equal",
             "erf": "Erf",
             "exp": "Exp",
@@ -608,7 +727,6 @@ RULES: Mapping[str, Callable[..., Any]] = {
             "le": "LessOrEqual",
             "log": "Log",
             "logistic": "Sigmoid",
-            "min": "Min",
             "mul": "Mul",
             "neg": "Neg",
             "not": "Not",
@@ -625,6 +743,8 @@ RULES: Mapping[str, Callable[..., Any]] = {
     "stop_gradient": _same,
     "lt": _less,
     "max": _maximum,
+    "min": _minimum,
+    "div": _divide,
     "square": _square,
     "integer_pow": _integer_power,
     "rsqrt": _inverse_root,
@@ -637,8 +757,8 @@ RULES: Mapping[str, Callable[..., Any]] = {
     "select_n": _select,
     "convert_element_type": _convert,
     "reduce_sum": _reduce("ReduceSum"),
-    "reduce_max": _reduce("ReduceMax"),
-    "reduce_min": _reduce("ReduceMin"),
+    "reduce_max": _reduce_extreme("ReduceMax", "Max"),
+    "reduce_min": _reduce_extreme("ReduceMin", "Min"),
     "reduce_prod": _reduce("ReduceProd"),
     "argmax": _first_extreme("ArgMax"),
     "argmin": _first_extreme("ArgMin"),

@@ -62,19 +62,13 @@ class RobosuiteTask(gymnasium.Env[Any, np.ndarray]):
     def step(
         self, action: np.ndarray
     ) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
-        _, reward, _, _ = self._task.step(action)
+        seen, reward, _, _ = self._task.step(action)
         success = bool(self._task._check_success())
-        return self._observed(forced=False), float(reward), success, False, {"success": success}
+        return _named(seen), float(reward), success, False, {"success": success}
 
-    def _observed(self, *, forced: bool = True) -> dict[str, np.ndarray]:
+    def _observed(self) -> dict[str, np.ndarray]:
         """The sensors now. After a reset robosuite 1.5.2 returns zeros unless forced to look."""
-        seen: Mapping[str, Any] = self._task._get_observations(force_update=forced)
-        renamed = {("object" if key == "object-state" else key): seen[key] for key in seen}
-        return {
-            key: np.atleast_1d(np.asarray(value, np.float32))
-            for key, value in renamed.items()
-            if not key.endswith(JOINED)
-        }
+        return _named(self._task._get_observations(force_update=True))
 
     def render(self) -> Any:
         frame = self._task.sim.render(width=512, height=512, camera_name=CAMERA)
@@ -82,6 +76,16 @@ class RobosuiteTask(gymnasium.Env[Any, np.ndarray]):
 
     def close(self) -> None:
         self._task.close()
+
+
+def _named(seen: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """An observation of robosuite under robomimic's names."""
+    renamed = {("object" if key == "object-state" else key): seen[key] for key in seen}
+    return {
+        key: np.atleast_1d(np.asarray(value, np.float32))
+        for key, value in renamed.items()
+        if not key.endswith(JOINED)
+    }
 
 
 for _name in robosuite.ALL_ENVIRONMENTS:

@@ -105,28 +105,53 @@ class Arena:
         Episode i always starts from environment seed EVALUATION_SEEDS + seed + i and draws from
         its own key, whichever lane plays it.
         """
+        return play_together(
+            [(self, policy)], episodes=episodes, act=act, seed=seed, progress=progress
+        )[0]
+
+    def _lanes(self, episodes: int, seed: int) -> "list[_Lane]":
         count = min(self._count, episodes)
         while len(self._environments) < count:
             self._environments.append(self._make())
-        lanes = [
+        return [
             _Lane(self._environments[lane], range(lane, episodes, count), seed)
             for lane in range(count)
         ]
-        key = evaluation_key(seed)
-        with ThreadPoolExecutor(min(count, os.cpu_count() or 1)) as threads:
-            while running := [lane for lane in lanes if lane.active]:
+
+
+def play_together(
+    parties: Sequence[tuple[Arena, Policy]],
+    *,
+    episodes: int,
+    act: Act,
+    seed: int = 0,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[Episodes]:
+    """`Arena.play` for several policies, each in its own arena, all environments side by side.
+
+    `progress` is told how many episodes the slowest policy has played.
+    """
+    all_lanes = [arena._lanes(episodes, seed) for arena, _ in parties]
+    key = evaluation_key(seed)
+    with ThreadPoolExecutor(min(sum(map(len, all_lanes)), os.cpu_count() or 1)) as threads:
+        while running := [lane for lanes in all_lanes for lane in lanes if lane.active]:
+            for (_, policy), lanes in zip(parties, all_lanes, strict=True):
                 _plan(policy, lanes, key, act)
-                list(threads.map(_Lane.step, running))
-                progress(sum(len(lane.done) for lane in lanes))
-        done = {episode: row for lane in lanes for episode, row in lane.done.items()}
-        columns = zip(*(done[episode] for episode in range(episodes)), strict=True)
-        returns, max_rewards, lengths, successes = columns
-        return Episodes(
-            np.asarray(returns),
-            np.asarray(max_rewards),
-            np.asarray(lengths),
-            None if None in successes else np.asarray(successes, bool),
-        )
+            list(threads.map(_Lane.step, running))
+            progress(min(sum(len(lane.done) for lane in lanes) for lanes in all_lanes))
+    return [_episodes(lanes, episodes) for lanes in all_lanes]
+
+
+def _episodes(lanes: Sequence[_Lane], episodes: int) -> Episodes:
+    done = {episode: row for lane in lanes for episode, row in lane.done.items()}
+    columns = zip(*(done[episode] for episode in range(episodes)), strict=True)
+    returns, max_rewards, lengths, successes = columns
+    return Episodes(
+        np.asarray(returns),
+        np.asarray(max_rewards),
+        np.asarray(lengths),
+        None if None in successes else np.asarray(successes, bool),
+    )
 
 
 def evaluation_key(seed: int) -> Key[Array, ""]:

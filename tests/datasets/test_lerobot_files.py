@@ -1,14 +1,18 @@
 """LeRobot v2.1 and v3.0."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from saqrl.datasets import DatasetError, ReadOptions, load_dataset
+from saqrl.datasets.convert import convert
 
 pa = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
+
+FIRST_FILE = {"chunk_index": 0, "file_index": 0}
 
 
 @pytest.fixture
@@ -124,6 +128,135 @@ def test_a_description_that_does_not_fit_is_refused(folder, changes, message):
     write_info(folder, changes)
     with pytest.raises(DatasetError, match=message):
         load_dataset(str(folder))
+
+
+def write_as_lerobot_does(folder, *, lengths, files):
+    """v3.0 as lerobot 0.4 lays it out: several episodes a file, files in chunks of two.
+
+    files: the number of episodes in each file, in order. Tasks are pandas' index, and what is one
+    number a frame is no list.
+    """
+    draw, first = np.random.default_rng(0), 0
+    columns = []
+    for episode, frames in enumerate(lengths):
+        numbers = np.arange(frames)
+        columns.append(
+            {
+                "observation.state": draw.normal(size=(frames, 3)).astype(np.float32),
+                "observation.environment_state": draw.normal(size=(frames, 2)).astype(np.float32),
+                "action": draw.normal(size=(frames, 2)).astype(np.float32),
+                "next.reward": draw.normal(size=frames).astype(np.float32),
+                "next.success": (numbers == frames - 1) & (episode % 2 == 0),
+                "next.done": numbers == frames - 1,
+                "timestamp": (numbers / 20).astype(np.float32),
+                "frame_index": numbers,
+                "episode_index": np.full(frames, episode),
+                "index": numbers + first,
+                "task_index": np.full(frames, episode % 2),
+            }
+        )
+        first += frames
+    joined = {name: np.concatenate([c[name] for c in columns]) for name in columns[0]}
+    rows = np.append(0, np.cumsum(lengths))[np.append(0, np.cumsum(files))]
+    for number, (start, end) in enumerate(pairwise(rows)):
+        place = folder / "data" / f"chunk-{number // 2:03d}"
+        place.mkdir(parents=True, exist_ok=True)
+        table = {
+            name: pa.FixedSizeListArray.from_arrays(
+                pa.array(values[start:end].ravel()), values.shape[1]
+            )
+            if values.ndim == 2
+            else pa.array(values[start:end])
+            for name, values in joined.items()
+        }
+        parquet.write_table(pa.table(table), place / f"file-{number % 2:03d}.parquet")
+    meta = folder / "meta"
+    meta.mkdir()
+    tasks = pa.table({"task_index": [0, 1], "__index_level_0__": pa.array(["pick", "place"])})
+    parquet.write_table(tasks, meta / "tasks.parquet")
+    info = {
+        "codebase_version": "v3.0",
+        "robot_type": "arm",
+        "total_episodes": len(lengths),
+        "total_frames": int(rows[-1]),
+        "total_tasks": 2,
+        "chunks_size": 2,
+        "fps": 20,
+        "splits": {"train": f"0:{len(lengths)}"},
+        "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
+        "video_path": None,
+        "features": {
+            name: {
+                "dtype": str(values.dtype),
+                "shape": list(values.shape[1:]) or [1],
+                "names": None,
+            }
+            for name, values in joined.items()
+        },
+    }
+    (meta / "info.json").write_text(json.dumps(info))
+    return joined
+
+
+def test_episodes_spread_over_files_and_chunks_are_read_in_order(tmp_path):
+    lengths = [5, 2, 7, 3, 4, 6]
+    written = write_as_lerobot_does(tmp_path, lengths=lengths, files=[3, 1, 1, 1])
+    log = load_dataset(f"lerobot:{tmp_path}")
+    ends = np.cumsum(lengths)
+    kept = np.ones(sum(lengths), bool)
+    kept[ends[1::2] - 1] = False  # episodes without success end without a successor
+    np.testing.assert_array_equal(
+        log.observations,
+        np.concatenate(
+            [written["observation.state"], written["observation.environment_state"]], axis=1
+        )[kept],
+    )
+    np.testing.assert_array_equal(log.actions, written["action"][kept])
+    np.testing.assert_array_equal(log.rewards, written["next.reward"][kept])
+    assert log.episode_lengths.tolist() == [5, 1, 7, 2, 4, 5]
+    assert np.flatnonzero(log.terminated).tolist() == (log.episode_ends[::2] - 1).tolist()
+    assert log.observation_keys == (
+        ("observation.state", 3),
+        ("observation.environment_state", 2),
+    )
+    assert log.provenance["tasks"] == ["pick", "place"]
+
+
+def test_a_file_of_the_middle_that_is_missing_is_noticed(tmp_path):
+    write_as_lerobot_does(tmp_path, lengths=[3, 4, 5], files=[1, 1, 1])
+    (tmp_path / "data" / "chunk-000" / "file-001.parquet").unlink()
+    with pytest.raises(DatasetError, match="promises total_episodes 3 and the parquet files hold"):
+        load_dataset(f"lerobot:{tmp_path}")
+
+
+def test_what_lerobot_looks_up_in_a_set_is_in_our_conversion(tmp_path):
+    """Files, columns and types that lerobot 0.4 needs to open a set and index it."""
+    source = tmp_path / "theirs"
+    source.mkdir()
+    write_as_lerobot_does(source, lengths=[5, 2, 7], files=[2, 1])
+    log = load_dataset(f"lerobot:{source}")
+    convert(log, tmp_path / "ours", "lerobot")
+    meta = tmp_path / "ours" / "meta"
+    info = json.loads((meta / "info.json").read_text())
+    episodes = parquet.read_table(meta / "episodes" / "chunk-000" / "file-000.parquet")
+    data = parquet.read_table(tmp_path / "ours" / info["data_path"].format(**FIRST_FILE))
+    assert set(info["features"]) == set(data.column_names)
+    assert {"timestamp", "frame_index", "episode_index", "index", "task_index"} <= set(
+        data.column_names
+    )
+    for name, feature in info["features"].items():
+        kind = data.schema.field(name).type
+        width = kind.list_size if pa.types.is_fixed_size_list(kind) else 1
+        assert feature["shape"] == [width], name
+    assert episodes["dataset_from_index"].to_pylist() == log.episode_starts.tolist()
+    assert episodes["dataset_to_index"].to_pylist() == log.episode_ends.tolist()
+    assert episodes["length"].to_pylist() == log.episode_lengths.tolist()
+    assert episodes["tasks"].to_pylist() == [["pick"]] * 3
+    for column in ("data/chunk_index", "data/file_index"):
+        assert set(episodes[column].to_pylist()) == {0}
+    described = json.loads(parquet.read_schema(meta / "tasks.parquet").metadata[b"pandas"])
+    assert described["index_columns"] == ["__index_level_0__"]
+    assert (info["total_tasks"], info["total_episodes"]) == (1, 3)
 
 
 def test_the_real_set_is_read(shared_file):

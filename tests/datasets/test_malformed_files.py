@@ -9,6 +9,9 @@ import multiprocessing
 import pickle
 import shutil
 import tempfile
+import tracemalloc
+import zipfile
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -279,3 +282,80 @@ def test_a_pickle_is_never_executed(name, tmp_path, monkeypatch):
     assert not (tmp_path / "pickle-was-executed").exists()
     pickle.loads(pickle.dumps(Bomb()))  # the bomb itself works
     assert (tmp_path / "pickle-was-executed").exists()
+
+
+# Rows that no memory holds, in files of a few kilobytes.
+HUGE = 10**12
+
+
+def swell_npz(path) -> None:
+    """The header of actions announces more rows than follow."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    header = io.BytesIO()
+    shape = {"descr": "<f4", "fortran_order": False, "shape": (HUGE, 2)}
+    np.lib.format.write_array_header_1_0(header, shape)
+    members["actions.npy"] = header.getvalue() + b"\0" * 80
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+def swell_hdf5(path, rows=HUGE) -> None:
+    """Every array has more rows, of which one chunk at most is stored."""
+    main = path / "data" / "main_data.hdf5" if path.is_dir() else path
+    with h5py.File(main, "a") as file:
+        names: list[str] = []
+        file.visititems(
+            lambda name, item: (
+                names.append(name) if isinstance(item, h5py.Dataset) and item.shape else None
+            )
+        )
+        for name in names:
+            old = file[name][()]
+            del file[name]
+            chunks = (1024, *old.shape[1:])
+            new = file.create_dataset(name, (rows, *old.shape[1:]), old.dtype, chunks=chunks)
+            new[: len(old)] = old
+
+
+def swell_parquet(path) -> None:
+    """One value over and over, which parquet stores once."""
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    file = path / "data" / "chunk-000" / "file-000.parquet"
+    row = parquet.ParquetFile(file).read().slice(0, 1)
+    repeated = pa.concat_tables([row] * 100_000).combine_chunks()
+    parquet.write_table(repeated, file, compression="zstd")
+
+
+@pytest.mark.parametrize(
+    ("name", "swell"),
+    [
+        ("npz", swell_npz),
+        ("ogbench", swell_npz),
+        ("d4rl", swell_hdf5),
+        ("minari", swell_hdf5),
+        ("robomimic", swell_hdf5),
+        # A hundred such episodes would fill the memory too.
+        ("minari", partial(swell_hdf5, rows=10**6)),
+        ("robomimic", partial(swell_hdf5, rows=10**6)),
+        ("lerobot", swell_parquet),
+    ],
+)
+def test_more_rows_than_a_file_can_hold_are_refused_before_they_are_read(name, swell, tmp_path):
+    from saqrl.datasets import DatasetError, load_dataset
+
+    if name == "lerobot":
+        pytest.importorskip("pyarrow")
+    path = tmp_path / "log"
+    write_format(name, small_log(tmp_path), path)
+    swell(path)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DatasetError, match=r"promises .*cannot hold"):
+            load_dataset(f"{name}:{path}")
+        assert tracemalloc.get_traced_memory()[1] < 16e6
+    finally:
+        tracemalloc.stop()

@@ -109,6 +109,23 @@ class TestEveryAlgorithm:
         two = named_leaves(engine.initialise(algorithm, jax.random.key(1), data))
         assert any(not np.array_equal(one[key], two[key]) for key in one)
 
+    def test_a_seed_beside_others_equals_itself_alone(self, registry, name, tables):
+        """To the last bit on a CPU, though the seeds' data differ in length."""
+        algorithm, whole = small(registry, name), tables[registry.kind]
+        datas = [whole, jax.tree.map(lambda column: column[: ROWS - 10], whole)]
+        keys = [jax.random.key(4), jax.random.key(5)]
+        alone = [train(algorithm, *seed) for seed in zip(datas, keys, strict=True)]
+        requests = [
+            engine.Advance(algorithm, engine.begin(algorithm, key, data), data, key, 0, STEPS)
+            for key, data in zip(keys, datas, strict=True)
+        ]
+        together = engine.Cohort().advance(requests)
+        for (leaves, records), (state, metrics) in zip(alone, together, strict=True):
+            assert_same(leaves, named_leaves(state))
+            assert {name: float(value) for name, value in metrics.items()} == pytest.approx(
+                records[-1][1], rel=1e-6
+            )
+
     def test_intervals_of_any_length_share_one_compiled_program(self, registry, name, tables):
         algorithm, data = small(registry, name), tables[registry.kind]
         train(algorithm, data, jax.random.key(0))

@@ -11,10 +11,10 @@ from saqrl.experiment.offline import (
     EvaluatedTransitions,
     FittedQ,
     State,
-    discounted_returns,
     estimate,
     initial_values,
     log_policy_of,
+    returns_to_go,
 )
 from tests.agents.test_tabular_truth import CODES, DISCOUNT, STATES
 from tests.policy.test_export import make_policy
@@ -42,6 +42,8 @@ def problem():
         next_observations=jnp.asarray(eye[next_state]),
         discounts=jnp.asarray(DISCOUNT * ~terminated[state, code], jnp.float32),
         next_log_policy=jnp.asarray(np.log(policy[next_state]), jnp.float32),
+        # Where the fit starts must not show in where it ends.
+        returns=jnp.asarray(generator.normal(size=len(state)), jnp.float32),
     )
     return table, policy, q
 
@@ -67,7 +69,10 @@ def test_targets_and_gradients_agree_with_a_loop(problem):
     state = jax.jit(algorithm.init)(jax.random.key(1), table)
     # Targets that differ from the online networks, so that mixing them up shows.
     target = jax.tree.map(lambda leaf: leaf + 0.1, state.target)
-    state = State(state.critics, target)
+    warm = jax.jit(algorithm.targets)(State(state.critics, target, state.step), table)
+    np.testing.assert_array_equal(warm, np.tile(table.returns, (2, 1)))
+    after_warm_up = jnp.asarray(algorithm.warm_up * algorithm.steps, jnp.int32)
+    state = State(state.critics, target, after_warm_up)
     found = jax.jit(algorithm.targets)(state, table)
     q = np.asarray(target(table.next_observations), np.float64)
     pi = np.exp(np.asarray(table.next_log_policy, np.float64))
@@ -117,14 +122,13 @@ def test_the_interval_covers_the_mean_of_the_states():
     assert (found.data_value, found.initial_states) == (2.0, 400)
 
 
-def test_discounted_returns_start_anew_with_each_episode(real_data):
+def test_returns_to_go_stay_within_their_episode(real_data):
     from saqrl.datasets import load_dataset
 
     data = load_dataset(str(real_data / "npz/pusht-human.npz"), episodes=3)
-    found = discounted_returns(data, discount=0.9)
-    for episode, (start, end) in enumerate(
-        zip(data.episode_starts, data.episode_ends, strict=True)
-    ):
-        rewards = data.rewards[start:end]
-        expected = sum(0.9**age * float(reward) for age, reward in enumerate(rewards))
-        assert found[episode] == pytest.approx(expected, rel=1e-5)
+    found = returns_to_go(data, discount=0.9)
+    for start, end in zip(data.episode_starts, data.episode_ends, strict=True):
+        expected = 0.0
+        for row in reversed(range(start, end)):
+            expected = float(data.rewards[row]) + 0.9 * expected
+            assert found[row] == pytest.approx(expected, rel=1e-5)

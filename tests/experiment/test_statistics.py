@@ -75,3 +75,14 @@ def test_two_reports_of_the_same_scores_agree():
     scores = {"a": [1.0, 2.0, 4.0, 8.0]}
     first = statistics.interquartile_mean_interval(scores)
     assert first == statistics.interquartile_mean_interval(scores)
+
+
+def test_rank_correlation_is_pearsons_of_the_ranks():
+    first, second = [3.0, 1.0, 4.0, 1.0, 5.0], [2.0, 7.0, 1.0, 8.0, 2.0]
+    # Ranks by hand, equal values sharing the mean of their places.
+    x, y = np.array([2, 0.5, 3, 0.5, 4]), np.array([1.5, 3, 0, 4, 1.5])
+    expected = np.corrcoef(x, y)[0, 1]
+    assert statistics.rank_correlation(first, second) == pytest.approx(expected)
+    assert statistics.rank_correlation(first, np.exp(first)) == pytest.approx(1)
+    assert statistics.rank_correlation(first, [-v for v in first]) == pytest.approx(-1)
+    assert np.isnan(statistics.rank_correlation(first, [1.0] * 5))

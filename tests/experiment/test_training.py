@@ -5,94 +5,18 @@ import json
 import shutil
 from pathlib import Path
 
-import gymnasium
 import numpy as np
 import pytest
 
+from saqrl.datasets import load_dataset
 from saqrl.experiment import train as training
+from saqrl.experiment.preparation import split
 from saqrl.experiment.presets import build_settings
 from saqrl.experiment.progress import Reporter
 from saqrl.experiment.run import Run, RunError, read_history, read_result
-from saqrl.experiment.settings import Settings, first_difference, with_steps
+from saqrl.experiment.settings import Settings, first_difference
 from saqrl.policy.storage import load_policy
-
-ENVIRONMENT = "saqrl-tests/Point-v0"
-
-
-class Point(gymnasium.Env):
-    """Go to the origin in the plane; 20 steps."""
-
-    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
-    action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.place = self.np_random.uniform(-1, 1, 2).astype(np.float32)
-        self.left = 20
-        return self.place.copy(), {}
-
-    def step(self, action):
-        self.place = self.place + 0.2 * np.clip(action, -1, 1).astype(np.float32)
-        self.left -= 1
-        near = bool(np.linalg.norm(self.place) < 0.2)
-        return self.place.copy(), float(near), near, self.left == 0, {"success": near}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _environment():
-    gymnasium.register(ENVIRONMENT, entry_point=Point)
-    yield
-    del gymnasium.registry[ENVIRONMENT]
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory) -> Path:
-    """12 demonstrations that walk to the origin, as plain npz."""
-    generator, rows = np.random.default_rng(0), []
-    environment = Point()
-    for seed in range(12):
-        place, _ = environment.reset(seed=seed)
-        ended = False
-        while not ended:
-            action = np.clip(-3 * place + generator.normal(0, 0.1, 2), -1, 1).astype(np.float32)
-            following, reward, terminated, truncated, _ = environment.step(action)
-            rows.append((place, action, reward, following, terminated, truncated))
-            place, ended = following, terminated or truncated
-    columns = [np.asarray(column) for column in zip(*rows, strict=True)]
-    names = ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts")
-    path = tmp_path_factory.mktemp("data") / "walk.npz"
-    np.savez(path, **dict(zip(names, columns, strict=True)))
-    return path
-
-
-def small(dataset: Path, agent: str = "iql", **changes) -> Settings:
-    settings = build_settings("default", agent=agent, quantizer="vqvae")
-    little = {"hidden": (16,), "batch_size": 16}
-    settings = dataclasses.replace(
-        settings,
-        agent=dataclasses.replace(settings.agent, **little),
-        quantizer=dataclasses.replace(settings.quantizer, codes=8, code_size=4, **little),
-        prior=dataclasses.replace(settings.prior, steps=20, **little),
-        dataset=str(dataset),
-        env=ENVIRONMENT,
-        eval_episodes=3,
-        eval_every=20,
-        log_every=10,
-        **changes,
-    )
-    return with_steps(settings, steps=40, quantizer_steps=30)
-
-
-def run(settings: Settings, out: Path, *, resume: bool = False):
-    return training.train(settings, out, resume=resume, reporter=Reporter(quiet=True))
-
-
-def outcome(out: Path) -> dict[str, bytes | str]:
-    """Everything of a finished run that must not depend on interruptions."""
-    with np.load(out / "policy" / "weights.npz") as archive:
-        weights = {name: archive[name].tobytes() for name in archive.files}
-    texts = {name: (out / f"{name}.jsonl").read_text() for name in ("metrics", "evaluations")}
-    return weights | texts
+from tests.experiment.walking import ENVIRONMENT, outcome, run, small
 
 
 def test_a_run_folder_holds_what_was_asked_what_happened_and_a_policy(dataset, tmp_path):
@@ -253,6 +177,24 @@ def test_the_differing_field_is_named():
     other = dataclasses.replace(one, agent=dataclasses.replace(one.agent, alpha=1.0))
     assert first_difference(one, one) is None
     assert first_difference(one, other) == "agent.alpha is 5.0 in the run and 1.0 here"
+
+
+def test_the_held_out_action_error_is_that_of_the_greedy_policy(dataset, tmp_path):
+    """Row by row: one held-out log, one action at a time through the robot's own player."""
+    settings = dataclasses.replace(small(dataset, "bc"), held_out=0.2)
+    summary = run(settings, tmp_path / "run")
+    policy = load_policy(tmp_path / "run" / "policy")
+    held_out = split(load_dataset(settings.dataset), settings)[1]
+    missed, spread = 0.0, 0.0
+    for observation, action in zip(held_out.observations, held_out.actions, strict=True):
+        planned = policy.player(act="greedy").act(observation)
+        missed += float(np.square((planned - action).astype(np.float64)).sum())
+        deviations = action.astype(np.float64) - held_out.actions.astype(np.float64).mean(0)
+        spread += float(np.square(deviations).sum())
+    assert summary["held_out_action_error"] == pytest.approx((missed / spread) ** 0.5, rel=1e-4)
+    assert summary["held_out_action_error"] < 1
+    few = dataclasses.replace(settings, data_episodes=5)  # too few to hold any out
+    assert run(few, tmp_path / "few")["held_out_action_error"] is None
 
 
 def test_chunks_are_played_and_scored(dataset, tmp_path):

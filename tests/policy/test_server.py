@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
@@ -226,6 +226,37 @@ def test_the_command_says_when_the_port_is_taken_and_stops_cleanly(exported):
         process.kill()
     assert process.returncode == 0
     assert rest == "stopped: 1 requests answered, 0 refused\n"
+
+
+@pytest.mark.slow
+def test_a_hundred_megabytes_are_refused_without_being_kept(exported):
+    command = [sys.executable, "-m", "saqrl.cli", "serve", str(exported), "--port", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        port = int(process.stderr.readline().partition("127.0.0.1:")[2].split()[0])
+
+        def resident() -> int:
+            with open(f"/proc/{process.pid}/statm") as file:
+                return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+        with connected(port) as (good, _):
+            good.send(request([0.0, 1.0, 2.0]))
+            good.recv()
+            before, message = resident(), b"x" * 100_000_000
+            for _ in range(3):
+                with connected(port) as (bad, _):
+                    with suppress(ConnectionClosed):  # it may be closed before all is sent
+                        bad.send(message)
+                    with pytest.raises(ConnectionClosed):
+                        bad.recv()
+            # A hundredth of what was sent would show.
+            assert resident() - before < 3_000_000
+            good.send(request([0.0, 1.0, 2.0]))
+            assert actions_of(good.recv()).shape == (CHUNK, ACT)
+        process.send_signal(signal.SIGTERM)
+        assert "2 requests answered" in process.communicate(timeout=20)[1]
+    finally:
+        process.kill()
 
 
 @pytest.mark.slow

@@ -1,0 +1,364 @@
+"""Our own folder of columns, read in place: for logs larger than memory.
+
+One .npy file a column, one row a step, and a record beside them. A next observation is stored only
+where it is not the observation of the following row: at the ends of episodes, and wherever a log
+says otherwise.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any, cast
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from saqrl.datasets.errors import DatasetError, counted
+from saqrl.datasets.extras import NAME, extras_of, with_extras
+from saqrl.datasets.options import DEFAULT, ReadOptions
+from saqrl.datasets.scaling import ActionRange
+from saqrl.datasets.source import file_record, parsed_object
+from saqrl.datasets.statistics import BLOCK_ROWS, blocks, release
+from saqrl.datasets.transitions import Transitions
+
+SUMMARY = "folder of mapped columns that saqrl convert --format mapped writes"
+SUFFIXES: tuple[str, ...] = ()
+OPTIONS: tuple[str, ...] = ()
+
+RECORD = "meta.json"
+FORMAT = "saqrl-mapped"
+VERSION = 1
+# Type and number of dimensions of each column; the last three have no row a step.
+COLUMNS: Mapping[str, tuple[str, int]] = {
+    "observations": ("<f4", 2),
+    "actions": ("<f4", 2),
+    "rewards": ("<f4", 1),
+    "terminated": ("|b1", 1),
+    "episode_starts": ("<i8", 1),
+    "successor_rows": ("<i8", 1),
+    "successors": ("<f4", 2),
+}
+AGAIN = "convert the log again"
+
+
+class Successors:
+    """The next observation of each row, as an array that is made only where it is indexed.
+
+    That of the following row, but for `rows` (ascending), which have theirs in `values`.
+    """
+
+    def __init__(
+        self,
+        observations: Float32[np.ndarray, "n obs"],
+        rows: Int64[np.ndarray, " listed"],
+        values: Float32[np.ndarray, "listed obs"],
+    ) -> None:
+        self.observations, self.rows, self.values = observations, rows, values
+        self.shape, self.dtype, self.ndim = observations.shape, observations.dtype, 2
+        self.nbytes = observations.nbytes
+        self.base = observations.base  # what `release` lets go of
+
+    def __len__(self) -> int:
+        return len(self.observations)
+
+    def __getitem__(self, chosen: Any) -> np.ndarray:
+        rows, *rest = chosen if isinstance(chosen, tuple) else (chosen,)
+        if isinstance(rows, slice):
+            index = np.arange(*rows.indices(len(self)))
+        else:
+            index = np.asarray(rows)
+            index = np.flatnonzero(index) if index.dtype == bool else index % len(self)
+        table = self._table(np.atleast_1d(index)).reshape(*index.shape, self.shape[1])
+        return table[(..., *rest)] if rest else table
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError("next observations of a mapped log are made when they are asked for")
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+    def _table(self, index: Int64[np.ndarray, " chosen"]) -> Float32[np.ndarray, "chosen obs"]:
+        table = np.asarray(self.observations[np.minimum(index + 1, len(self) - 1)])
+        place = np.minimum(np.searchsorted(self.rows, index), len(self.rows) - 1)
+        listed = self.rows[place] == index
+        table[listed] = self.values[place[listed]]
+        return table
+
+
+def recognises(path: Path) -> bool:
+    """Whether this is a folder with our record in it."""
+    try:
+        return json.loads((path / RECORD).read_text()).get("format") == FORMAT
+    except Exception:  # no such file, or no record of ours: the reader asked for by name says which
+        return False
+
+
+def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = None) -> Transitions:
+    """Map `path`; every number is looked at once, a block at a time, and none stays in memory.
+
+    Raises FileNotFoundError, or DatasetError for whatever does not fit together.
+    """
+    folder = path.expanduser()
+    if not (folder / RECORD).is_file():
+        raise FileNotFoundError(f"{path}: no folder of mapped columns (there is no {RECORD})")
+    record = _record(path, folder)
+    columns = {name: _mapped(path, folder, name) for name in COLUMNS}
+    _require_shapes(path, columns)
+    _require_rows(path, columns)
+    extras = cast(Mapping[str, object], record[NAME])
+    action_range = _range(path, extras, columns["actions"].shape[1])
+    for name in ("observations", "actions", "rewards", "successors"):
+        _require_finite(path, name, columns[name])
+    _require_inside(path, columns["actions"], action_range)
+    observations = columns["observations"]
+    successors = Successors(observations, columns["successor_rows"], columns["successors"])
+    sizes = {name: (folder / f"{name}.npy").stat().st_size for name in COLUMNS}
+    recorded = record.get("provenance")
+    notes = recorded.get("notes", []) if isinstance(recorded, dict) else []
+    transitions = Transitions(
+        observations=observations,
+        actions=columns["actions"],
+        rewards=columns["rewards"],
+        next_observations=cast(np.ndarray, successors),
+        terminated=columns["terminated"],
+        episode_starts=np.array(columns["episode_starts"]),
+        action_range=action_range,
+        has_rewards=extras.get("has_rewards") is not False,
+        provenance={
+            "format": "mapped",
+            **file_record(folder / RECORD),
+            "path": str(path),
+            "bytes": sum(sizes.values()),
+            "recorded": recorded,
+            "action_range": "declared",
+            "notes": [str(note) for note in notes] if isinstance(notes, list) else [],
+        },
+    )
+    return with_extras(path, transitions, extras)
+
+
+def write(folder: Path, log: Transitions) -> None:
+    """Store one log in a new folder."""
+    write_each(folder, [log])
+
+
+def write_each(folder: Path, logs: Iterable[Transitions]) -> None:
+    """Store logs one after another in a new folder, each in memory only while it is written.
+
+    The range of the actions is the union of theirs, the environment the first that is named.
+    DatasetError where they do not fit together, or there is none.
+    """
+    folder.mkdir()
+    first: Transitions | None = None
+    rows, sources = 0, []
+    with ExitStack() as opened:
+        files = {
+            name: opened.enter_context((folder / f"{name}.npy").open("w+b")) for name in COLUMNS
+        }
+        for number, log in enumerate(logs, 1):
+            if first is None:
+                first = log
+                widths = {"observations": log.observations.shape[1:]}
+                widths |= {"actions": log.actions.shape[1:], "successors": widths["observations"]}
+                lengths = dict.fromkeys(COLUMNS, 0)
+                heads = {name: _head(files[name], name, 0, widths) for name in COLUMNS}
+            first = _joined(first, log, number)
+            for name, table in _columns_of(log, rows):
+                lengths[name] += len(table)
+                files[name].write(np.ascontiguousarray(table, COLUMNS[name][0]).data)
+            rows += len(log)
+            sources.append(log.provenance)
+        if first is None:
+            raise DatasetError("there is no log to write")
+        for name, file in files.items():
+            file.seek(0)
+            if _head(file, name, lengths[name], widths) != heads[name]:
+                raise RuntimeError("the header of a .npy file has grown")  # NumPy leaves it room
+    record = {
+        "format": FORMAT,
+        "version": VERSION,
+        NAME: extras_of(first),
+        "provenance": sources[0] if len(sources) == 1 else {"parts": sources},
+    }
+    (folder / RECORD).write_text(json.dumps(record, default=str))
+
+
+def _columns_of(log: Transitions, offset: int) -> Iterable[tuple[str, np.ndarray]]:
+    """(column, rows to append), block by block; `offset` rows of other logs come before."""
+    last = np.zeros(len(log), bool)
+    last[log.episode_ends - 1] = True
+    yield "episode_starts", log.episode_starts + offset
+    for start in range(0, len(log), BLOCK_ROWS):
+        rows = slice(start, min(start + BLOCK_ROWS, len(log)))
+        for name in ("observations", "actions", "rewards", "terminated"):
+            yield name, getattr(log, name)[rows]
+        own = log.next_observations[rows]
+        after = log.observations[np.minimum(np.arange(rows.start, rows.stop) + 1, len(log) - 1)]
+        differs = (own.view(np.uint32) != after.view(np.uint32)).any(1) | last[rows]
+        yield "successor_rows", np.flatnonzero(differs) + start + offset
+        yield "successors", own[differs]
+        for name in ("observations", "actions", "rewards", "terminated"):
+            release(getattr(log, name))
+
+
+def _head(file: IO[bytes], name: str, rows: int, widths: Mapping[str, tuple[int, ...]]) -> int:
+    """Write the header of a .npy file; where it ends."""
+    described = {"descr": COLUMNS[name][0], "fortran_order": False}
+    np.lib.format.write_array_header_1_0(file, described | {"shape": (rows, *widths.get(name, ()))})
+    return file.tell()
+
+
+def _joined(first: Transitions, log: Transitions, number: int) -> Transitions:
+    """The first log, with what it and the others have in common."""
+    for name in ("observations", "actions"):
+        ours, theirs = getattr(first, name).shape[1], getattr(log, name).shape[1]
+        if ours != theirs:
+            raise DatasetError(
+                f"{name} have {ours} columns in part 1 and {theirs} in part {number}; "
+                "only logs of the same robot and task fit together"
+            )
+    if first.has_rewards != log.has_rewards:
+        raise DatasetError(f"parts 1 and {number} must both have rewards, or none")
+    if first.observation_keys and log.observation_keys not in ((), first.observation_keys):
+        raise DatasetError(f"parts 1 and {number} observe different keys")
+    low = np.minimum(first.action_range.low, log.action_range.low)
+    high = np.maximum(first.action_range.high, log.action_range.high)
+    environment = first.environment or log.environment
+    return replace(first, action_range=ActionRange(low, high), environment=environment)
+
+
+def _record(path: Path, folder: Path) -> dict[str, object]:
+    try:
+        text = (folder / RECORD).read_text()
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path}: {RECORD} is no text; {AGAIN}") from error
+    record = parsed_object(path, RECORD, text)
+    if record.get("format") != FORMAT:
+        raise DatasetError(f"{path}: {RECORD} does not say format {FORMAT}; {AGAIN}")
+    if record.get("version") != VERSION:
+        raise DatasetError(
+            f"{path}: version {record.get('version')} of the format, and this saqrl reads "
+            f"{VERSION}; {AGAIN}"
+        )
+    if not isinstance(record.get(NAME), dict):
+        raise DatasetError(f"{path}: {RECORD} has no object {NAME}; {AGAIN}")
+    return record
+
+
+def _mapped(path: Path, folder: Path, name: str) -> np.ndarray:
+    file = folder / f"{name}.npy"
+    if not file.is_file():
+        raise DatasetError(f"{path}: the column {file.name} is missing; {AGAIN}")
+    try:
+        column = np.lib.format.open_memmap(file, mode="r")
+    except Exception as error:  # a damaged header raises whatever its bytes happen to mean
+        raise DatasetError(f"{path}: {file.name} cannot be mapped ({error}); {AGAIN}") from error
+    kind, dimensions = COLUMNS[name]
+    if column.dtype != np.dtype(kind):
+        raise DatasetError(
+            f"{path}: {file.name} holds {column.dtype}, not {np.dtype(kind)}; {AGAIN}"
+        )
+    if column.ndim != dimensions or not column.flags.c_contiguous:
+        raise DatasetError(
+            f"{path}: {file.name} has shape {column.shape}, and {dimensions} dimensions in C order "
+            f"are needed; {AGAIN}"
+        )
+    stored = file.stat().st_size - column.offset
+    if stored != column.nbytes:
+        raise DatasetError(
+            f"{path}: {file.name} holds {stored:,} bytes and its header says {column.nbytes:,}; "
+            f"{AGAIN}"
+        )
+    return column
+
+
+def _require_shapes(path: Path, columns: Mapping[str, np.ndarray]) -> None:
+    rows = len(columns["observations"])
+    if not rows:
+        raise DatasetError(f"{path}: observations.npy has no rows; {AGAIN}")
+    pairs = [("observations", name) for name in ("actions", "rewards", "terminated")]
+    for one, other in (*pairs, ("successor_rows", "successors")):
+        ours, theirs = len(columns[one]), len(columns[other])
+        if ours != theirs:
+            raise DatasetError(
+                f"{path}: {other}.npy has {counted(theirs, 'row')} and {one}.npy has {ours:,}; "
+                f"{AGAIN}"
+            )
+    observed, following = columns["observations"].shape[1], columns["successors"].shape[1]
+    if observed != following:
+        raise DatasetError(
+            f"{path}: successors.npy has {following} columns and observations.npy has {observed}; "
+            f"{AGAIN}"
+        )
+    for name in ("observations", "actions"):
+        if not columns[name].shape[1]:
+            raise DatasetError(f"{path}: {name}.npy has no columns; {AGAIN}")
+
+
+def _require_rows(path: Path, columns: Mapping[str, np.ndarray]) -> None:
+    """Row numbers ascend within the log; episodes begin at 0; their last rows have successors."""
+    rows, starts = len(columns["observations"]), np.asarray(columns["episode_starts"])
+    if not len(starts) or starts[0] != 0:
+        raise DatasetError(f"{path}: episode_starts.npy does not begin with row 0; {AGAIN}")
+    for name in ("episode_starts", "successor_rows"):
+        listed = np.asarray(columns[name])
+        ascending = (listed[1:] > listed[:-1]).all()
+        if not len(listed) or listed[0] < 0 or listed[-1] >= rows or not ascending:
+            raise DatasetError(
+                f"{path}: {name}.npy must hold ascending rows from 0 to {rows - 1}; {AGAIN}"
+            )
+    ends = np.append(starts[1:], rows) - 1
+    listed = columns["successor_rows"]
+    place = np.minimum(np.searchsorted(listed, ends), len(listed) - 1)
+    if (listed[place] != ends).any():
+        row = int(ends[listed[place] != ends][0])
+        raise DatasetError(
+            f"{path}: successors.npy has no next observation of row {row}, where an episode ends; "
+            f"{AGAIN}"
+        )
+    for block in blocks(columns["terminated"]):
+        if (block.view(np.uint8) > 1).any():
+            raise DatasetError(f"{path}: terminated.npy holds other bytes than 0 and 1; {AGAIN}")
+
+
+def _range(path: Path, extras: Mapping[str, object], width: int) -> ActionRange:
+    bounds = []
+    for name in ("action_low", "action_high"):
+        try:
+            bound = np.asarray(extras.get(name), np.float32)
+        except (TypeError, ValueError, OverflowError):
+            bound = np.zeros(0, np.float32)
+        if bound.shape != (width,) or not np.isfinite(bound).all():
+            raise DatasetError(
+                f"{path}: {name} in {RECORD} is not {counted(width, 'finite number')}; {AGAIN}"
+            )
+        bounds.append(bound)
+    return ActionRange(*bounds)
+
+
+def _require_finite(path: Path, name: str, column: np.ndarray) -> None:
+    row = 0
+    for block in blocks(column):
+        if not np.isfinite(block).all():
+            place = tuple(int(i) for i in np.argwhere(~np.isfinite(block))[0])
+            where = f"row {row + place[0]}" + "".join(f", column {i}" for i in place[1:])
+            raise DatasetError(
+                f"{path}: {name}.npy {where} is {block[place]}; remove the episode that holds it, "
+                "or repair the value"
+            )
+        row += len(block)
+
+
+def _require_inside(path: Path, actions: np.ndarray, action_range: ActionRange) -> None:
+    row = 0
+    for block in blocks(actions):
+        outside = (block < action_range.low) | (block > action_range.high)
+        if outside.any():
+            first, column = (int(i) for i in np.argwhere(outside)[0])
+            raise DatasetError(
+                f"{path}: actions.npy row {row + first}, column {column} is "
+                f"{block[first, column]:g}, outside the recorded range "
+                f"[{action_range.low[column]:g}, {action_range.high[column]:g}]; {AGAIN}"
+            )
+        row += len(block)

@@ -1,0 +1,142 @@
+"""Runs in the order of what their policies are worth by the data alone.
+
+An estimate is kept in its run's folder as offline.json and used again where the same is asked.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from saqrl.arrays import write_atomically
+from saqrl.experiment.offline import Estimate, FittedQ, evaluate_offline
+from saqrl.experiment.progress import Reporter
+from saqrl.experiment.run import read_result
+from saqrl.experiment.statistics import rank_correlation
+from saqrl.experiment.train import saved_settings
+from saqrl.experiment.training_data import load_training_data, training_spec
+from saqrl.policy import Act
+from saqrl.policy.storage import load_policy
+
+OFFLINE = "offline.json"
+# Two orders of fewer runs agree or disagree by chance.
+FEWEST_CORRELATED = 4
+
+
+@dataclass(frozen=True)
+class Valued:
+    """A finished run with the estimate of its policy's value."""
+
+    run: str
+    task: str
+    method: str
+    seed: int
+    act: Act
+    discount: float
+    estimate: Estimate
+    return_mean: float | None
+    """In the environment, where the run was played in one."""
+
+
+class LeftOut(NamedTuple):
+    run: str
+    reason: str
+
+
+def value_run(
+    run: Path, *, act: Act | None, algorithm: FittedQ, seed: int, reporter: Reporter
+) -> tuple[Act, Estimate]:
+    """How a run's policy acts and what that is worth, estimated now and kept in its folder.
+
+    ValueError where the policy or its data do not allow it.
+    """
+    settings, policy = saved_settings(run), load_policy(run / "policy")
+    act = act or policy.default_act
+    data = load_training_data(run, settings)
+    found = evaluate_offline(
+        data, settings, policy, act=act, algorithm=algorithm, seed=seed, reporter=reporter
+    )
+    record = _question(act, algorithm, seed) | {"estimate": asdict(found)}
+    write_atomically(run / OFFLINE, (json.dumps(record, indent=2) + "\n").encode())
+    return act, found
+
+
+def value_runs(
+    folder: Path, *, algorithm: FittedQ, seed: int, reporter: Reporter
+) -> tuple[list[Valued], list[LeftOut]]:
+    """Every finished run below `folder`, the best first within its data; and those left out."""
+    valued, left_out = [], []
+    for result in sorted(folder.rglob("result.json")):
+        run, summary = result.parent, read_result(result.parent)
+        settings, act = saved_settings(run), summary["act"]
+        spec = training_spec(run, settings)
+        shown = str(run.relative_to(folder))
+        if settings.actions != "quantized":
+            left_out.append(
+                LeftOut(shown, "its actions are continuous: there is no sum over codes")
+            )
+            continue
+        found = kept_estimate(run, act=act, algorithm=algorithm, seed=seed)
+        if found is None:
+            reporter.say(f"{shown}:")
+            try:
+                _, found = value_run(
+                    run, act=act, algorithm=algorithm, seed=seed, reporter=reporter
+                )
+            except (ValueError, FileNotFoundError) as error:
+                left_out.append(LeftOut(shown, str(error)))
+                continue
+        valued.append(
+            Valued(
+                run=shown,
+                task=Path(spec.rpartition(":")[2]).stem,
+                method=f"saq-{settings.agent_name}",
+                seed=settings.seed,
+                act=act,
+                discount=settings.agent.discount,
+                estimate=found,
+                return_mean=summary["return_mean"],
+            )
+        )
+    return sorted(valued, key=lambda v: (v.task, v.discount, -v.estimate.value)), left_out
+
+
+def kept_estimate(run: Path, *, act: Act, algorithm: FittedQ, seed: int) -> Estimate | None:
+    """What offline.json holds, if it answers this question."""
+    file = run / OFFLINE
+    if not file.is_file():
+        return None
+    record = dict(json.loads(file.read_text()))
+    found = record.pop("estimate")
+    return Estimate(**found) if record == _question(act, algorithm, seed) else None
+
+
+def comparable(valued: Iterable[Valued]) -> dict[tuple[str, float], list[Valued]]:
+    """Runs by data and discount: values of others have nothing to do with each other."""
+    groups: dict[tuple[str, float], list[Valued]] = {}
+    for one in valued:
+        groups.setdefault((one.task, one.discount), []).append(one)
+    return groups
+
+
+def played(runs: Iterable[Valued]) -> list[Valued]:
+    """Those with a return in an environment."""
+    return [v for v in runs if v.return_mean is not None]
+
+
+def correlation(runs: Iterable[Valued]) -> float | None:
+    """Spearman's rho of the estimates with the returns in the environment.
+
+    None where too few were played in one, or all returns are equal.
+    """
+    seen = played(runs)
+    returns = [float(v.return_mean or 0) for v in seen]
+    if len(seen) < FEWEST_CORRELATED or len(set(returns)) == 1:
+        return None
+    return rank_correlation([v.estimate.value for v in seen], returns)
+
+
+def _question(act: Act, algorithm: FittedQ, seed: int) -> dict[str, Any]:
+    plain = json.loads(json.dumps(asdict(algorithm)))
+    return {"act": act, "seed": seed, "algorithm": plain}
