@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
 from saqrl import __version__
 from saqrl.registry import closest
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if words[0] not in COMMANDS:
         return _fail(f"unknown command {words[0]!r}; {closest(words[0], COMMANDS)}")
+    keep_compiled_programs()
     try:
         return int(import_module(f"saqrl.commands.{words[0]}").main(words[1:]))
     except KeyboardInterrupt:
@@ -57,6 +59,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         return _fail(_message(error))
+
+
+def keep_compiled_programs() -> None:
+    """Let JAX find its compiled programs again in the next process; it reads these when imported.
+
+    They lie in $XDG_CACHE_HOME/saqrl (or ~/.cache/saqrl) and may be deleted at any time;
+    JAX_COMPILATION_CACHE_DIR puts them elsewhere, empty nowhere.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "saqrl"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    # Less is compiled again as fast as it is read.
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 
 def _message(error: Exception) -> str:

@@ -49,6 +49,17 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
+def test_compiled_programs_are_kept_for_the_next_process(place, tmp_path):
+    """In the cache folder of the user, or where JAX is told."""
+    environment = {"XDG_CACHE_HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    words = ["train", "--dataset", "walk.npz", "--agent", "bc", *SMALL, "--out", "kept"]
+    done = subprocess.run(
+        [sys.executable, "-m", "saqrl.cli", *words], cwd=place, env=environment, check=False
+    )
+    assert done.returncode == 0
+    assert list((tmp_path / "saqrl").glob("*-cache"))
+
+
 @pytest.fixture(scope="module")
 def finished(place) -> tuple[Path, dict]:
     """A run without an environment, and what train said of it."""

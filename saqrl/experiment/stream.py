@@ -23,6 +23,8 @@ from saqrl.experiment.settings import Settings
 
 # Rows of a block: long enough for a disk to read at speed, short beside the rows of a part.
 BLOCK_ROWS = 512
+# A part has at least so many blocks, shorter ones where it has few rows.
+LEAST_BLOCKS = 128
 # Of the draws, so that they are not those of another seeded draw.
 DRAW_TAG = 0x57AE
 
@@ -59,8 +61,9 @@ class Parts:
         self.firsts = self.ends - lengths
         self.shifts = starts - self.firsts  # of a training row to its row in the log
         self.total = int(self.ends[-1])
-        self.block = min(BLOCK_ROWS, rows, self.total)
-        self.blocks = max(min(rows, self.total) // self.block, 1)
+        rows = min(rows, self.total)
+        self.block = max(min(BLOCK_ROWS, rows // LEAST_BLOCKS), 1)
+        self.blocks = rows // self.block
 
     @property
     def rows(self) -> int:

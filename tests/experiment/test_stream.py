@@ -52,6 +52,11 @@ def parts_of(log: Transitions, wanted: Settings, *, rows: int) -> Parts:
     return Parts(log, wanted, fit_scaling(log, wanted), 0.3, rows=rows)
 
 
+def in_blocks_of(rows: int, monkeypatch) -> None:
+    monkeypatch.setattr(stream, "BLOCK_ROWS", rows)
+    monkeypatch.setattr(stream, "LEAST_BLOCKS", 1)
+
+
 def rows_of(parts: Parts, number: int) -> np.ndarray:
     """The training rows of a part, in its order."""
     places = parts.first_rows(number)[:, None] + np.arange(parts.block)
@@ -63,16 +68,18 @@ def rows_of(parts: Parts, number: int) -> np.ndarray:
     chunk=st.integers(1, 5),
     rows=st.integers(1, 90),
     block=st.integers(1, 12),
+    least=st.sampled_from([1, 2, 128]),
     number=st.integers(0, 40),
     angles=st.sampled_from([(), (1,)]),
     seed=st.integers(0, 3),
 )
 @settings(max_examples=100)
 def test_the_rows_of_a_part_are_those_in_memory_bit_for_bit(
-    lengths, chunk, rows, block, number, angles, seed
+    lengths, chunk, rows, block, least, number, angles, seed
 ):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stream, "BLOCK_ROWS", block)
+        patch.setattr(stream, "LEAST_BLOCKS", least)
         log = walks(lengths, angles=angles)
         wanted = asked(chunk=chunk, execute=1, seed=seed)
         parts = parts_of(log, wanted, rows=rows)
@@ -87,7 +94,7 @@ def test_the_rows_of_a_part_are_those_in_memory_bit_for_bit(
 
 
 def test_a_chunk_at_the_edge_of_a_block_goes_on_in_its_episode_and_no_further(monkeypatch):
-    monkeypatch.setattr(stream, "BLOCK_ROWS", 4)
+    in_blocks_of(4, monkeypatch)
     log, wanted, horizon = walks([7, 9, 2]), asked(chunk=3, execute=1), 3
     parts = parts_of(log, wanted, rows=4)
     ends = log.episode_ends
@@ -111,8 +118,14 @@ def test_a_chunk_at_the_edge_of_a_block_goes_on_in_its_episode_and_no_further(mo
             np.testing.assert_allclose(part.discounts[place], left, rtol=1e-6)
 
 
+def test_small_parts_are_made_of_short_blocks():
+    log = walks([100] * 30)
+    sizes = [(p.block, p.blocks) for r in (5, 130, 1300) for p in [parts_of(log, asked(), rows=r)]]
+    assert sizes == [(1, 5), (1, 130), (10, 130)]
+
+
 def test_a_pass_deals_out_every_row_once_and_the_next_one_otherwise(monkeypatch):
-    monkeypatch.setattr(stream, "BLOCK_ROWS", 5)
+    in_blocks_of(5, monkeypatch)
     parts = parts_of(walks([11] * 30), asked(held_out=0.0), rows=33)
     assert (parts.total, parts.rows) == (330, 30)
     first = np.concatenate([rows_of(parts, number) for number in range(11)])
@@ -125,7 +138,7 @@ def test_a_pass_deals_out_every_row_once_and_the_next_one_otherwise(monkeypatch)
 
 def test_every_row_is_as_likely_as_any_other(monkeypatch):
     """Also where neither blocks nor parts divide the rows; 2,000 parts, five deviations."""
-    monkeypatch.setattr(stream, "BLOCK_ROWS", 4)
+    in_blocks_of(4, monkeypatch)
     parts = parts_of(walks([5, 8, 10]), asked(), rows=8)
     counts = np.zeros(23)
     for number in range(4000):
