@@ -170,10 +170,8 @@ class RobotPolicy:
         if self._draws:
             inputs |= self.draw(len(observations)) if noise is None else noise
         found = self._engine(inputs)
-        actions = found["action"]
         # The graph clips too; a file that does not must still not leave the range.
-        if np.count_nonzero((actions < self._low) | (actions > self._high)):
-            actions = np.minimum(np.maximum(actions, self._low), self._high)
+        actions = found["action"].clip(self._low, self._high)
         return Plan(actions, found["distance"], found.get("code"), found.get("entropy"))
 
     def draw(self, batch: int) -> dict[str, np.ndarray]:

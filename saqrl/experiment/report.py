@@ -280,7 +280,7 @@ def offline_sections(valued: Sequence[Valued], left_out: Sequence[LeftOut]) -> l
             (
                 str(place),
                 v.run,
-                f"{v.estimate.value:.4g} [{v.estimate.low:.4g}, {v.estimate.high:.4g}]",
+                f"{v.estimate.value:.5g} [{v.estimate.low:.5g}, {v.estimate.high:.5g}]",
                 f"{v.estimate.spread:.2g}",
                 "" if v.return_mean is None else f"{v.return_mean:.4g}",
                 str(order.index(v) + 1) if v in order else "",
