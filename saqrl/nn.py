@@ -14,6 +14,7 @@ import optax
 from jaxtyping import Array, Float, Key
 
 Schedule = Literal["constant", "cosine"]
+Precision = Literal["float32", "bfloat16"]
 Metrics = dict[str, Float[Array, ""]]
 Model = TypeVar("Model")
 Extra = TypeVar("Extra")
@@ -56,13 +57,55 @@ class MLP(eqx.Module):
         signal = inputs
         last = len(self.weights) - 1
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            signal = signal @ weight + bias
+            signal = multiply(signal, weight) + bias
             if layer < last:
                 if self.norm_scales:
                     signal = normalize(signal)
                     signal = signal * self.norm_scales[layer] + self.norm_offsets[layer]
                 signal = jax.nn.relu(signal)
         return signal
+
+
+def multiply(
+    inputs: Float[Array, "*batch inputs"], weight: Float[Array, "inputs outputs"]
+) -> Float[Array, "*batch outputs"]:
+    """Inputs @ weight; within `jax.default_matmul_precision("bfloat16")` in that precision.
+
+    XLA's CPU backend ignores the setting, so the operands are rounded here.
+    """
+    if jax.config.jax_default_matmul_precision == "bfloat16":  # type: ignore[attr-defined]
+        return _rounded_product(inputs, weight)
+    return inputs @ weight
+
+
+@jax.custom_vjp
+def _rounded_product(
+    inputs: Float[Array, "*batch inputs"], weight: Float[Array, "inputs outputs"]
+) -> Float[Array, "*batch outputs"]:
+    """Inputs @ weight of operands rounded to bfloat16, summed in float32."""
+    return _forward_product(inputs, weight)[0]
+
+
+def _forward_product(inputs: Array, weight: Array) -> tuple[Array, tuple[Array, Array]]:
+    rounded = inputs.astype(jnp.bfloat16), weight.astype(jnp.bfloat16)
+    return jnp.matmul(*rounded, preferred_element_type=jnp.float32), rounded
+
+
+def _backward_product(rounded: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    """Both products of the chain rule, of rounded operands too, neither result rounded."""
+    inputs, weight = rounded
+    gradient = gradient.astype(jnp.bfloat16)
+    leading = tuple(range(inputs.ndim - 1))
+    of_inputs = jax.lax.dot_general(
+        gradient, weight, (((inputs.ndim - 1,), (1,)), ((), ())), preferred_element_type=jnp.float32
+    )
+    of_weight = jax.lax.dot_general(
+        inputs, gradient, ((leading, leading), ((), ())), preferred_element_type=jnp.float32
+    )
+    return of_inputs, of_weight
+
+
+_rounded_product.defvjp(_forward_product, _backward_product)
 
 
 def normalize(signal: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
@@ -87,6 +130,8 @@ class Training:
     schedule: Schedule = "cosine"
     """Of the learning rate: constant, or cosine to 0."""
     weight_decay: float = 0.0
+    precision: Precision = "float32"
+    """Of the matrix products of a training step; what is trained and deployed is float32."""
 
     def optimiser(self) -> optax.GradientTransformation:
         """Adam, with decoupled weight decay where asked."""

@@ -5,6 +5,7 @@ step i depends only on the key and on i, so a run cut anywhere and resumed at an
 repeats itself exactly, and evaluating more or less often changes nothing.
 """
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
@@ -28,6 +29,7 @@ class Algorithm(Protocol):
 
     steps: int
     batch_size: int
+    precision: nn.Precision
 
     def init(self, key: Key[Array, ""], example: Any) -> Any: ...
 
@@ -233,7 +235,8 @@ def _train(
         batch_key, update_key = jax.random.split(jax.random.fold_in(key, index))
         rows = jax.random.randint(batch_key, (algorithm.batch_size,), 0, length)
         batch = place(jax.tree.map(lambda column: column[rows], data))
-        return algorithm.update(state, batch, update_key)
+        with _products(algorithm.precision):
+            return algorithm.update(state, batch, update_key)
 
     def step(index: Int[Array, ""], carry: Answer) -> Answer:
         state, sums = carry
@@ -304,6 +307,13 @@ def advance_seeds(
             here, mesh=over.mesh, in_specs=(each,) * 4, out_specs=each, check_vma=False
         )
     return here(states, data, lengths, keys)
+
+
+def _products(precision: nn.Precision) -> contextlib.AbstractContextManager[Any]:
+    """Where the backend's own default is not asked for (on GPUs that is TensorFloat-32)."""
+    if precision == "bfloat16":
+        return jax.default_matmul_precision("bfloat16")
+    return contextlib.nullcontext()
 
 
 def _sharding(*axes: str) -> NamedSharding:
