@@ -1,6 +1,6 @@
 """The headline comparison: SAQ's agents and their continuous counterparts on the same data.
 
-    python benchmarks/compare.py [--only TEXT] [--rounds 5] [--list]
+    python benchmarks/compare.py [--only TEXT] [--rounds 5] [--slow] [--list]
 
 Runs lie under runs/benchmark; benchmarks/results/compare.jsonl gets a line for each as it finishes
 and compare.json says on what machine, with which versions and settings. It can be stopped anywhere
@@ -107,6 +107,7 @@ SETS = (
         Set(
             f"cube-single-task{task}",
             CUBE,
+            "cube-single-play",
             changes={"env": f"cube-single-singletask-task{task}-v0"},
             **MIXED,
         )
@@ -119,9 +120,9 @@ SETS = (
 )
 
 
-def batches(only: str, rounds: int) -> Iterator[list[Cell]]:
+def batches(only: str, rounds: int, *, slow: bool) -> Iterator[list[Cell]]:
     """One seed of one data set at a time."""
-    for compared in (METHODS, SLOW_METHODS):
+    for compared in (METHODS, SLOW_METHODS) if slow else (METHODS,):
         for seed in range(rounds):
             for chosen in SETS:
                 if only in chosen.name and seed < chosen.rounds:
@@ -149,9 +150,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="data sets whose name holds this")
     parser.add_argument("--rounds", type=int, default=5, help="seeds of each data set at most")
+    parser.add_argument("--slow", action="store_true", help="the continuous CQL too")
     parser.add_argument("--list", action="store_true", help="say what would be trained, and stop")
     asked = parser.parse_args()
-    grid = list(batches(asked.only, asked.rounds))
+    grid = list(batches(asked.only, asked.rounds, slow=asked.slow))
     if asked.list:
         for cells in grid:
             print(cells[0].task, f"seed {cells[0].seed}:", *(cell.method.name for cell in cells))
