@@ -41,6 +41,9 @@ TRIALS: dict[str, tuple[tuple[str, ...], ...]] = {
         (),
         ("rebrac.actor_penalty=0.1", "rebrac.learning_rate=0.001"),
         ("rebrac.actor_penalty=1.0", "rebrac.learning_rate=0.001"),
+        # Both were far behind plain cloning, so two more.
+        ("rebrac.actor_penalty=10.0", "rebrac.learning_rate=0.001"),
+        ("rebrac.actor_penalty=100.0", "rebrac.learning_rate=0.001"),
     ),
     "saq-cql": ((), ("saq-cql.alpha=1.0",), ("saq-cql.alpha=20.0",)),
 }

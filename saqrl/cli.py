@@ -67,8 +67,9 @@ def keep_compiled_programs() -> None:
     They lie in $XDG_CACHE_HOME/saqrl (or ~/.cache/saqrl) and may be deleted at any time;
     JAX_COMPILATION_CACHE_DIR puts them elsewhere, empty nowhere.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "saqrl"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if not caches.startswith("~"):  # an account without a home keeps none
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(caches) / "saqrl"))
     # Less is compiled again as fast as it is read.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 

@@ -143,6 +143,21 @@ class Training:
         return optax.adam(rate)
 
 
+@dataclass(frozen=True)
+class CriticTraining(Training):
+    """What every algorithm that learns values needs besides."""
+
+    learning_rate: float = 3e-4
+    schedule: Schedule = "constant"
+    layer_norm: bool = True
+    """Normalise before each activation of Q and V."""
+    critics: int = 2
+    """Number of Q networks; targets, values and policies see their minimum."""
+    discount: float = 0.99
+    target_rate: float = 0.005
+    """Share of the online critics that moves into the target at each move; 1 copies."""
+
+
 class Learner(eqx.Module, Generic[Model]):
     """A model with its optimiser's moments."""
 

@@ -23,23 +23,15 @@ class State(eqx.Module):
 
 
 @dataclass(frozen=True)
-class BRAC(nn.Training):
+class BRAC(nn.CriticTraining):
     """Behaviour-regularised actor-critic on codes."""
 
-    learning_rate: float = 3e-4
-    schedule: nn.Schedule = "constant"
-    layer_norm: bool = True
-    critics: int = 2
-    """Number of Q networks; targets and policy take their minimum."""
-    discount: float = 0.99
     alpha: float = 1.0
     """Weight of KL(pi || pi_b) in the policy's loss and in the targets."""
     prior_floor: float = -8.0
     """log pi_b is clipped below here, so that one unseen code cannot own the KL."""
     temperature: float = 1.0
     """Of the learned policy when codes are sampled."""
-    target_rate: float = 0.005
-    """Share of the online critics that moves into the target at each step."""
 
     default_act = "sample"
 

@@ -23,21 +23,13 @@ class State(eqx.Module):
 
 
 @dataclass(frozen=True)
-class CQL(nn.Training):
+class CQL(nn.CriticTraining):
     """Conservative Q-learning on codes."""
 
-    learning_rate: float = 3e-4
-    schedule: nn.Schedule = "constant"
-    layer_norm: bool = True
-    critics: int = 2
-    """Number of Q networks; targets and acting take their minimum."""
-    discount: float = 0.99
     alpha: float = 5.0
     """Weight of the conservative gap logsumexp Q - Q(data)."""
     threshold: float = 0.01
     """Codes whose prior probability lies below are neither targets nor actions; 0 allows all."""
-    target_rate: float = 0.005
-    """Share of the online critics that moves into the target; 1 copies."""
     target_period: int = 1
     """Steps between two moves of the target."""
     temperature: float = 1.0

@@ -27,23 +27,15 @@ class State(eqx.Module):
 
 
 @dataclass(frozen=True)
-class IQL(nn.Training):
+class IQL(nn.CriticTraining):
     """Implicit Q-learning on codes."""
 
-    learning_rate: float = 3e-4
-    schedule: nn.Schedule = "constant"
-    layer_norm: bool = True
-    critics: int = 2
-    """Number of Q networks; V and acting take their minimum."""
-    discount: float = 0.99
     tau: float = 0.9
     """Expectile of Q that V follows: 0.5 the mean, 1 the maximum over the data's codes."""
     temperature: float = 1.0
     """lambda in pi proportional to pi_b exp(Q / lambda): small trusts Q, large the behaviour."""
     prior_floor: float = -8.0
     """log pi_b is clipped below here before it is reweighted."""
-    target_rate: float = 0.005
-    """Share of the online critics that moves into the target at each step."""
 
     default_act = "sample"
 

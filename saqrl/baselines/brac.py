@@ -28,24 +28,15 @@ class State(eqx.Module):
 
 
 @dataclass(frozen=True)
-class BRAC(nn.Training):
+class BRAC(nn.CriticTraining):
     """Behaviour-regularised actor-critic."""
 
-    learning_rate: float = 3e-4
-    schedule: nn.Schedule = "constant"
-    layer_norm: bool = True
-    """In Q; the policies have none."""
-    critics: int = 2
-    """Number of Q networks; targets and policy take their minimum."""
-    discount: float = 0.99
     alpha: float = 1.0
     """Weight of KL(pi || pi_b) in the policy's loss and in the targets."""
     samples: int = 4
     """Actions of pi that estimate a state's value and divergence."""
     behaviour_share: float = 0.25
     """Share of the steps, the first ones, that fit pi_b; the rest train pi and Q."""
-    target_rate: float = 0.005
-    """Share of the online critics that moves into the target at each step."""
 
     default_act = "greedy"
 
@@ -82,10 +73,12 @@ class BRAC(nn.Training):
         behaviour, metrics = nn.descend(
             state.behaviour, self.optimiser(), lambda policy: clone_loss(policy, batch)
         )
+        # The policy leaves from the behaviour, where the divergence is 0.
+        policy = nn.Learner(behaviour.model, state.policy.moments)
         # Both phases report the same names; what this one does not measure is 0.
         idle = dict.fromkeys(("bellman_error", "data_q", "divergence"), jnp.zeros(()))
         return (
-            State(behaviour, state.critics, state.policy, state.target, state.step + 1),
+            State(behaviour, state.critics, policy, state.target, state.step + 1),
             metrics | idle,
         )
 

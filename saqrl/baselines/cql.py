@@ -27,22 +27,13 @@ class State(eqx.Module):
 
 
 @dataclass(frozen=True)
-class CQL(nn.Training):
+class CQL(nn.CriticTraining):
     """Conservative Q-learning with a tanh-Gaussian actor."""
 
-    learning_rate: float = 3e-4
-    schedule: nn.Schedule = "constant"
-    layer_norm: bool = True
-    """In Q; the policy has none."""
-    critics: int = 2
-    """Number of Q networks; targets and policy take their minimum."""
-    discount: float = 0.99
     alpha: float = 5.0
     """Weight of the conservative gap logsumexp Q - Q(data)."""
     samples: int = 10
     """Actions drawn from each of the three proposals: uniform, pi(s) and pi(s')."""
-    target_rate: float = 0.005
-    """Share of the online critics that moves into the target at each step."""
 
     default_act = "greedy"
 

@@ -54,22 +54,13 @@ class State(eqx.Module):
 
 
 @dataclass(frozen=True)
-class IQL(nn.Training):
+class IQL(nn.CriticTraining):
     """Implicit Q-learning."""
 
-    learning_rate: float = 3e-4
-    schedule: nn.Schedule = "constant"
-    layer_norm: bool = True
-    """In Q and V; the policy has none."""
-    critics: int = 2
-    """Number of Q networks; V takes their minimum."""
-    discount: float = 0.99
     tau: float = 0.7
     """Expectile of Q that V follows."""
     beta: float = 3.0
     """Inverse temperature of the weights exp(beta A): 0 clones, large trusts Q."""
-    target_rate: float = 0.005
-    """Share of the online critics that moves into the target at each step."""
 
     default_act = "greedy"
 

@@ -43,16 +43,11 @@ class State(eqx.Module):
 
 
 @dataclass(frozen=True)
-class ReBRAC(nn.Training):
+class ReBRAC(nn.CriticTraining):
     """TD3 whose actor and targets stay near the data's actions."""
 
     hidden: tuple[int, ...] = (256, 256, 256)
-    schedule: nn.Schedule = "constant"
-    layer_norm: bool = True
-    """In Q; the policy has none."""
-    critics: int = 2
-    """Number of Q networks; targets and policy take their minimum."""
-    discount: float = 0.99
+    learning_rate: float = 1e-3
     actor_penalty: float = 0.01
     """beta_1: weight of |pi(s) - a|^2 in the actor's loss, where Q is divided by its mean size."""
     critic_penalty: float = 0.01
@@ -62,8 +57,6 @@ class ReBRAC(nn.Training):
     noise_clip: float = 0.5
     policy_period: int = 2
     """Steps of the critics for each step of the policy and the targets."""
-    target_rate: float = 0.005
-    """Share of the online networks that moves into the targets."""
 
     default_act = "greedy"
 

@@ -84,9 +84,12 @@ def read_flags(arguments: Sequence[str]) -> tuple[Any, Settings]:
 
 
 def _first_run(out: Path) -> Path:
-    """The run folder itself, or that of the first of its seeds."""
+    """The run folder itself, or that of the first of the seeds that share a program."""
+    if (out / "config.json").exists():
+        return out
     runs = [config.parent for config in out.glob("seed*/config.json")]
-    if (out / "config.json").exists() or not runs:
+    runs = [run for run in runs if "seeds" in read_config(run)]
+    if not runs:
         return out
     return min(runs, key=lambda run: saved_settings(run).seed)
 
@@ -96,7 +99,7 @@ def _seeds(asked: Any, settings: Settings, out: Path) -> list[int] | None:
     if asked.seeds is not None and asked.seeds < 1:
         raise ValueError(f"seeds is {asked.seeds}; at least 1")
     if asked.resume and _first_run(out) != out:
-        begun = read_config(_first_run(out)).get("seeds", [settings.seed])
+        begun = read_config(_first_run(out))["seeds"]
         if asked.seeds not in (None, len(begun)):
             raise ValueError(
                 f"--resume: {out} was begun with {len(begun)} seeds, this asks for {asked.seeds}: "

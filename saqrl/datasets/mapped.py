@@ -69,7 +69,7 @@ class Successors:
             index = np.arange(*rows.indices(len(self)))
         else:
             index = np.asarray(rows)
-            index = np.flatnonzero(index) if index.dtype == bool else index % len(self)
+            index = np.flatnonzero(index) if index.dtype == bool else self._counted(index)
         table = self._table(np.atleast_1d(index)).reshape(*index.shape, self.shape[1])
         return table[(..., *rest)] if rest else table
 
@@ -77,6 +77,15 @@ class Successors:
         if copy is False:
             raise ValueError("next observations of a mapped log are made when they are asked for")
         return self[:].astype(dtype or self.dtype, copy=False)
+
+    def _counted(self, index: Int64[np.ndarray, "*chosen"]) -> Int64[np.ndarray, "*chosen"]:
+        """From the beginning, where the end was counted from; IndexError beyond either.
+
+        Iterating over an array ends with that error.
+        """
+        if ((index < -len(self)) | (index >= len(self))).any():
+            raise IndexError(f"row {index} of {len(self)} next observations")
+        return index % len(self)
 
     def _table(self, index: Int64[np.ndarray, " chosen"]) -> Float32[np.ndarray, "chosen obs"]:
         table = np.asarray(self.observations[np.minimum(index + 1, len(self) - 1)])

@@ -338,7 +338,7 @@ def share_codes(cell: Cell, cells: Sequence[Cell], out: Path) -> None:
                     write_atomically(run.path / source.name, source.read_bytes()[:size])
             for path in newest:
                 leaves, header = read_arrays(path)
-                header = header | {"settings": found["settings"]}
+                header = header | {"settings": found["settings"], "spent": {}}
                 write_arrays(run.path / "checkpoints" / path.name, leaves, header)
         finally:
             run.close()

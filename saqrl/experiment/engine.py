@@ -47,6 +47,10 @@ class Stream(Protocol):
         """The data of the steps from number * every on: the same at every call, of equal shapes."""
         ...
 
+    def close(self) -> None:
+        """Let go of its parts; no other is asked for."""
+        ...
+
 
 class Interval(NamedTuple):
     """What a logging interval leaves: the step reached, the state, metrics averaged over it."""
@@ -152,7 +156,8 @@ class Cohort:
     On a CPU one seed follows the other inside the program: the same operations as alone, so the
     same bits. Elsewhere they run side by side (vmap): sums may be ordered otherwise, and a seed
     equals its lone run to about 1e-5 a step. On several devices the seeds are divided among them
-    where their number allows, else a lone seed's batches are (equal to rounding).
+    where their number is a multiple of the devices', else all stay on the first one. Of a lone seed
+    the batches are divided, where their size is such a multiple (equal to rounding).
     """
 
     def __init__(self) -> None:

@@ -20,7 +20,8 @@ def predicted_bytes(settings: Settings, data: Transitions, *, copies: int) -> in
     Both are lower bounds of what a run needs: activations and the host's own copy of the log come
     on top.
     """
-    rows = part_rows(data, settings) or len(data)
+    part = part_rows(data, settings)
+    rows = part or len(data)
     features = data.observations.shape[1] + len(data.angles)
     acted = data.actions.shape[1] * settings.chunk
     columns = 2 * features + 3  # rewards, discounts, codes
@@ -28,8 +29,10 @@ def predicted_bytes(settings: Settings, data: Transitions, *, copies: int) -> in
         columns += max(2 * settings.quantizer.codes, acted)
     else:
         columns += 2 * acted
-    # Of each seed once as it made it, and once more beside the others where there are others.
-    stored = 4 * rows * columns * copies * (1 if copies == 1 else 2)
+    # Of each seed once as it made it, with the part that is read ahead where there are parts, and
+    # once more beside the others where there are others.
+    tables = (1 if part is None else 2) + (0 if copies == 1 else 1)
+    stored = 4 * rows * columns * copies * tables
     return stored + STATE_COPIES * copies * _state_bytes(settings, features, acted)
 
 
@@ -79,6 +82,6 @@ def require_memory(settings: Settings, data: Transitions, *, copies: int) -> Non
     remedy = (
         f"--seeds {fitting[-1]} fits"
         if fitting
-        else "give a part of the data at a time with --stream-rows, or use --data-episodes"
+        else "give fewer rows at a time with --stream-rows, or use fewer with --data-episodes"
     )
     raise ValueError(f"{what} about {have}: {remedy}")

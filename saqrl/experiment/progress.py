@@ -49,17 +49,25 @@ def time_words(seconds: float) -> str:
 
 
 class Reporter:
-    """Stages with a progress bar each on standard error; `seconds` holds what each one took."""
+    """Stages with a progress bar each on standard error; `seconds` holds what those done took."""
 
     def __init__(self, *, quiet: bool = False):
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
         self.seconds: dict[str, float] = {}
+        self._running: dict[str, float] = {}
         self.started = time.perf_counter()
 
     @property
     def elapsed(self) -> float:
         """Seconds since this reporter was made."""
         return time.perf_counter() - self.started
+
+    @property
+    def spent(self) -> dict[str, float]:
+        """`seconds`, with those so far of the stages that go on."""
+        now = time.perf_counter()
+        running = {name: now - began for name, began in self._running.items()}
+        return self.seconds | {n: self.seconds.get(n, 0.0) + s for n, s in running.items()}
 
     def say(self, message: str) -> None:
         self.console.print(message, soft_wrap=True)
@@ -69,9 +77,11 @@ class Reporter:
         self, name: str, total: int, *, unit: str = "steps", done: int = 0
     ) -> Iterator[Callable[[int, str], None]]:
         """Yields `update(done, note)`; the time inside counts towards `name`."""
-        began = time.perf_counter()
+        self._running[name] = began = time.perf_counter()
         try:
-            if self.console.is_terminal:
+            if self.console.quiet:
+                yield lambda done, note="": None
+            elif self.console.is_terminal:
                 with self._bar() as progress:
                     task = progress.add_task(name, total=total, completed=done, note=unit)
 
@@ -82,6 +92,7 @@ class Reporter:
             else:
                 yield self._lines(name, total, unit, done)
         finally:
+            del self._running[name]
             elapsed = time.perf_counter() - began
             self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
 
@@ -122,3 +133,21 @@ class Reporter:
             )
 
         return update
+
+
+class Beside(Reporter):
+    """Of work that goes on beside that of another reporter: no bars, its notes under its name."""
+
+    def __init__(self, first: Reporter, name: str):
+        super().__init__(quiet=True)
+        self.started = first.started
+        self._first, self._name = first, name
+
+    @property
+    def spent(self) -> dict[str, float]:
+        """Its own stages, and those of the first that are work for all."""
+        common = {n: s for n, s in self._first.spent.items() if n in ("data", "evaluation")}
+        return common | super().spent
+
+    def say(self, message: str) -> None:
+        self._first.say(f"{self._name}: {message}")

@@ -56,6 +56,8 @@ class Run:
         self._made: list[Path] = []
         self._loggers: list[Logger] = []
         self._settings: Any = None
+        self.spent: Mapping[str, Any] = {}
+        """What `save_checkpoint` was told of the time up to where an opened run goes on."""
 
     @classmethod
     def create(cls, path: Path, config: Mapping[str, Any]) -> "Run":
@@ -139,7 +141,9 @@ class Run:
     def history(self, history: str) -> list[dict[str, Any]]:
         return read_history(self.path, history)
 
-    def save_checkpoint(self, stage: str, step: int, state: Any) -> None:
+    def save_checkpoint(
+        self, stage: str, step: int, state: Any, *, spent: Mapping[str, Any] | None = None
+    ) -> None:
         """Write the state and how far the histories had got; then forget all but the newest."""
         for history in HISTORIES:
             if self._size(history):  # a checkpoint must not outlive the lines that it counts
@@ -149,6 +153,7 @@ class Run:
             "step": step,
             "sizes": {history: self._size(history) for history in HISTORIES},
             "settings": self._settings,
+            "spent": dict(spent or {}),
         }
         existing = self._checkpoints()
         number = 1 + (_number(existing[-1]) if existing else 0)
@@ -175,7 +180,8 @@ class Run:
         faults = {path: self._fault(path) for path in existing}
         for position, path in enumerate(existing):
             if faults[path] is None:
-                sizes = arrays.read_arrays(path)[1]["sizes"]
+                header = arrays.read_arrays(path)[1]
+                sizes, self.spent = header["sizes"], header.get("spent", {})
                 continue
             later = existing[position + 1 :]
             if any(_stage(other) == _stage(path) and faults[other] is None for other in later):

@@ -147,3 +147,8 @@ class PartStream:
             for n in wanted
         }
         return self._made[number].result()
+
+    def close(self) -> None:
+        """Let go of the parts; returns when none is being read any more."""
+        self._reader.shutdown(cancel_futures=True)
+        self._made = {}

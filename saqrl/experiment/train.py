@@ -41,7 +41,7 @@ from saqrl.experiment.preparation import (
     reward_factor,
     split,
 )
-from saqrl.experiment.progress import Reporter
+from saqrl.experiment.progress import Beside, Reporter
 from saqrl.experiment.run import Run, read_config, read_result, refuse_existing
 from saqrl.experiment.settings import Settings
 from saqrl.experiment.stream import Parts
@@ -97,10 +97,12 @@ def train_seeds(
         refuse_existing(out)
     loader = _Loader(reporter, copies=len(seeds))
     runs: list[Generator[Request, Any, dict[str, Any]]] = []
-    for seed in seeds:
-        folder = out / f"seed{seed}"
-        # One speaks for all: they do the same things at the same time.
-        told = reporter if not runs else Reporter(quiet=True)
+    folders = {seed: out / f"seed{seed}" for seed in seeds}
+    # One shows its stages for all: they do the same things at the same time.
+    going_on = [seed for seed in seeds if not (folders[seed] / "result.json").is_file()]
+    shown = (going_on or seeds)[0]
+    for seed, folder in folders.items():
+        told = reporter if seed == shown else Beside(reporter, f"seed {seed}")
         own = replace(settings, seed=seed)
         resumes = resume and folder.exists()
         runs.append(_run(own, folder, resumes, told, loggers, loader, seeds))
@@ -115,30 +117,43 @@ def drive(
 ) -> list[dict[str, Any]]:
     """Run trainings to their ends side by side, answering their equal requests together.
 
-    What goes wrong is raised inside every one of them, so that each leaves its folder in order.
+    Those that are behind are answered first, so that seeds which were cut, or learned their codes,
+    at different steps come together again. What goes wrong is raised inside every one of them, so that each leaves its folder in order.
     """
     cohort = engine.Cohort()
     results: dict[int, dict[str, Any]] = {}
     answers: dict[int, Any] = dict.fromkeys(range(len(trainings)))
+    waiting: dict[int, Request] = {}
     try:
         while answers:
-            waiting: dict[int, Request] = {}
             for number, answer in answers.items():
                 try:
                     waiting[number] = trainings[number].send(answer)
                 except StopIteration as done:
                     results[number] = done.value
-            steps = {n: asked for n, asked in waiting.items() if isinstance(asked, engine.Advance)}
+            steps = _hindmost(waiting)
             plays = {n: asked for n, asked in waiting.items() if isinstance(asked, Evaluation)}
             answers = dict(zip(steps, cohort.advance(list(steps.values())), strict=True))
             played = evaluate_together(list(plays.values()), reporter)
             answers |= dict(zip(plays, played, strict=True))
+            waiting = {n: asked for n, asked in waiting.items() if n not in answers}
     except BaseException as error:
-        for training in trainings:
+        for training in reversed(trainings):  # the first has made the folder around them all
             with contextlib.suppress(BaseException):
                 training.throw(error)
         raise
     return [results[number] for number in range(len(trainings))]
+
+
+def _hindmost(waiting: Mapping[int, Request]) -> dict[int, engine.Advance]:
+    """Of those that wait to train the same algorithm, the ones with the fewest steps."""
+    asked = {n: waiting[n] for n in sorted(waiting)}
+    steps = {n: request for n, request in asked.items() if isinstance(request, engine.Advance)}
+    least: dict[engine.Algorithm, int] = {}
+    for request in steps.values():
+        step = request.first_step
+        least[request.algorithm] = min(step, least.get(request.algorithm, step))
+    return {n: each for n, each in steps.items() if each.first_step == least[each.algorithm]}
 
 
 class _Loader:
@@ -181,8 +196,8 @@ def _run(
     if not resume:
         refuse_existing(out)
     if resume:
-        run = Run.open(out, reporter.say)
         _say_other_versions(read_config(out)["versions"], config["versions"], reporter)
+        run = Run.open(out, reporter.say)
     else:
         if not collects:  # read the data before anything is written
             data = load(settings)
@@ -201,7 +216,8 @@ def _run(
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        text = f"no space left; free some, then go on with: saqrl train --out {out} --resume"
+        whole = out if seeds is None else out.parent
+        text = f"no space left; free some, then go on with: saqrl train --out {whole} --resume"
         raise OSError(error.errno, text, error.filename or str(out)) from error
     finally:
         run.close()
@@ -283,8 +299,7 @@ class _Training:
             scores |= self._action_error(cloned)
             summary["baseline"] = {"agent": "bc", "actions": "continuous", **scores}
         summary["quantizer"] = self._report() if quantized else None
-        summary["seconds"] = {name: round(s, 2) for name, s in self.reporter.seconds.items()}
-        summary["wall_seconds"] = round(self.reporter.elapsed, 2)
+        summary |= self._spent()
         write_atomically(self.run.path / "result.json", json.dumps(summary, indent=2).encode())
         return summary
 
@@ -292,8 +307,12 @@ class _Training:
         settings = self.settings
         if settings.quantizer.patience and self.held_out is None:
             self.reporter.say("note: too few episodes to hold any out, so patience has no effect")
-        actions = self._data(settings.quantizer, Prepared.action_batch)
-        state = yield from self._stage("quantizer", settings.quantizer, actions, 0)
+        state = yield from self._stage(
+            "quantizer",
+            settings.quantizer,
+            self._data(settings.quantizer, Prepared.action_batch),  # held by nobody afterwards
+            0,
+        )
         codec = settings.quantizer.codec(state)
         codes = encode_all(codec, self.training.action_batch())
         for note in codebook_notes(np.asarray(codes), codec.num_codes):
@@ -307,9 +326,10 @@ class _Training:
             return self._data(algorithm, build)
 
         bc = settings.agent if isinstance(settings.agent, BC) else None
-        data = coded(settings.prior if bc is None else bc, None)
         if bc is None:
-            learned = yield from self._stage("prior", settings.prior, data, 1)
+            learned = yield from self._stage(
+                "prior", settings.prior, coded(settings.prior, None), 1
+            )
             prior = settings.prior.prior(learned)
             quantizer = ActionQuantizer(codec, prior)
             data = coded(settings.agent, prior)
@@ -318,6 +338,7 @@ class _Training:
                 actor = settings.agent.actor(state)
                 return self._policy(CodeController(quantizer, actor))  # type: ignore[arg-type]
         else:
+            data = coded(bc, None)
 
             def policy_of(state: Any) -> Policy:
                 quantizer = ActionQuantizer(codec, bc.prior(state))
@@ -374,6 +395,16 @@ class _Training:
         self, name: str, algorithm: Any, data: Any, number: int, policy_of: Any = None
     ) -> Generator[Request, Any, Any]:
         """Train one algorithm to its end, from its checkpoint if there is one."""
+        streamed = isinstance(data, engine.Stream)
+        with contextlib.closing(data) if streamed else contextlib.nullcontext():
+            step, state = yield from self._steps(name, algorithm, data, number, policy_of)
+        self.gradient_steps[name] = step
+        return state
+
+    def _steps(
+        self, name: str, algorithm: Any, data: Any, number: int, policy_of: Any
+    ) -> Generator[Request, Any, tuple[int, Any]]:
+        """(step, state) where the stage ends."""
         key = jax.random.fold_in(self.key, number)
         resumed = self.run.load_checkpoint(name, lambda: engine.begin(algorithm, key, data))
         step, state = resumed or (0, engine.begin(algorithm, key, data))
@@ -394,14 +425,21 @@ class _Training:
                     update(step, _brief(metrics))
                     due = bool(evaluates and every and step % every == 0)
                     if not due and time.perf_counter() - saved > CHECKPOINT_PERIOD:
-                        self.run.save_checkpoint(name, step, state)
+                        self.run.save_checkpoint(name, step, state, spent=self._spent())
                         saved = time.perf_counter()
             if due or (evaluates and step == algorithm.steps):
                 yield from self._evaluate(policy_of(state), name, step)
-            self.run.save_checkpoint(name, step, state)
+            self.run.save_checkpoint(name, step, state, spent=self._spent())
             saved = time.perf_counter()
-        self.gradient_steps[name] = step
-        return state
+        return step, state
+
+    def _spent(self) -> dict[str, Any]:
+        """Seconds by stage and in all; of sessions before this one, those up to where it began."""
+        before, session = self.run.spent, self.reporter.spent
+        stages = dict(before.get("seconds", {}))
+        stages |= {name: round(stages.get(name, 0) + s, 2) for name, s in session.items()}
+        wall = before.get("wall_seconds", 0) + self.reporter.elapsed
+        return {"seconds": stages, "wall_seconds": round(wall, 2)}
 
     def _held_out_error(self, stage: str, state: Any) -> dict[str, float]:
         """Of the quantizer, where a patience asks for it."""
