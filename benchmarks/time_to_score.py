@@ -1,0 +1,96 @@
+"""Score against gradient steps: the paper's preset, and ours with a tenth of its steps.
+
+    python benchmarks/time_to_score.py [--only TEXT] [--seeds 1] [--paper-steps 30000 15000]
+
+SAQ-BC on three data sets. The paper's preset is followed for so many steps of quantizer and prior
+(its own schedule of 500,000 each would take hours; its rate is constant, so that a shorter run is
+a part of the longer one). Ours gets a tenth of those steps, and its schedule ends there. Runs lie
+under runs/time-to-score; benchmarks/results/time_to_score.json holds the curves.
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from throughput import machine
+
+from saqrl.experiment.compare import measure_of
+from saqrl.experiment.presets import build_settings
+from saqrl.experiment.progress import Reporter
+from saqrl.experiment.run import read_history
+from saqrl.experiment.settings import Settings, with_steps
+from saqrl.experiment.train import train
+from saqrl.experiment.versions import versions
+
+RESULTS = Path(__file__).parent / "results" / "time_to_score.json"
+OUT = Path("runs/time-to-score")
+EVALUATIONS, EPISODES = 5, 20
+SETS: dict[str, dict[str, Any]] = {
+    "door-expert-25": {"dataset": "d4rl:{}/d4rl/door-expert.hdf5", "data_episodes": 25},
+    "pusht": {
+        "dataset": "npz:{}/npz/pusht-human.npz",
+        "env": "gym_pusht/PushT-v0",
+        "angles": (4,),
+    },
+    "hopper-expert": {"dataset": "d4rl:{}/d4rl/hopper-expert.hdf5"},
+}
+
+
+def settings_of(preset: str, data: dict[str, Any], steps: tuple[int, int], seed: int) -> Settings:
+    settings = build_settings(preset, agent="bc", quantizer="vqvae")
+    settings = replace(settings, **data, seed=seed, eval_episodes=EPISODES)
+    settings = with_steps(settings, quantizer_steps=steps[0], steps=steps[1])
+    return replace(settings, eval_every=steps[1] // EVALUATIONS)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="../shared/data", help="folder of the data files")
+    parser.add_argument("--only", default="", help="data sets whose name holds this")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--paper-steps", type=int, nargs=2, default=(30_000, 15_000))
+    asked = parser.parse_args()
+    lines = json.loads(RESULTS.read_text())["lines"] if RESULTS.exists() else []
+    for seed in range(asked.seeds):
+        for name, what in SETS.items():
+            for preset in ("default", "paper"):
+                known = any(
+                    (x["data"], x["preset"], x["seed"]) == (name, preset, seed) for x in lines
+                )
+                if asked.only not in name or known:
+                    continue
+                share = 1 if preset == "paper" else 10
+                steps = (asked.paper_steps[0] // share, asked.paper_steps[1] // share)
+                data = what | {"dataset": what["dataset"].format(asked.data)}
+                settings = settings_of(preset, data, steps, seed)
+                folder = OUT / f"{name}-{preset}-seed{seed}"
+                summary = train(settings, folder, resume=folder.exists(), reporter=Reporter())
+                records = read_history(folder, "evaluations")
+                measure, scale = measure_of(summary["env"], records[-1])
+                curve = [(steps[0] + r["step"], scale * r[measure]) for r in records]
+                lines.append(
+                    {
+                        "data": name,
+                        "preset": preset,
+                        "seed": seed,
+                        "measure": measure,
+                        "curve": curve,
+                        "mean_of_last_three": sum(score for _, score in curve[-3:]) / 3,
+                        "seconds": summary["seconds"],
+                    }
+                )
+                record = {
+                    "command": "python benchmarks/time_to_score.py",
+                    "machine": machine(),
+                    "versions": versions(),
+                    "paper_steps": list(asked.paper_steps),
+                    "episodes": EPISODES,
+                    "lines": lines,
+                }
+                RESULTS.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
