@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from saqrl.cli import keep_compiled_programs
+
 SMALL = [
     *("--quantizer.codes", "8", "--quantizer.hidden", "16", "--quantizer.batch-size", "16"),
     *("--agent.hidden", "16", "--agent.batch-size", "16", "--quantizer-steps", "30"),
@@ -58,6 +60,15 @@ def test_compiled_programs_are_kept_for_the_next_process(place, tmp_path):
     )
     assert done.returncode == 0
     assert list((tmp_path / "saqrl").glob("*-cache"))
+
+
+def test_an_account_without_a_home_keeps_no_compiled_programs(monkeypatch):
+    for name in ("XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    keep_compiled_programs()
+    assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
 
 
 @pytest.fixture(scope="module")

@@ -80,7 +80,7 @@ class Reporter:
         self._running[name] = began = time.perf_counter()
         try:
             if self.console.quiet:
-                yield lambda done, note="": None
+                yield _unseen
             elif self.console.is_terminal:
                 with self._bar() as progress:
                     task = progress.add_task(name, total=total, completed=done, note=unit)
@@ -133,6 +133,10 @@ class Reporter:
             )
 
         return update
+
+
+def _unseen(done: int, note: str = "") -> None:
+    """The update of a stage that nobody wants to see."""
 
 
 class Beside(Reporter):

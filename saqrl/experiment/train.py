@@ -118,7 +118,8 @@ def drive(
     """Run trainings to their ends side by side, answering their equal requests together.
 
     Those that are behind are answered first, so that seeds which were cut, or learned their codes,
-    at different steps come together again. What goes wrong is raised inside every one of them, so that each leaves its folder in order.
+    at different steps come together again. What goes wrong is raised inside every one of them, so
+    that each leaves its folder in order.
     """
     cohort = engine.Cohort()
     results: dict[int, dict[str, Any]] = {}

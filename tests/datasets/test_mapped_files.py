@@ -83,6 +83,14 @@ def test_next_observations_are_indexed_as_an_array_is(chosen, small, folder):
     )
 
 
+def test_next_observations_end_where_an_array_does(small, folder):
+    successors, table = load_dataset(str(folder)).next_observations, small.next_observations
+    for beyond in (len(table), -len(table) - 1, np.array([0, len(table)])):
+        with pytest.raises(IndexError, match=f"of {len(table)} next observations"):
+            successors[beyond]
+    np.testing.assert_array_equal(list(successors), table)
+
+
 def test_logs_are_stored_one_after_another_as_a_mixture_has_them(small, tmp_path):
     other = small.select_episodes(np.array([2, 1]))
     other = replace(other, action_range=ActionRange(small.action_range.low * 2, np.full(2, 1.5)))

@@ -1,25 +1,30 @@
 """Several seeds in one program, several devices: the same runs as alone on one."""
 
 import dataclasses
+import errno
 import json
 import os
 import subprocess
 import sys
 import textwrap
+import time
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
+from saqrl.arrays import read_arrays
 from saqrl.datasets import load_dataset
 from saqrl.experiment import memory
-from saqrl.experiment import train as training
+from saqrl.experiment import train as training_module
+from saqrl.experiment.engine import Advance, Cohort
 from saqrl.experiment.progress import Reporter
 from saqrl.experiment.run import Run, RunError, read_config, read_result
 from tests.experiment.walking import outcome, run, small
 
 
 def run_seeds(settings, out, seeds, *, resume=False):
-    return training.train_seeds(
+    return training_module.train_seeds(
         settings, out, seeds=seeds, resume=resume, reporter=Reporter(quiet=True)
     )
 
@@ -55,8 +60,20 @@ def test_killed_seeds_go_on_to_the_same_end(dataset, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run_seeds(settings, tmp_path / "killed", [0, 1])
     monkeypatch.setattr(Run, "append", append)
-    run_seeds(settings, tmp_path / "killed", [0, 1], resume=True)
+    first = {}
     for seed in ("seed0", "seed1"):
+        newest = max((tmp_path / "killed" / seed / "checkpoints").glob("*.ckpt"))
+        first[seed] = read_arrays(newest)[1]["spent"]
+        assert first[seed]["seconds"]["quantizer"] > 0
+    began = time.perf_counter()
+    run_seeds(settings, tmp_path / "killed", [0, 1], resume=True)
+    second = time.perf_counter() - began
+    for seed in ("seed0", "seed1"):
+        result = read_result(tmp_path / "killed" / seed)
+        earlier = first[seed]["wall_seconds"]
+        assert earlier < result["wall_seconds"] < earlier + second + 0.02  # rounded to hundredths
+        assert result["seconds"].keys() == {"data", "quantizer", "prior", "agent", "evaluation"}
+        assert result["seconds"]["quantizer"] >= first[seed]["seconds"]["quantizer"]
         assert outcome(tmp_path / "killed" / seed) == outcome(tmp_path / "whole" / seed)
 
 
@@ -76,6 +93,84 @@ def test_bad_settings_leave_nothing_of_any_seed(dataset, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_failure_in_the_shared_program_leaves_nothing_of_any_seed(dataset, tmp_path, monkeypatch):
+    def fail(self, requests):
+        raise ValueError("nothing was trained")
+
+    monkeypatch.setattr(Cohort, "advance", fail)
+    with pytest.raises(ValueError, match="nothing was trained"):
+        run_seeds(small(dataset), tmp_path / "out", [0, 1, 2])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_names_the_folder_of_all_seeds(dataset, tmp_path, monkeypatch):
+    def full(self, history, record):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Run, "append", full)
+    with pytest.raises(OSError, match=rf"--out {tmp_path / 'out'} --resume"):
+        run_seeds(small(dataset, "bc"), tmp_path / "out", [0, 1])
+
+
+class Count(NamedTuple):
+    """An algorithm by name only; nothing here trains."""
+
+    name: str
+
+
+def test_those_behind_are_answered_first_so_that_all_come_together(monkeypatch):
+    """One seed has learned its codes two steps before the other, which begins its agent later."""
+    together = []
+
+    def advance(self, requests):
+        together.append([(asked.algorithm.name, asked.state) for asked in requests])
+        return [(asked.state, {}) for asked in requests]
+
+    def training(seed, codes, first):
+        for name, begins, ends in (("codes", 0, codes), ("agent", first, 4)):
+            for step in range(begins, ends):
+                yield Advance(Count(name), seed, None, None, step, step + 1)
+        return {"seed": seed}
+
+    monkeypatch.setattr(Cohort, "advance", advance)
+    runs = [training("a", 1, 0), training("b", 3, 1)]
+    results = training_module.drive(runs, Reporter(quiet=True))
+    assert [result["seed"] for result in results] == ["a", "b"]
+    assert [step for step in together if step] == [
+        [("codes", "a"), ("codes", "b")],
+        [("agent", "a"), ("codes", "b")],
+        [("agent", "a"), ("codes", "b")],
+        [("agent", "b")],
+        [("agent", "a"), ("agent", "b")],
+        [("agent", "a"), ("agent", "b")],
+    ]
+
+
+def test_what_a_quieter_seed_has_to_say_is_told_under_its_name(dataset, tmp_path, capsys):
+    out = tmp_path / "out"
+    run_seeds(small(dataset, "bc"), out, [0, 1])
+    capsys.readouterr()
+    (out / "seed1" / "result.json").unlink()
+    newest = max((out / "seed1" / "checkpoints").glob("*.ckpt"))
+    newest.write_bytes(newest.read_bytes()[:-9])
+    training_module.train_seeds(
+        small(dataset, "bc"), out, seeds=[0, 1], resume=True, reporter=Reporter()
+    )
+    told = capsys.readouterr().err
+    assert "seed 0: " in told  # it has finished, so that the stages shown are those of seed 1
+    assert "going on from the one before it" in told
+    assert "agent: 40/40 steps" in told
+
+
+def test_folders_of_lone_runs_are_not_taken_for_seeds_of_one_program(tmp_path):
+    from saqrl.commands.train import main
+
+    for seed in (0, 1):
+        Run.create(tmp_path / "runs" / f"seed{seed}", {"settings": {}, "versions": {}}).close()
+    with pytest.raises(RunError, match="runs is not a run folder"):
+        main(["--out", str(tmp_path / "runs"), "--resume"])
+
+
 def test_seeds_that_do_not_fit_into_memory_are_refused_with_what_fits(
     dataset, tmp_path, monkeypatch
 ):
@@ -90,6 +185,18 @@ def test_seeds_that_do_not_fit_into_memory_are_refused_with_what_fits(
     monkeypatch.setattr(memory, "available_bytes", lambda: 0)
     with pytest.raises(ValueError, match="--stream-rows"):
         run(settings, tmp_path / "out")
+
+
+def test_the_prediction_counts_the_part_that_is_read_ahead(dataset):
+    data = load_dataset(str(dataset))
+    whole = small(dataset)
+    parts = dataclasses.replace(whole, stream_rows=len(data) - 1)
+    for copies, share in ((1, 2), (3, 1.5)):
+        all_at_once = memory.predicted_bytes(whole, data, copies=copies)
+        in_parts = memory.predicted_bytes(parts, data, copies=copies)
+        columns = 2 * data.observations.shape[1] + 3 + 2 * whole.quantizer.codes
+        table = 4 * columns * copies * (1 if copies == 1 else 2)
+        assert in_parts - all_at_once == table * (share * (len(data) - 1) - len(data))
 
 
 def test_the_prediction_counts_what_lies_on_the_device(dataset):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -153,6 +154,15 @@ def test_a_part_is_made_ahead_once_and_never_past_the_end():
     assert [ahead.part(n) for n in (0, 0, 1, 1, 2, 2)] == [0, 0, 1, 1, 2, 2]
     assert made == [0, 1, 2]
     assert PartStream(3, 3, str).part(7) == "7"
+
+
+def test_a_closed_stream_has_let_go_of_its_thread_and_its_parts():
+    ahead = PartStream(1, 9, lambda number: np.zeros(number))
+    held = weakref.ref(ahead.part(5))
+    (reader,) = ahead._reader._threads
+    ahead.close()
+    assert not reader.is_alive()
+    assert held() is None
 
 
 def test_a_failure_while_reading_ahead_is_raised_where_its_part_is_asked_for():
