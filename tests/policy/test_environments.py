@@ -74,6 +74,20 @@ def test_versions_name_what_changes_ogbenchs_reward():
     assert versions["success_timing"] == "pre"
 
 
+@needs("gymnasium_robotics", "mujoco")
+@pytest.mark.parametrize(("task", "steps"), [("Pen", 100), ("Door", 200)])
+def test_adroit_tasks_are_as_long_as_the_scores_that_they_are_compared_with(task, steps):
+    """Rajeswaran et al. 2018 and D4RL: 100 steps of the pen, 200 of the others."""
+    environment = make_environment(f"AdroitHand{task}-v1")
+    environment.reset(seed=0)
+    lengths, done = 0, False
+    while not done:
+        *_, terminated, truncated, _ = environment.step(np.zeros(environment.action_space.shape))
+        lengths, done = lengths + 1, terminated or truncated
+    environment.close()
+    assert lengths == steps
+
+
 @needs("gym_pusht")
 def test_push_t_succeeds_at_reward_1_and_stops_after_300_steps():
     environment = make_environment("gym_pusht/PushT-v0")
