@@ -93,7 +93,7 @@ def train_seeds(
     Each run is the one that its seed alone would have made (`engine.Cohort` says to what
     tolerance). Raises as `train` does, and ValueError where so many do not fit into memory.
     """
-    if not resume:
+    if not resume and any(out.glob("[!.]*")):  # what was killed before its first seed is empty
         refuse_existing(out)
     loader = _Loader(reporter, copies=len(seeds))
     runs: list[Generator[Request, Any, dict[str, Any]]] = []

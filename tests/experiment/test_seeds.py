@@ -77,10 +77,12 @@ def test_killed_seeds_go_on_to_the_same_end(dataset, tmp_path, monkeypatch):
         assert outcome(tmp_path / "killed" / seed) == outcome(tmp_path / "whole" / seed)
 
 
-def test_seeds_whose_folder_exists_are_refused(dataset, tmp_path):
-    (tmp_path / "out").mkdir()
+def test_seeds_whose_folder_exists_are_refused_unless_nothing_was_begun(dataset, tmp_path):
+    out = tmp_path / "out"
+    (out / ".seed0.killed.tmp").mkdir(parents=True)
+    assert len(run_seeds(small(dataset, "bc"), out, [0])) == 1
     with pytest.raises(RunError, match="exists already"):
-        run_seeds(small(dataset), tmp_path / "out", [0, 1])
+        run_seeds(small(dataset), out, [0, 1])
 
 
 def test_bad_settings_leave_nothing_of_any_seed(dataset, tmp_path):
