@@ -44,7 +44,7 @@ SLOW_METHODS = methods(("cql",), ("continuous",))
 TUNED = (
     "brac.learning_rate=0.001",
     "rebrac.learning_rate=0.001",
-    "rebrac.actor_penalty=10.0",
+    "rebrac.actor_penalty=100.0",
 )
 FEW_CODES = ("quantizer.codes=16",)
 
