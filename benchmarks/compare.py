@@ -43,6 +43,8 @@ SLOW_METHODS = methods(("cql",), ("continuous",))
 # What the trials of tuning.py chose (benchmarks/results/tuning.jsonl), on a seed of their own.
 TUNED = (
     "brac.learning_rate=0.001",
+    "brac.alpha=30.0",
+    "brac.behaviour_share=0.5",
     "rebrac.learning_rate=0.001",
     "rebrac.actor_penalty=100.0",
 )

@@ -40,7 +40,6 @@ TRIALS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("brac.alpha=0.3",),
         ("brac.alpha=3.0",),
         # Those above had a policy that began from nothing; it begins as the behaviour now.
-        ("brac.alpha=3.0", "brac.learning_rate=0.001"),
         ("brac.alpha=30.0", "brac.learning_rate=0.001", "brac.behaviour_share=0.5"),
     ),
     "saq-brac": ((), ("saq-brac.alpha=0.3",), ("saq-brac.alpha=3.0",)),
