@@ -203,6 +203,8 @@ PRESETS: Mapping[str, Preset] = {
         settings={
             "env": "cube-single-singletask-task2-v0",
             "demonstrations": 60,
+            # A fifth of the time of the run, at two policies.
+            "eval_episodes": 30,
             "feature_deviation": 0.3,
             "baseline": True,
         },
