@@ -104,6 +104,11 @@ _ROBOMIMIC = {
 _REBRAC_ADROIT = {"learning_rate": 3e-4, "actor_penalty": 0.01, "critic_penalty": 0.01}
 
 
+# Single steps of few demonstrations: what their noise adds to an action is not worth a code
+# (benchmarks/results/tuning.jsonl).
+_FEW_CODES = {"codes": 16}
+
+
 def _pusht(chunk: int) -> Preset:
     return Preset(
         summary=f"Push-T, human demonstrations, {chunk} action(s) a code",
@@ -112,7 +117,9 @@ def _pusht(chunk: int) -> Preset:
             "angles": (4,),
             "chunk": chunk,
             "execute": chunk,
+            "feature_deviation": 0.3,
         },
+        quantizer={} if chunk > 1 else _FEW_CODES,
         data="the 206 human demonstrations of Push-T; states are agent x, y, block x, y, angle",
         protocol=_PUSHT,
         expected=_PUSHT_SCORES,
@@ -127,6 +134,7 @@ _PUBLISHED = {
     "door-expert": Preset(
         summary="Adroit door, expert data, all episodes",
         settings={"env": "AdroitHandDoor-v1"},
+        quantizer=_FEW_CODES,
         baselines={"rebrac": _REBRAC_ADROIT | {"actor_penalty": 0.05}},
         data="D4RL door-expert (HDF5 or Minari)",
         protocol=_D4RL,
@@ -136,6 +144,7 @@ _PUBLISHED = {
     "door-expert-25": Preset(
         summary="Adroit door, the first 25 expert episodes",
         settings={"env": "AdroitHandDoor-v1", "data_episodes": 25},
+        quantizer=_FEW_CODES,
         baselines={"rebrac": _REBRAC_ADROIT | {"actor_penalty": 0.05}},
         data="D4RL door-expert (HDF5 or Minari)",
         protocol=_D4RL,
