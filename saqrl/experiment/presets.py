@@ -213,7 +213,7 @@ PRESETS: Mapping[str, Preset] = {
             "env": "cube-single-singletask-task2-v0",
             "demonstrations": 60,
             # A fifth of the time of the run, at two policies.
-            "eval_episodes": 30,
+            "eval_episodes": 20,
             "feature_deviation": 0.3,
             "baseline": True,
         },
