@@ -3,7 +3,7 @@
 Beside the package, in an environment of its own (torch's CPU build first, else the others bring
 CUDA's; d3rlpy and openpi-client declare older gymnasium and numpy than they need):
 
-    pip install torch --index-url https://download.pytorch.org/whl/cpu
+    pip install torch  # its build for processors alone is enough
     pip install stable-baselines3
     pip install --no-deps d3rlpy openpi-client
     pip install gym scikit-learn structlog colorama dataclasses-json click tqdm dm-tree msgpack
