@@ -1,6 +1,6 @@
 """Score against gradient steps: the paper's preset, and ours with a tenth of its steps.
 
-    python benchmarks/time_to_score.py [--only TEXT] [--seeds 1] [--paper-steps 30000 15000]
+    python benchmarks/time_to_score.py [--only TEXT] [--seeds 1] [--paper-steps 20000 10000]
 
 SAQ-BC on three data sets. The paper's preset is followed for so many steps of quantizer and prior
 (its own schedule of 500,000 each would take hours; its rate is constant, so that a shorter run is
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--data", default="../shared/data", help="folder of the data files")
     parser.add_argument("--only", default="", help="data sets whose name holds this")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--paper-steps", type=int, nargs=2, default=(30_000, 15_000))
+    parser.add_argument("--paper-steps", type=int, nargs=2, default=(20_000, 10_000))
     asked = parser.parse_args()
     lines = json.loads(RESULTS.read_text())["lines"] if RESULTS.exists() else []
     for seed in range(asked.seeds):
