@@ -154,10 +154,11 @@ class Cohort:
     """Answers requests, those of several seeds in one compiled program.
 
     On a CPU one seed follows the other inside the program: the same operations as alone, so the
-    same bits. Elsewhere they run side by side (vmap): sums may be ordered otherwise, and a seed
-    equals its lone run to about 1e-5 a step. On several devices the seeds are divided among them
-    where their number is a multiple of the devices', else all stay on the first one. Of a lone seed
-    the batches are divided, where their size is such a multiple (equal to rounding).
+    same bits. Elsewhere they run side by side (vmap): sums may be ordered otherwise, so that a
+    seed equals its lone run only to rounding (nobody has measured how closely). On several devices
+    the seeds are divided among them where their number is a multiple of the devices', else all
+    stay on the first one. Of a lone seed the batches are divided, where their size is such a
+    multiple (equal to rounding).
     """
 
     def __init__(self) -> None:
@@ -182,13 +183,13 @@ class Cohort:
         devices = jax.local_devices()
         datas = [request.data for request in requests]
         if len(requests) == 1:
-            if len(devices) > 1 and algorithm.batch_size % len(devices) == 0:
+            divided = len(devices) > 1 and algorithm.batch_size % len(devices) == 0
+            if divided:
                 everywhere = _sharding()
                 data = self._place(datas, lambda: jax.device_put(data, everywhere))
                 state = jax.device_put(state, everywhere)
-                state, means = advance_sharded(algorithm, state, data, key, *bounds)
-                return [(jax.device_put(state, devices[0]), means)]
-            return [advance(algorithm, state, data, key, *bounds)]
+            state, means = advance(algorithm, divided, state, data, key, *bounds)
+            return [(jax.device_put(state, devices[0]) if divided else state, means)]
         states = _stack([request.state for request in requests])
         keys = jnp.stack([request.key for request in requests])
         lengths = jnp.asarray([_length(data) for data in datas])
@@ -254,34 +255,27 @@ def _train(
     return state, jax.tree.map(lambda total: total / (last_step - first_step), sums)
 
 
-@partial(jax.jit, static_argnames="algorithm", donate_argnames="state")
+@partial(jax.jit, static_argnames=("algorithm", "divided"), donate_argnames="state")
 def advance(
     algorithm: Algorithm,
+    divided: bool,
     state: Any,
     data: Any,
     key: Key[Array, ""],
     first_step: Int[Array, ""],
     last_step: Int[Array, ""],
 ) -> Answer:
-    """One seed on one device. The bounds are traced: intervals of any length share a program."""
-    return _train(algorithm, state, data, _length(data), key, first_step, last_step)
+    """One seed, its batches divided among the devices or not.
 
+    The bounds are traced: intervals of any length share a program.
+    """
 
-@partial(jax.jit, static_argnames="algorithm", donate_argnames="state")
-def advance_sharded(
-    algorithm: Algorithm,
-    state: Any,
-    data: Any,
-    key: Key[Array, ""],
-    first_step: Int[Array, ""],
-    last_step: Int[Array, ""],
-) -> Answer:
-    """One seed whose batches are divided among the devices."""
-
-    def divide(batch: Any) -> Any:
+    def place(batch: Any) -> Any:
+        if not divided:
+            return batch
         return jax.lax.with_sharding_constraint(batch, _sharding("devices"))  # type: ignore[no-untyped-call]
 
-    return _train(algorithm, state, data, _length(data), key, first_step, last_step, divide)
+    return _train(algorithm, state, data, _length(data), key, first_step, last_step, place)
 
 
 @partial(jax.jit, static_argnames=("algorithm", "divided"), donate_argnames="states")

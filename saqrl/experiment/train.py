@@ -194,12 +194,11 @@ def _run(
     if seeds is not None:
         config["seeds"] = list(seeds)
     collects = settings.dataset is None
-    if not resume:
-        refuse_existing(out)
     if resume:
         _say_other_versions(read_config(out)["versions"], config["versions"], reporter)
         run = Run.open(out, reporter.say)
     else:
+        refuse_existing(out)
         if not collects:  # read the data before anything is written
             data = load(settings)
         run = Run.create(out, config)
