@@ -13,7 +13,7 @@ from saqrl.experiment.evaluation import evaluate, open_arena
 from saqrl.experiment.offline import FittedQ
 from saqrl.experiment.progress import Reporter
 from saqrl.experiment.ranking import value_run
-from saqrl.experiment.run import read_config, read_result
+from saqrl.experiment.run import policy_folder, read_config, read_result
 from saqrl.experiment.train import saved_settings
 from saqrl.policy.storage import load_policy
 from saqrl.policy.video import check_video_path, record_episode
@@ -27,6 +27,8 @@ class Evaluate:
     """run folder"""
     episodes: int = 50
     """episodes to play"""
+    step: int | None = None
+    """of the agent, where the run kept policies with --keep-every; default: its last"""
     act: Literal["greedy", "sample"] | None = None
     """how to choose codes; default: as the run was set"""
     seed: int = 0
@@ -54,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     read_config(path)
     if asked.offline:
         return _offline(asked, path, reporter)
-    trained, policy = read_result(path), load_policy(path / "policy")
+    trained, policy = read_result(path), load_policy(policy_folder(path, asked.step))
     environment = EnvironmentSpec(asked.env) if asked.env else policy.environment
     if environment is None:
         raise ValueError(f"{path} was trained without an environment: name one with --env")
@@ -82,6 +84,7 @@ def main(arguments: Sequence[str]) -> int:
         "actions": trained.get("actions"),
         "dataset": trained.get("dataset"),
         "env": environment.id,
+        "step": asked.step,
         **record,
         "gradient_steps": trained.get("gradient_steps"),
         "wall_seconds": round(reporter.elapsed, 2),
@@ -102,6 +105,7 @@ def _offline(asked: Evaluate, path: Path, reporter: Reporter) -> int:
     settings = saved_settings(path)
     act, found = value_run(
         path,
+        step=asked.step,
         act=asked.act,
         algorithm=FittedQ(steps=asked.offline_steps),
         seed=asked.seed,
@@ -118,6 +122,7 @@ def _offline(asked: Evaluate, path: Path, reporter: Reporter) -> int:
                 "run": str(path),
                 "agent": settings.agent_name,
                 "dataset": settings.dataset,
+                "step": asked.step,
                 "act": act,
                 "discount": settings.agent.discount,
                 "offline": asdict(found),

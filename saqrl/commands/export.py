@@ -12,7 +12,7 @@ from saqrl.commands.output import print_json, say
 from saqrl.datasets import Transitions
 from saqrl.datasets.chunks import chunk_actions
 from saqrl.experiment.preparation import split
-from saqrl.experiment.run import read_config
+from saqrl.experiment.run import policy_folder, read_config
 from saqrl.experiment.train import saved_settings
 from saqrl.experiment.training_data import load_training_data, training_spec
 from saqrl.policy.export import export
@@ -32,6 +32,8 @@ class Export:
     """file to write"""
     format: Literal["onnx", "npz"] | None = None
     """onnx for onnxruntime, npz for NumPy alone; default: by the name of --out"""
+    step: int | None = None
+    """of the agent, where the run kept policies with --keep-every; default: its last"""
     act: Literal["greedy", "sample"] | None = None
     """how to choose codes; a sampling file takes its noise as an input; default: as the run"""
     part: Literal["policy", "encoder", "decoder"] = "policy"
@@ -51,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     if file_format not in ("onnx", "npz"):
         raise ValueError(f"--out {out} does not tell the format: add --format onnx or npz")
     versions = read_config(path).get("versions", {})
-    settings, policy = saved_settings(path), load_policy(path / "policy")
+    settings, policy = saved_settings(path), load_policy(policy_folder(path, asked.step))
     act = asked.act or policy.default_act
     spec = asked.dataset or training_spec(path, settings)
     data = load_training_data(path, settings, dataset=spec)
@@ -73,6 +75,7 @@ def main(arguments: Sequence[str]) -> int:
             "run": path.resolve().name,
             "dataset": Path(spec.partition(":")[2] or spec).name,
             "seed": settings.seed,
+            "step": asked.step,
             "control_rate_hz": data.provenance.get("fps"),
             "trained_with": versions,
         },

@@ -25,7 +25,8 @@ class Report:
     title: str | None = None
     """of the page"""
     offline: bool = False
-    """rank the runs by what their policies are worth by the data alone (fitted Q evaluation)"""
+    """rank runs, and the policies that they kept along the way (train --keep-every), by what they
+    are worth by the data alone (fitted Q evaluation)"""
     offline_steps: int = 20_000
     """gradient steps of each such estimate"""
     json: bool = False
@@ -71,7 +72,8 @@ def _ranking(valued: Sequence[Valued]) -> list[dict[str, Any]]:
             "discount": discount,
             "rank_correlation": correlation(runs),
             "runs": [
-                {"run": v.run, "act": v.act, "return_mean": v.return_mean, **asdict(v.estimate)}
+                {"run": v.run, "step": v.step, "act": v.act}
+                | {"return_mean": v.return_mean, **asdict(v.estimate)}
                 for v in runs
             ],
         }
@@ -81,8 +83,9 @@ def _ranking(valued: Sequence[Valued]) -> list[dict[str, Any]]:
 
 def _words(record: Mapping[str, Any]) -> str:
     best, rho = record["runs"][0], record["rank_correlation"]
+    which = best["run"] if best["step"] is None else f"{best['run']}, step {best['step']}"
     ordered = "" if rho is None else f"; rank correlation with the return played: {rho:.2f}"
     return (
-        f"{record['data']}: best by the data is {best['run']}, {best['value']:.4g} "
+        f"{record['data']}: best by the data is {which}, {best['value']:.4g} "
         f"[{best['low']:.4g}, {best['high']:.4g}]{ordered}"
     )

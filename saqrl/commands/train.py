@@ -320,6 +320,8 @@ _HELP = {
     "seed": "of the initial networks and batches, and of what is collected",
     "eval_episodes": "episodes of an evaluation",
     "eval_every": "agent steps between evaluations; default: only at the end",
+    "keep_every": "agent steps between policies kept beside the last, to choose among them with "
+    "saqrl report --offline",
     "log_every": "steps between lines of metrics.jsonl",
     "stream_rows": "rows on the device at a time where the data has more; default: all, of mapped "
     "data 2**18",

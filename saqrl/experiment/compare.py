@@ -31,7 +31,10 @@ TABLE = "table.jsonl"
 LAST_EVALUATIONS = 3
 # Settings that neither the quantizer nor the prior depends on.
 _AFTER_THE_CODES = frozenset(
-    ("agent", "prior", "act", "execute", "eval_episodes", "eval_every", "baseline", "reward_scale")
+    (
+        *("agent", "prior", "act", "execute", "reward_scale"),
+        *("eval_episodes", "eval_every", "keep_every", "baseline"),
+    )
 )
 
 

@@ -45,6 +45,7 @@ _PAPER = Preset(
         "schedule": "constant",
         "code_size": 128,
         "commitment": 1.0,
+        "encodings": "free",
         "first_codes": "random",
         "codebook": "gradient",
         "revive_below": 0.0,

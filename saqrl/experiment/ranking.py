@@ -1,6 +1,7 @@
-"""Runs in the order of what their policies are worth by the data alone.
+"""Policies in the order of what they are worth by the data alone: of runs, and along a run.
 
-An estimate is kept in its run's folder as offline.json and used again where the same is asked.
+An estimate is kept as offline.json, in the run's folder or in that of a policy which the run kept
+at an earlier step, and used again where the same is asked.
 """
 
 import json
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 from saqrl.arrays import write_atomically
 from saqrl.experiment.offline import Estimate, FittedQ, evaluate_offline
 from saqrl.experiment.progress import Reporter
-from saqrl.experiment.run import read_result
+from saqrl.experiment.run import kept_steps, policy_folder, read_history, read_result
 from saqrl.experiment.statistics import rank_correlation
 from saqrl.experiment.train import saved_settings
 from saqrl.experiment.training_data import load_training_data, training_spec
@@ -26,9 +27,11 @@ FEWEST_CORRELATED = 4
 
 @dataclass(frozen=True)
 class Valued:
-    """A finished run with the estimate of its policy's value."""
+    """A policy of a finished run with the estimate of its value."""
 
     run: str
+    step: int | None
+    """Of the agent, where the run kept this policy before its end; None: the last."""
     task: str
     method: str
     seed: int
@@ -36,7 +39,11 @@ class Valued:
     discount: float
     estimate: Estimate
     return_mean: float | None
-    """In the environment, where the run was played in one."""
+    """In the environment, where the policy was played in one."""
+
+    @property
+    def name(self) -> str:
+        return self.run if self.step is None else f"{self.run}, step {self.step}"
 
 
 class LeftOut(NamedTuple):
@@ -45,27 +52,36 @@ class LeftOut(NamedTuple):
 
 
 def value_run(
-    run: Path, *, act: Act | None, algorithm: FittedQ, seed: int, reporter: Reporter
+    run: Path,
+    *,
+    act: Act | None,
+    algorithm: FittedQ,
+    seed: int,
+    reporter: Reporter,
+    step: int | None = None,
 ) -> tuple[Act, Estimate]:
-    """How a run's policy acts and what that is worth, estimated now and kept in its folder.
+    """How a run's policy acts and what that is worth, estimated now and kept beside it.
 
     ValueError where the policy or its data do not allow it.
     """
-    settings, policy = saved_settings(run), load_policy(run / "policy")
+    settings, policy = saved_settings(run), load_policy(policy_folder(run, step))
     act = act or policy.default_act
     data = load_training_data(run, settings)
     found = evaluate_offline(
         data, settings, policy, act=act, algorithm=algorithm, seed=seed, reporter=reporter
     )
     record = _question(act, algorithm, seed) | {"estimate": asdict(found)}
-    write_atomically(run / OFFLINE, (json.dumps(record, indent=2) + "\n").encode())
+    write_atomically(_estimate_file(run, step), (json.dumps(record, indent=2) + "\n").encode())
     return act, found
 
 
 def value_runs(
     folder: Path, *, algorithm: FittedQ, seed: int, reporter: Reporter
 ) -> tuple[list[Valued], list[LeftOut]]:
-    """Every finished run below `folder`, the best first within its data; and those left out."""
+    """The policies of every finished run below `folder`, the best first within its data.
+
+    And the runs that are left out, with the reason.
+    """
     valued, left_out = [], []
     for result in sorted(folder.rglob("result.json")):
         run, summary = result.parent, read_result(result.parent)
@@ -77,34 +93,40 @@ def value_runs(
                 LeftOut(shown, "its actions are continuous: there is no sum over codes")
             )
             continue
-        found = kept_estimate(run, act=act, algorithm=algorithm, seed=seed)
-        if found is None:
-            reporter.say(f"{shown}:")
+        returns: dict[int | None, float | None] = {None: summary["return_mean"]}
+        returns |= {r["step"]: r["return_mean"] for r in _evaluations(run)}
+        for step in (*kept_steps(run), None):
+            found = kept_estimate(run, act=act, algorithm=algorithm, seed=seed, step=step)
             try:
-                _, found = value_run(
-                    run, act=act, algorithm=algorithm, seed=seed, reporter=reporter
-                )
+                if found is None:
+                    reporter.say(f"{shown}:" if step is None else f"{shown}, step {step}:")
+                    _, found = value_run(
+                        run, act=act, algorithm=algorithm, seed=seed, reporter=reporter, step=step
+                    )
             except (ValueError, FileNotFoundError) as error:
                 left_out.append(LeftOut(shown, str(error)))
-                continue
-        valued.append(
-            Valued(
-                run=shown,
-                task=Path(spec.rpartition(":")[2]).stem,
-                method=f"saq-{settings.agent_name}",
-                seed=settings.seed,
-                act=act,
-                discount=settings.agent.discount,
-                estimate=found,
-                return_mean=summary["return_mean"],
+                break
+            valued.append(
+                Valued(
+                    run=shown,
+                    step=step,
+                    task=Path(spec.rpartition(":")[2]).stem,
+                    method=f"saq-{settings.agent_name}",
+                    seed=settings.seed,
+                    act=act,
+                    discount=settings.agent.discount,
+                    estimate=found,
+                    return_mean=returns.get(step),
+                )
             )
-        )
     return sorted(valued, key=lambda v: (v.task, v.discount, -v.estimate.value)), left_out
 
 
-def kept_estimate(run: Path, *, act: Act, algorithm: FittedQ, seed: int) -> Estimate | None:
+def kept_estimate(
+    run: Path, *, act: Act, algorithm: FittedQ, seed: int, step: int | None = None
+) -> Estimate | None:
     """What offline.json holds, if it answers this question."""
-    file = run / OFFLINE
+    file = _estimate_file(run, step)
     if not file.is_file():
         return None
     record = dict(json.loads(file.read_text()))
@@ -135,6 +157,14 @@ def correlation(runs: Iterable[Valued]) -> float | None:
     if len(seen) < FEWEST_CORRELATED or len(set(returns)) == 1:
         return None
     return rank_correlation([v.estimate.value for v in seen], returns)
+
+
+def _estimate_file(run: Path, step: int | None) -> Path:
+    return (run if step is None else policy_folder(run, step)) / OFFLINE
+
+
+def _evaluations(run: Path) -> list[dict[str, Any]]:
+    return [r for r in read_history(run, "evaluations") if r["stage"] == "agent"]
 
 
 def _question(act: Act, algorithm: FittedQ, seed: int) -> dict[str, Any]:

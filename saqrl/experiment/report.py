@@ -279,7 +279,7 @@ def offline_sections(valued: Sequence[Valued], left_out: Sequence[LeftOut]) -> l
         lines = [
             (
                 str(place),
-                v.run,
+                v.name,
                 f"{v.estimate.value:.5g} [{v.estimate.low:.5g}, {v.estimate.high:.5g}]",
                 f"{v.estimate.spread:.2g}",
                 "" if v.return_mean is None else f"{v.return_mean:.4g}",
@@ -298,11 +298,11 @@ def offline_sections(valued: Sequence[Valued], left_out: Sequence[LeftOut]) -> l
         if rho is not None:
             text += (
                 f"Spearman's rank correlation with the return in the environment is {rho:.2f} over "
-                f"{len(known)} runs."
+                f"{len(known)} policies."
             )
         elif known:
             text += "Too few different returns in an environment to compare the order with."
-        header = ("rank", "run", "value [95 %]", "networks", "return played", "its rank")
+        header = ("rank", "policy", "value [95 %]", "networks", "return played", "its rank")
         found.append(Section(f"Worth by the data alone: {task}", text, header, tuple(lines)))
     if left_out:
         lines_left = tuple((run, _cell(reason)) for run, reason in left_out)

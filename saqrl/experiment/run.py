@@ -5,6 +5,7 @@ metrics.jsonl      one line per logging interval; appended, never rewritten
 evaluations.jsonl  one line per evaluation
 checkpoints/       NUMBER-STAGE.ckpt, the newest two of each stage
 policy/            what `saqrl evaluate` and a robot load
+policies/STEP/     policies of earlier steps of the agent, where they were asked for
 result.json        the summary of a finished run
 """
 
@@ -104,7 +105,7 @@ class Run:
             raise RunError(f"cannot write in the run folder {path}: {error.strerror}") from error
         run._settings = config.get("settings")
         try:
-            for folder in (path, path / "checkpoints", path / "policy"):
+            for folder in (path, path / "checkpoints", path / "policy", *path.glob("policies/*")):
                 arrays.remove_leftovers(folder)
             run._cut_back(say)
         except BaseException:
@@ -258,6 +259,24 @@ def read_result(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise RunError(f"{path} has not finished: saqrl train --out {path} --resume")
     return dict(json.loads(file.read_text()))
+
+
+def policy_folder(path: Path, step: int | None = None) -> Path:
+    """Where the run's policy lies, or the one that it kept at a step of its agent.
+
+    RunError names the steps that there are where it kept none at that one.
+    """
+    if step is None:
+        return path / "policy"
+    if step not in (kept := kept_steps(path)):
+        there = f"it kept {', '.join(map(str, kept))}" if kept else "train with --keep-every"
+        raise RunError(f"{path} kept no policy at step {step}: {there}")
+    return path / "policies" / str(step)
+
+
+def kept_steps(path: Path) -> list[int]:
+    """The steps of the agent whose policies a run kept beside its last, in their order."""
+    return sorted(int(file.parent.name) for file in path.glob("policies/*/policy.json"))
 
 
 def read_history(path: Path, history: str) -> list[dict[str, Any]]:

@@ -48,6 +48,8 @@ class Settings:
     eval_episodes: int = 50
     eval_every: int | None = None
     """Agent steps between evaluations; None: only at the end."""
+    keep_every: int | None = None
+    """Agent steps between policies kept in the run's policies/; None: only the last, in policy/."""
     log_every: int = 500
     stream_rows: int | None = None
     """Rows on the device at a time where the data has more; None: all, of mapped data 2**18."""
@@ -73,7 +75,7 @@ class Settings:
             raise ValueError(f"quantizer.codes is {self.quantizer.codes}; at least 2")
         if self.quantizer.patience < 0:
             raise ValueError(f"quantizer.patience is {self.quantizer.patience}; 0 (off) or more")
-        for name in ("eval_every", "stream_rows"):
+        for name in ("eval_every", "keep_every", "stream_rows"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name.replace('_', '-')} is {value}; at least 1")

@@ -410,7 +410,9 @@ class _Training:
         step, state = resumed or (0, engine.begin(algorithm, key, data))
         every = self.settings.eval_every
         evaluates = policy_of is not None and every is not None and self.environment is not None
+        keep = self.settings.keep_every if name == "agent" else None
         pauses = [self.settings.log_every, *([every] if evaluates and every else [])]
+        pauses += [keep] if keep else []
         saved = time.perf_counter()
         while step < algorithm.steps and not self._learned(name):
             with self.reporter.stage(name, algorithm.steps, done=step) as update:
@@ -423,6 +425,8 @@ class _Training:
                     metrics |= self._held_out_error(name, state)
                     self.run.append("metrics", {"stage": name, "step": step, **metrics})
                     update(step, _brief(metrics))
+                    if keep and step % keep == 0 and step < algorithm.steps:
+                        save_policy(policy_of(state), self.run.path / "policies" / str(step))
                     due = bool(evaluates and every and step % every == 0)
                     if not due and time.perf_counter() - saved > CHECKPOINT_PERIOD:
                         self.run.save_checkpoint(name, step, state, spent=self._spent())

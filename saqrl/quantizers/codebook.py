@@ -22,6 +22,16 @@ class Codebook(eqx.Module):
     sums: Float[Array, "codes size"]
 
 
+def bounded(vectors: Float[Array, "*n size"]) -> Float[Array, "*n size"]:
+    """Vectors whose root mean square is above 1 shortened to 1, the others as they are.
+
+    Codes that follow their encodings leave the encodings' scale free: where the decoder profits
+    from encodings that lie farther apart, both run away together, faster and faster.
+    """
+    mean_square = jnp.square(vectors).mean(-1, keepdims=True)
+    return vectors * jax.lax.rsqrt(jnp.maximum(mean_square, 1))
+
+
 def nearest_code(
     vector: Float[Array, " size"], codes: Float[Array, "codes size"]
 ) -> Int[Array, ""]:

@@ -63,7 +63,8 @@ class ResidualVQ(Quantization):
         decoder = nn.MLP(
             decoder_key, inputs + self.code_size, self.hidden, act, layer_norm=self.layer_norm
         )
-        encodings = encoder(jnp.concatenate([example.observations, example.actions], -1))
+        joined = jnp.concatenate([example.observations, example.actions], -1)
+        encodings = books.bounded(encoder(joined))
         coarse_codes, fine_codes = share_out(self.codes, 2)
         coarse = books.choose_first_codes(coarse_key, encodings, count=coarse_codes)
         residuals = encodings - coarse[books.nearest_codes(encodings, coarse)]
@@ -83,9 +84,8 @@ class ResidualVQ(Quantization):
         Aux = tuple[nn.Metrics, Array, Array, Array, Array]
 
         def loss(networks: Networks) -> tuple[Float[Array, ""], Aux]:
-            encodings = networks.encoder(
-                jnp.concatenate([batch.observations, batch.actions], axis=-1)
-            )
+            joined = jnp.concatenate([batch.observations, batch.actions], axis=-1)
+            encodings = books.bounded(networks.encoder(joined))
             first = books.nearest_codes(encodings, state.coarse.codes)
             residuals = encodings - state.coarse.codes[first]
             second = books.nearest_codes(residuals, state.fine.codes)
@@ -148,7 +148,7 @@ class ResidualCodec(eqx.Module):
     def encode(
         self, observation: Float[Array, " features"], action: Float[Array, " act"]
     ) -> Int[Array, ""]:
-        encoding = self.encoder(jnp.concatenate([observation, action]))
+        encoding = books.bounded(self.encoder(jnp.concatenate([observation, action])))
         first = books.nearest_code(encoding, self.coarse)
         second = books.nearest_code(encoding - self.coarse[first], self.fine)
         return code_of(jnp.stack([first, second]), self.levels)

@@ -40,6 +40,8 @@ class VQVAE(Quantization):
     """Codebook size K."""
     code_size: int = 16
     """Length D of a code vector."""
+    encodings: Literal["bounded", "free"] = "bounded"
+    """Of a root mean square of at most 1, or as the encoder makes them (the paper's)."""
     commitment: float = 0.25
     """beta: how strongly the encoder is drawn to its code."""
     first_codes: Literal["kmeans", "random"] = "kmeans"
@@ -65,7 +67,7 @@ class VQVAE(Quantization):
             decoder_key, inputs + self.code_size, self.hidden, act, layer_norm=self.layer_norm
         )
         if self.first_codes == "kmeans":
-            encodings = encoder(self._join(example.observations, example.actions))
+            encodings = self._encode(encoder, example)
             codes = books.choose_first_codes(codes_key, encodings, count=self.codes)
         else:
             codes = jax.random.normal(codes_key, (self.codes, self.code_size))
@@ -79,7 +81,7 @@ class VQVAE(Quantization):
     ) -> tuple[State, nn.Metrics]:
         def loss(networks: Networks) -> tuple[Float[Array, ""], tuple[nn.Metrics, Array, Array]]:
             codes = state.codebook.codes if networks.codes is None else networks.codes
-            encodings = networks.encoder(self._join(batch.observations, batch.actions))
+            encodings = self._encode(networks.encoder, batch)
             assigned = books.nearest_codes(encodings, codes)
             # A product with one-hot rows: its gradient is a matrix product, not a slow scatter.
             chosen = jax.nn.one_hot(assigned, self.codes) @ codes
@@ -113,7 +115,18 @@ class VQVAE(Quantization):
     def codec(self, state: State) -> "VQCodec":
         model = state.networks.model
         codes = state.codebook.codes if model.codes is None else model.codes
-        return VQCodec(model.encoder, model.decoder, codes, state.binary, self.condition_on_state)
+        return VQCodec(
+            model.encoder,
+            model.decoder,
+            codes,
+            state.binary,
+            self.condition_on_state,
+            self.encodings == "bounded",
+        )
+
+    def _encode(self, encoder: nn.MLP, batch: ActionBatch) -> Float[Array, "batch size"]:
+        encodings = encoder(self._join(batch.observations, batch.actions))
+        return books.bounded(encodings) if self.encodings == "bounded" else encodings
 
     def _join(
         self, observations: Float[Array, "*batch features"], rest: Float[Array, "*batch rest"]
@@ -136,6 +149,8 @@ class VQCodec(eqx.Module):
     codes: Float[Array, "codes size"]
     binary: BinaryDimensions
     condition_on_state: bool = eqx.field(static=True)
+    bounded: bool = eqx.field(static=True)
+    """Whether long encodings are shortened."""
 
     @property
     def num_codes(self) -> int:
@@ -145,7 +160,8 @@ class VQCodec(eqx.Module):
         self, observation: Float[Array, " features"], action: Float[Array, " act"]
     ) -> Int[Array, ""]:
         joined = _join(observation, action, condition_on_state=self.condition_on_state)
-        return books.nearest_code(self.encoder(joined), self.codes)
+        encoding = self.encoder(joined)
+        return books.nearest_code(books.bounded(encoding) if self.bounded else encoding, self.codes)
 
     def decode(
         self, observation: Float[Array, " features"], code: Int[Array, ""]

@@ -14,6 +14,7 @@ from saqrl.datasets import ReadOptions, load_dataset
 from saqrl.experiment import train as training
 from saqrl.experiment.presets import build_settings
 from saqrl.experiment.progress import Reporter
+from saqrl.experiment.run import kept_steps
 from saqrl.experiment.settings import with_steps
 from saqrl.policy import export as exporting
 from saqrl.policy.storage import load_policy
@@ -62,6 +63,7 @@ def runs(dataset, tmp_path_factory):
         reading=ReadOptions(min_return=MIN_RETURN),
         chunk=CHUNK,
         log_every=20,
+        keep_every=10,
     )
     settings = with_steps(settings, steps=20, quantizer_steps=30)
     training.train(settings, folder / "cql", resume=False, reporter=Reporter(quiet=True))
@@ -186,7 +188,7 @@ def test_offline_value_is_kept_and_report_ranks_by_it(runs, tmp_path, capsys, mo
     # What is kept is not computed again; a run played in an environment tells its return.
     for number, name in enumerate(("first", "second", "third", "fourth")):
         run = tmp_path / "runs" / name
-        shutil.copytree(runs / "cql", run)
+        shutil.copytree(runs / "cql", run, ignore=shutil.ignore_patterns("policies"))
         estimate = kept | {"estimate": found | {"value": 1.0 + number}}
         (run / "offline.json").write_text(json.dumps(estimate))
         summary = json.loads((run / "result.json").read_text()) | {"return_mean": 10.0 * number**2}
@@ -197,7 +199,38 @@ def test_offline_value_is_kept_and_report_ranks_by_it(runs, tmp_path, capsys, mo
     assert (group["data"], group["rank_correlation"]) == ("walk", 1.0)
     markdown = (tmp_path / "runs" / "report" / "report.md").read_text()
     assert "| 1 | fourth | 4 [" in markdown
-    assert "rank correlation with the return in the environment is 1.00 over 4 runs" in markdown
+    assert "rank correlation with the return in the environment is 1.00 over 4 policies" in markdown
+
+
+def test_policies_kept_along_a_run_are_valued_evaluated_and_exported(runs, tmp_path, capsys):
+    run = tmp_path / "runs" / "cql"
+    shutil.copytree(runs / "cql", run)
+    assert kept_steps(run) == [10]  # the policy of step 20 is the run's own
+    words = ["--offline", "--offline-steps", "20", "--json"]
+    assert main(["evaluate", str(run), "--step", "10", *words]) == 0
+    record, _ = said(capsys)
+    kept = json.loads((run / "policies" / "10" / "offline.json").read_text())
+    assert (record["step"], record["offline"]) == (10, kept["estimate"])
+    # As if the run had been evaluated at that step, and its baseline too.
+    scores = {"step": 10, "normalized_score": None, "success_rate": None}
+    played = [{"stage": "agent", "return_mean": 3.0, **scores}]
+    played += [{"stage": "baseline", "return_mean": -1.0, **scores}]
+    (run / "evaluations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in played))
+    summary = json.loads((run / "result.json").read_text()) | {"env": "Walk-v0"}
+    (run / "result.json").write_text(json.dumps(summary))
+    assert main(["report", str(tmp_path / "runs"), *words]) == 0
+    (group,) = said(capsys)[0]["offline"]
+    found = {line["step"]: (line["run"], line["return_mean"]) for line in group["runs"]}
+    assert found == {10: ("cql", 3.0), None: ("cql", None)}
+    values = [line["value"] for line in group["runs"]]
+    assert values == sorted(values, reverse=True)
+    assert "cql, step 10 |" in (tmp_path / "runs" / "report" / "report.md").read_text()
+    out = tmp_path / "p.npz"
+    assert main(["export", str(run), "--out", str(out), "--step", "10"]) == 0
+    assert runtime.load_graph(out).metadata["step"] == 10
+    capsys.readouterr()
+    assert main(["export", str(run), "--out", str(out), "--step", "15"]) == 2
+    assert "kept no policy at step 15: it kept 10" in refused(capsys)
 
 
 def test_offline_value_is_refused_where_it_makes_no_sense(runs, tmp_path, capsys):

@@ -66,6 +66,14 @@ def test_moving_averages_are_those_of_a_plain_loop():
     np.testing.assert_allclose(book.codes, sums / counts[:, None], rtol=1e-4)
 
 
+def test_only_long_vectors_are_shortened():
+    vectors = np.random.default_rng(0).normal(size=(5, 7)) * [[0.0], [0.1], [0.5], [3], [100]]
+    size = np.sqrt(np.square(vectors).mean(-1, keepdims=True))
+    assert (size > 1).ravel().tolist() == [False, False, False, True, True]
+    expected = np.where(size > 1, vectors / np.maximum(size, 1), vectors)
+    np.testing.assert_allclose(books.bounded(jnp.asarray(vectors)), expected, rtol=1e-5)
+
+
 def test_only_unused_codes_are_revived_and_onto_vectors_of_the_batch():
     codes = jnp.asarray([[0.0, 0.0], [9.0, 9.0]])
     book = books.Codebook(codes, jnp.asarray([3.0, 0.001]), codes * jnp.asarray([[3.0], [0.001]]))

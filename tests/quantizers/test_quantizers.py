@@ -97,10 +97,13 @@ def test_residual_loss_codes_and_gradient_are_those_of_a_plain_loop():
     loss = commitment = 0.0
     encoder_gradient = np.zeros(encoder.weights[0].shape)
     decoder_gradient = np.zeros(decoder.weights[0].shape)
+    sizes = []
     rows = zip(data.observations, data.actions, codes, actions, strict=True)
     for observation, action, code, kept in rows:
         joined = np.concatenate([observation, action])
         encoding = network(encoder, joined)
+        sizes.append(max(1, np.sqrt(np.square(encoding).mean())))
+        encoding /= sizes[-1]
         first = np.square(coarse - encoding).sum(-1).argmin()
         second = np.square(fine - (encoding - coarse[first])).sum(-1).argmin()
         chosen = coarse[first] + fine[second]
@@ -113,10 +116,13 @@ def test_residual_loss_codes_and_gradient_are_those_of_a_plain_loop():
         # Straight through: the decoder's gradient in its code goes to the encoding as it is.
         inner = np.asarray(decoder.weights[0], np.float64)[2:] @ outer
         inner += quantizer.commitment * 2 * (encoding - chosen) / 8
+        if sizes[-1] > 1:  # a shortened encoding moves only along the sphere
+            inner = (inner - encoding * (encoding @ inner) / 2) / sizes[-1]
         encoder_gradient += np.outer(joined, inner)
         assert code == first * len(fine) + second
         # The other two dimensions are snapped to their values.
         np.testing.assert_allclose(kept[0], np.clip(decoded[0], -1, 1), atol=1e-5)
+    assert {size > 1 for size in sizes} == {True, False}
     np.testing.assert_allclose(metrics["reconstruction"], loss, rtol=1e-4)
     np.testing.assert_allclose(metrics["commitment"], commitment, rtol=1e-4)
     gradient = first_gradient(after.networks.moments)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +15,12 @@ from saqrl.quantizers.vqvae import VQVAE
 
 SMALL = VQVAE(codes=8, code_size=4, hidden=(32,), batch_size=64, steps=1)
 BY_GRADIENT = dataclasses.replace(
-    SMALL, codebook="gradient", first_codes="random", revive_below=0.0, commitment=1.0
+    SMALL,
+    codebook="gradient",
+    first_codes="random",
+    encodings="free",
+    revive_below=0.0,
+    commitment=1.0,
 )
 
 
@@ -36,19 +42,30 @@ def network(mlp, inputs: np.ndarray) -> np.ndarray:
     return signal
 
 
-def test_losses_are_those_of_a_plain_loop():
+@pytest.mark.parametrize("encodings", ["free", "bounded"])
+def test_losses_are_those_of_a_plain_loop(encodings):
     data = batch()
-    state = jax.jit(BY_GRADIENT.init)(jax.random.key(0), data)
+    quantizer = dataclasses.replace(BY_GRADIENT, encodings=encodings)
+    state = jax.jit(quantizer.init)(jax.random.key(0), data)
+    # Weights so large that some encodings reach the bound.
+    weights = tuple(2 * weight for weight in state.networks.model.encoder.weights)
+    state = eqx.tree_at(lambda s: s.networks.model.encoder.weights, state, weights)
     model = state.networks.model
-    _, metrics = jax.jit(BY_GRADIENT.update)(state, data, jax.random.key(1))
+    _, metrics = jax.jit(quantizer.update)(state, data, jax.random.key(1))
     codes = np.asarray(model.codes, np.float64)
     reconstruction = commitment = 0.0
+    long = []
     for observation, action in zip(data.observations, data.actions, strict=True):
         encoding = network(model.encoder, np.concatenate([observation, action]))
+        size = np.sqrt(np.square(encoding).mean())
+        long.append(size > 1)
+        if encodings == "bounded":
+            encoding /= max(1, size)
         code = codes[np.square(codes - encoding).sum(-1).argmin()]
         decoded = network(model.decoder, np.concatenate([observation, code]))
         reconstruction += np.square(decoded - action).sum() / len(data.actions)
         commitment += np.square(encoding - code).sum() / len(data.actions)
+    assert {True, False} == set(long)
     np.testing.assert_allclose(metrics["reconstruction"], reconstruction, rtol=1e-4)
     np.testing.assert_allclose(metrics["commitment"], commitment, rtol=1e-4)
 
@@ -137,3 +154,21 @@ def test_revival_and_kmeans_keep_more_codes_alive_than_the_paper_preset():
         codes = jax.vmap(codec.encode)(data.observations, data.actions)
         used[name] = float(books.perplexity(jnp.bincount(codes, length=32)))
     assert used["ours"] > 2 * used["paper"]
+
+
+@pytest.mark.slow
+def test_bounded_encodings_do_not_run_away(real_data):
+    """With their scale left free, 32 codes of this file end at a twentieth of the accuracy."""
+    from saqrl.datasets import load_dataset
+    from saqrl.experiment.codebooks import reconstruction_error
+    from saqrl.experiment.quantize import gather
+
+    material = gather(load_dataset(str(real_data / "d4rl/hopper-expert.hdf5")), seed=0)
+    rows, found = material.training.action_batch(), {}
+    for encodings in ("bounded", "free"):
+        quantizer = VQVAE(codes=32, steps=4000, encodings=encodings)
+        *_, last = engine.intervals(quantizer, rows, jax.random.key(0), pauses=[4000])
+        error = reconstruction_error(quantizer.codec(last.state), material.shown)
+        found[encodings] = error, float(last.metrics["commitment"])
+    assert found["bounded"][0] < 0.2 * found["free"][0]
+    assert found["bounded"][1] < 1 < 100 < found["free"][1]
