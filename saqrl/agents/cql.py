@@ -32,10 +32,12 @@ class CQL(nn.CriticTraining):
     """Codes whose prior probability lies below are neither targets nor actions; 0 allows all."""
     target_period: int = 1
     """Steps between two moves of the target."""
-    temperature: float = 1.0
+    temperature: float = 0.5
     """Of the softmax over Q when codes are sampled."""
 
-    default_act = "greedy"
+    # The gap fits softmax Q to the data's codes: sampled from it, people's pauses and detours do
+    # not become the only thing that is ever done, as by the argmax (docs/results.md).
+    default_act = "sample"
 
     def init(self, key: Key[Array, ""], example: CodedTransitions) -> State:
         critics = Critics(

@@ -8,6 +8,7 @@ from saqrl.agents import AGENTS
 from saqrl.agents.bc import BC
 from saqrl.baselines import BASELINES
 from saqrl.experiment.settings import Settings
+from saqrl.policy import Act
 from saqrl.quantizers import QUANTIZERS
 from saqrl.registry import closest
 
@@ -24,6 +25,8 @@ class Preset:
     agents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     baselines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Of the continuous agents, as `agents` of the discrete ones."""
+    acts: Mapping[str, Act] = field(default_factory=dict)
+    """How discrete agents act where it is not their own way."""
     data: str = ""
     """The dataset that --dataset has to name, in words."""
     protocol: str = ""
@@ -85,6 +88,7 @@ _PAPER = Preset(
             "target_rate": 0.005,
         },
     },
+    acts={"cql": "greedy"},
 )
 
 _D4RL = "D4RL normalised score, mean of the last evaluations"
@@ -238,8 +242,10 @@ def build_settings(
     name = agent or preset.agent
     if actions == "continuous":
         chosen = BASELINES.load(name)(**preset.baselines.get(name, {}))
+        act = chosen.default_act
     else:
         chosen = AGENTS.load(name)(**preset.agents.get(name, {}))
+        act = preset.acts.get(name, chosen.default_act)
     # A preset speaks of the VQ-VAE; of another quantizer it can only set what that one has.
     quantizer_class = QUANTIZERS.load(quantizer)
     known = {field.name for field in fields(quantizer_class)}
@@ -249,5 +255,5 @@ def build_settings(
         quantizer=codec,
         prior=BC(**preset.prior),
         actions=actions,  # type: ignore[arg-type]
-        **{"act": chosen.default_act, **preset.settings},
+        **{"act": act, **preset.settings},
     )

@@ -17,7 +17,21 @@ def test_presets_build_for_every_agent(name):
     for actions, agent in KINDS:
         settings = build_settings(name, agent=agent, quantizer="vqvae", actions=actions)
         assert settings.agent_name == agent
-        assert settings.act == settings.agent.default_act
+        own = (PRESETS[name].acts if actions == "quantized" else {}).get(agent)
+        assert settings.act == (own or settings.agent.default_act)
+
+
+def test_the_papers_cql_acts_greedily_and_ours_samples():
+    acts = {
+        name: build_settings(name, agent="cql", quantizer="vqvae").act
+        for name in ("paper", "paper-hopper-expert", "default", "pusht")
+    }
+    assert acts == {
+        "paper": "greedy",
+        "paper-hopper-expert": "greedy",
+        "default": "sample",
+        "pusht": "sample",
+    }
 
 
 @pytest.mark.parametrize("name", [n for n, preset in PRESETS.items() if preset.expected])
