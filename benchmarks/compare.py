@@ -91,7 +91,7 @@ PUSHT = f"npz:{DATA}/npz/pusht-human.npz"
 CUBE = f"ogbench:{DATA}/ogbench/cube-single-play-v0.npz"
 # Wider inputs did better on Push-T for every method that was tried with them.
 WIDE = {"feature_deviation": 0.3}
-MIXED = {"steps": 10_000, "quantizer_steps": 6_000, "rounds": 3, "chosen": ()}
+MIXED = {"steps": 6_000, "quantizer_steps": 6_000, "rounds": 3, "chosen": ()}
 SETS = (
     Set("pusht", PUSHT, "pusht", WIDE, steps=6_000, quantizer_steps=8_000),
     Set("door-expert-5", DOOR, "door-expert", first(5)),
