@@ -316,6 +316,7 @@ def main() -> None:
                 **summary_of(lines),
             }
             write_atomically(history.with_suffix(".json"), json.dumps(record, indent=1).encode())
+            jax.clear_caches()  # compiled programs of a hundred jobs exhaust a process's mappings
 
 
 if __name__ == "__main__":

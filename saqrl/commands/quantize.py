@@ -13,7 +13,16 @@ from saqrl.commands.reading import DatasetOptions, with_positional_dataset
 from saqrl.datasets import load_dataset
 from saqrl.datasets.options import DEFAULT
 from saqrl.experiment.progress import Reporter
-from saqrl.experiment.quantize import Examination, Material, compare, find, gather, summarize
+from saqrl.experiment.quantize import (
+    Examination,
+    Material,
+    best_suggested,
+    compare,
+    examine_beside,
+    find,
+    gather,
+    summarize,
+)
 from saqrl.experiment.quantize_page import (
     HEADER,
     replay_sentences,
@@ -53,6 +62,9 @@ class Quantize:
     """consecutive actions that one code stands for"""
     replay: int = 3
     """recorded episodes to execute again through the codes, where that is possible; 0 none"""
+    beside: tuple[str, ...] = ()
+    """SPECs of other data, read the same way: their errors with the suggested quantizer and size
+    are told and drawn beside, as of narrow data beside diverse"""
     angles: tuple[int, ...] = ()
     """observation columns in radians, seen as cosine and sine"""
     episodes: int | None = None
@@ -76,14 +88,8 @@ def main(arguments: Sequence[str]) -> int:
     out = None if asked.out is None else Path(asked.out)
     _check(asked, out)
     reporter = Reporter()
-    data = load_dataset(
-        asked.dataset,
-        angles=asked.angles,
-        episodes=asked.episodes,
-        environment=asked.env,
-        options=asked.options,
-    )
-    material = gather(data, chunk=asked.chunk, held_out=asked.held_out, seed=asked.seed)
+    material = _gather(asked, asked.dataset)
+    others = {spec: _gather(asked, spec) for spec in asked.beside}
     if not material.held_out:
         say(f"note: errors are measured on {material.measured_on}")
     examinations, left_out = compare(
@@ -99,16 +105,37 @@ def main(arguments: Sequence[str]) -> int:
     )
     summary: dict[str, Any] = {"dataset": asked.dataset, "reading": vars(asked.options)}
     summary |= summarize(material, examinations, left_out)
+    beside = examine_beside(
+        others,
+        best_suggested(examinations, summary).hyperparameters,
+        prior_steps=asked.prior_steps,
+        reporter=reporter,
+    )
+    summary["beside"] = [
+        {"dataset": spec, "measured_on": other.measured_on, **examination.record}
+        for spec, (other, examination) in beside.items()
+    ]
     if asked.replay:
         summary["replay"] = _replays(material, examinations, summary, asked.replay, reporter)
     summary["wall_seconds"] = round(reporter.elapsed, 2)
     _tell(summary)
     if out is not None:
-        write_page(out, material, examinations, summary)
+        write_page(out, material, examinations, summary, beside)
         say(f"page: {out / 'index.html'}")
     if asked.json:
         print_json(summary)
     return 0
+
+
+def _gather(asked: Quantize, spec: str) -> Material:
+    data = load_dataset(
+        spec,
+        angles=asked.angles,
+        episodes=asked.episodes,
+        environment=asked.env,
+        options=asked.options,
+    )
+    return gather(data, chunk=asked.chunk, held_out=asked.held_out, seed=asked.seed)
 
 
 def _check(asked: Quantize, out: Path | None) -> None:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from saqrl.agents import AGENTS
 from saqrl.agents.bc import BC
 from saqrl.arrays import read_arrays, write_arrays, write_atomically
@@ -224,6 +226,8 @@ def run_grid(
             reporter.say(f"  {row['measure']} {row['score']:.1f} ({row['wall_seconds']:.0f} s)")
         _append(out / TABLE, row)
         rows[cell.key] = row
+        # Every cell has its own programs; those of a hundred exhaust the process's mappings.
+        jax.clear_caches()  # type: ignore[no-untyped-call]
     return [rows[cell.key] for cell in cells]
 
 

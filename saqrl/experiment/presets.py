@@ -112,6 +112,9 @@ _REBRAC_ADROIT = {"learning_rate": 3e-4, "actor_penalty": 0.01, "critic_penalty"
 # Single steps of few demonstrations: what their noise adds to an action is not worth a code
 # (benchmarks/results/tuning.jsonl).
 _FEW_CODES = {"codes": 16}
+# Of five to 25 demonstrations of noisy experts, codes of which each is free to mean something else
+# in every state learn the noise by heart (docs/results.md).
+_FEW_DEMONSTRATIONS = _FEW_CODES | {"state_scale": 0.3}
 
 
 def _pusht(chunk: int) -> Preset:
@@ -139,7 +142,7 @@ _PUBLISHED = {
     "door-expert": Preset(
         summary="Adroit door, expert data, all episodes",
         settings={"env": "AdroitHandDoor-v1"},
-        quantizer=_FEW_CODES,
+        quantizer=_FEW_DEMONSTRATIONS,
         baselines={"rebrac": _REBRAC_ADROIT | {"actor_penalty": 0.05}},
         data="D4RL door-expert (HDF5 or Minari)",
         protocol=_D4RL,
@@ -149,7 +152,7 @@ _PUBLISHED = {
     "door-expert-25": Preset(
         summary="Adroit door, the first 25 expert episodes",
         settings={"env": "AdroitHandDoor-v1", "data_episodes": 25},
-        quantizer=_FEW_CODES,
+        quantizer=_FEW_DEMONSTRATIONS,
         baselines={"rebrac": _REBRAC_ADROIT | {"actor_penalty": 0.05}},
         data="D4RL door-expert (HDF5 or Minari)",
         protocol=_D4RL,

@@ -69,6 +69,7 @@ class Examination:
     """One trained quantizer: its numbers, and what pictures are made of."""
 
     record: Mapping[str, Any]
+    hyperparameters: Any
     quantizer: ActionQuantizer
     codes: Int[np.ndarray, " n"]
     decoded: Float32[np.ndarray, "n chunk_act"]
@@ -154,7 +155,7 @@ def examine(
         "notes": codebook_notes(np.asarray(codes), codec.num_codes),
         "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
     }
-    return Examination(record, action_quantizer, shown_codes, decoded)
+    return Examination(record, quantizer, action_quantizer, shown_codes, decoded)
 
 
 def _train(
@@ -355,6 +356,34 @@ def summarize(
         "left_out": list(left_out),
         "suggestions": suggestions,
     }
+
+
+def best_suggested(examinations: Sequence[Examination], summary: Mapping[str, Any]) -> Examination:
+    """Of the quantizers, each at its suggested size, the one with the smallest held-out error."""
+    suggested = [find(examinations, name, s["codes"]) for name, s in summary["suggestions"].items()]
+    return min(suggested, key=lambda e: e.record["error_per_deviation"])
+
+
+def examine_beside(
+    others: Mapping[str, Material], quantizer: Any, *, prior_steps: int, reporter: Reporter
+) -> dict[str, tuple[Material, Examination]]:
+    """Other datasets by SPEC, with the same hyperparameters learned on each."""
+    found = {}
+    for spec, material in others.items():
+        reporter.say(f"{spec}:")
+        found[spec] = (
+            material,
+            examine(material, quantizer, prior_steps=prior_steps, reporter=reporter),
+        )
+    return found
+
+
+def errors_of_steps(material: Material, examination: Examination) -> Float32[np.ndarray, " n"]:
+    """The error of every shown step, as a share of the actions' deviation there."""
+    scale = material.half_width.astype(np.float64)
+    variance = max(float(np.square(material.shown.actions.std(0) * scale).sum()), 1e-12)
+    difference = (examination.decoded - material.shown.actions) * scale
+    return np.sqrt(np.square(difference).sum(-1) / variance).astype(np.float32)
 
 
 def find(examinations: Sequence[Examination], name: str, codes: int) -> Examination:

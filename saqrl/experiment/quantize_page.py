@@ -12,7 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from saqrl.arrays import write_atomically
-from saqrl.experiment.quantize import Examination, Material, find
+from saqrl.experiment.quantize import (
+    Examination,
+    Material,
+    best_suggested,
+    errors_of_steps,
+    find,
+)
 from saqrl.experiment.replay import repeats_recording
 
 # Panels of one picture; more dimensions than this are shown by the most varied of them.
@@ -46,10 +52,11 @@ def write_page(
     material: Material,
     examinations: Sequence[Examination],
     summary: Mapping[str, Any],
+    beside: Mapping[str, tuple[Material, Examination]],
 ) -> None:
     """quantize.json, README.md, index.html and the pictures, into a new folder."""
     folder.mkdir(parents=True)
-    pictures = draw_pictures(folder, material, examinations, summary)
+    pictures = draw_pictures(folder, material, examinations, summary, beside)
     write_atomically(folder / "quantize.json", json.dumps(summary, indent=2).encode())
     write_atomically(folder / "README.md", markdown(summary, pictures).encode())
     write_atomically(folder / "index.html", page(folder, summary, pictures).encode())
@@ -60,6 +67,7 @@ def draw_pictures(
     material: Material,
     examinations: Sequence[Examination],
     summary: Mapping[str, Any],
+    beside: Mapping[str, tuple[Material, Examination]],
 ) -> list[str]:
     """Draw what there is to draw; the names of the pictures, in the page's order."""
     from matplotlib.figure import Figure
@@ -68,11 +76,11 @@ def draw_pictures(
         name: find(examinations, name, suggestion["codes"])
         for name, suggestion in summary["suggestions"].items()
     }
-    best = min(chosen.values(), key=lambda e: e.record["error_per_deviation"])
+    best = best_suggested(examinations, summary)
     figures: dict[str, Figure] = {
         "error-against-codes": _error_against_codes(summary),
         "episode": _episode(material, best),
-        "error-histogram": _histogram(material, chosen),
+        "error-histogram": _histogram(material, chosen, summary["dataset"], beside),
         "code-usage": _usage(chosen),
         "actions-of-codes": _actions_of_codes(material, best),
     }
@@ -148,14 +156,17 @@ def _episode(material: Material, best: Examination) -> Any:
     return figure
 
 
-def _histogram(material: Material, chosen: Mapping[str, Examination]) -> Any:
+def _histogram(
+    material: Material,
+    chosen: Mapping[str, Examination],
+    dataset: str,
+    beside: Mapping[str, tuple[Material, Examination]],
+) -> Any:
     figure, axes = _figure(1, 1, width=7, height=4)
-    scale = material.half_width.astype(np.float64)
-    variance = max(float(np.square(material.shown.actions.std(0) * scale).sum()), 1e-12)
-    errors = {}
-    for examination in chosen.values():
-        difference = (examination.decoded - material.shown.actions) * scale
-        errors[_title(examination)] = np.sqrt(np.square(difference).sum(-1) / variance)
+    name = f"{Path(dataset).stem}, " if beside else ""
+    errors = {f"{name}{_title(e)}": errors_of_steps(material, e) for e in chosen.values()}
+    for spec, (other, examination) in beside.items():
+        errors[f"{Path(spec).stem}, {_title(examination)}"] = errors_of_steps(other, examination)
     widest = max(float(np.percentile(values, 99.5)) for values in errors.values())
     edges = np.linspace(0, max(widest, 1e-9), 61)
     for label, values in errors.items():
@@ -271,6 +282,13 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
             f"{noise['neighbour_distance']:.2f} of the distance of random ones: the nearer to 0, "
             "the surer). The noise floor is the least error with so many codes if that noise were "
             "Gaussian."
+        )
+    for other in summary.get("beside", ()):
+        said.append(
+            f"Beside it {other['dataset']} ({other['quantizer']}, {other['num_codes']} codes, "
+            f"{other['measured_on']}): error {other['error_per_deviation']:.3f}, "
+            f"{other['error_per_deviation_p95']:.3f} at the 95th percentile, prior hits "
+            f"{other['prior_accuracy']:.2f}."
         )
     for left in summary["left_out"]:
         said.append(f"Left out: {left['quantizer']} with {left['codes']} codes ({left['reason']}).")

@@ -54,8 +54,10 @@ class VQVAE(Quantization):
     """A code used less often than this share of an even use is moved onto an encoding; 0 never."""
     revive_until: float = 0.6
     """Share of the steps after which codes stay where they are, to be learned in peace."""
-    condition_on_state: bool = True
-    """Off: encoder and decoder see zeros in place of the state (the paper's ablation)."""
+    state_scale: float = 1.0
+    """Factor on the state that encoder and decoder see. Smaller: a code means more nearly the same
+    in neighbouring states, as few demonstrations need it; 0: zeros in place of the state (the
+    paper's ablation)."""
 
     def init(self, key: Key[Array, ""], example: ActionBatch) -> State:
         encoder_key, decoder_key, codes_key = jax.random.split(key, 3)
@@ -120,7 +122,7 @@ class VQVAE(Quantization):
             model.decoder,
             codes,
             state.binary,
-            self.condition_on_state,
+            self.state_scale,
             self.encodings == "bounded",
         )
 
@@ -131,14 +133,14 @@ class VQVAE(Quantization):
     def _join(
         self, observations: Float[Array, "*batch features"], rest: Float[Array, "*batch rest"]
     ) -> Float[Array, "*batch joined"]:
-        return _join(observations, rest, condition_on_state=self.condition_on_state)
+        return _join(observations, rest, scale=self.state_scale)
 
 
 @dataclass(frozen=True)
 class UnconditionedVQVAE(VQVAE):
     """The paper's ablation: encoder and decoder see zeros in place of the state."""
 
-    condition_on_state: bool = False
+    state_scale: float = 0.0
 
 
 class VQCodec(eqx.Module):
@@ -148,7 +150,7 @@ class VQCodec(eqx.Module):
     decoder: nn.MLP
     codes: Float[Array, "codes size"]
     binary: BinaryDimensions
-    condition_on_state: bool = eqx.field(static=True)
+    state_scale: float = eqx.field(static=True)
     bounded: bool = eqx.field(static=True)
     """Whether long encodings are shortened."""
 
@@ -159,7 +161,7 @@ class VQCodec(eqx.Module):
     def encode(
         self, observation: Float[Array, " features"], action: Float[Array, " act"]
     ) -> Int[Array, ""]:
-        joined = _join(observation, action, condition_on_state=self.condition_on_state)
+        joined = _join(observation, action, scale=self.state_scale)
         encoding = self.encoder(joined)
         return books.nearest_code(books.bounded(encoding) if self.bounded else encoding, self.codes)
 
@@ -167,7 +169,7 @@ class VQCodec(eqx.Module):
         self, observation: Float[Array, " features"], code: Int[Array, ""]
     ) -> Float[Array, " act"]:
         vector = self.codes[code]
-        joined = _join(observation, vector, condition_on_state=self.condition_on_state)
+        joined = _join(observation, vector, scale=self.state_scale)
         return self.binary.snap(jnp.clip(self.decoder(joined), -1, 1))
 
 
@@ -175,7 +177,7 @@ def _join(
     observations: Float[Array, "*batch features"],
     rest: Float[Array, "*batch rest"],
     *,
-    condition_on_state: bool,
+    scale: float,
 ) -> Float[Array, "*batch joined"]:
-    seen = observations if condition_on_state else jnp.zeros_like(observations)
+    seen = scale * observations if scale else jnp.zeros_like(observations)
     return jnp.concatenate([seen, rest], axis=-1)

@@ -317,10 +317,16 @@ def test_a_start_that_cannot_be_restored_is_refused(slide, monkeypatch):
 def test_the_command_leaves_a_page_that_needs_no_other_file(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     save(tmp_path / "walk.npz", walk(episodes=5))
+    save(tmp_path / "stroll.npz", walk(episodes=3))
     words = ["--quantizer", "kmeans", "bins", "--codes", "4", "500", "--steps", "5"]
     words += ["--prior-steps", "5", "--out", str(tmp_path / "page"), "--json"]
+    words += ["--beside", str(tmp_path / "stroll.npz")]
     assert command.main([str(tmp_path / "walk.npz"), *words]) == 0
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    (other,) = summary["beside"]
+    best = min(summary["results"], key=lambda r: r["error_per_deviation"])
+    assert (other["quantizer"], other["codes"]) == (best["quantizer"], best["codes"])
+    assert other["measured_on"] == "1 held-out episodes"
     assert [(r["quantizer"], r["num_codes"]) for r in summary["results"]] == [
         ("kmeans", 4),
         ("bins", 4),
@@ -334,6 +340,7 @@ def test_the_command_leaves_a_page_that_needs_no_other_file(tmp_path, capsys):
     assert page.count("data:image/png;base64,") == 5
     assert "http" not in page
     text = (tmp_path / "page" / "README.md").read_text()
+    assert "Beside it " in text
     assert all(f"({picture.name})" in text for picture in pictures)
     assert json.loads((tmp_path / "page" / "quantize.json").read_text()) == summary
     with pytest.raises(ValueError, match="exists already"):

@@ -83,7 +83,7 @@ def test_every_code_decodes_into_the_range_and_binary_dimensions_exactly(name):
 
 def test_the_unconditioned_vqvae_is_the_vqvae_without_the_state():
     assert QUANTIZERS.name_of(UnconditionedVQVAE()) == "vqvae-unconditioned"
-    plain = dataclasses.asdict(VQVAE(condition_on_state=False))
+    plain = dataclasses.asdict(VQVAE(state_scale=0))
     assert dataclasses.asdict(UnconditionedVQVAE()) == plain
 
 

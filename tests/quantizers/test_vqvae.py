@@ -45,7 +45,7 @@ def network(mlp, inputs: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("encodings", ["free", "bounded"])
 def test_losses_are_those_of_a_plain_loop(encodings):
     data = batch()
-    quantizer = dataclasses.replace(BY_GRADIENT, encodings=encodings)
+    quantizer = dataclasses.replace(BY_GRADIENT, encodings=encodings, state_scale=0.5)
     state = jax.jit(quantizer.init)(jax.random.key(0), data)
     # Weights so large that some encodings reach the bound.
     weights = tuple(2 * weight for weight in state.networks.model.encoder.weights)
@@ -56,13 +56,14 @@ def test_losses_are_those_of_a_plain_loop(encodings):
     reconstruction = commitment = 0.0
     long = []
     for observation, action in zip(data.observations, data.actions, strict=True):
-        encoding = network(model.encoder, np.concatenate([observation, action]))
+        seen = 0.5 * np.asarray(observation)
+        encoding = network(model.encoder, np.concatenate([seen, action]))
         size = np.sqrt(np.square(encoding).mean())
         long.append(size > 1)
         if encodings == "bounded":
             encoding /= max(1, size)
         code = codes[np.square(codes - encoding).sum(-1).argmin()]
-        decoded = network(model.decoder, np.concatenate([observation, code]))
+        decoded = network(model.decoder, np.concatenate([seen, code]))
         reconstruction += np.square(decoded - action).sum() / len(data.actions)
         commitment += np.square(encoding - code).sum() / len(data.actions)
     assert {True, False} == set(long)
@@ -104,7 +105,7 @@ def test_the_straight_through_gradient_is_what_the_formula_says(kind):
 
 
 def test_without_state_conditioning_the_state_changes_nothing():
-    quantizer = dataclasses.replace(SMALL, condition_on_state=False)
+    quantizer = dataclasses.replace(SMALL, state_scale=0)
     data = batch()
     codec = quantizer.codec(quantizer.init(jax.random.key(0), data))
     other = data.observations[::-1]
@@ -129,17 +130,15 @@ def two_sided(rows: int = 2000) -> ActionBatch:
 def test_few_codes_suffice_where_the_state_tells_the_rest():
     data = two_sided()
     errors = {}
-    for conditioned in (True, False):
-        quantizer = VQVAE(
-            codes=4, hidden=(64,), steps=1500, code_size=8, condition_on_state=conditioned
-        )
+    for conditioned in (1, 0):
+        quantizer = VQVAE(codes=4, hidden=(64,), steps=1500, code_size=8, state_scale=conditioned)
         (interval,) = engine.intervals(quantizer, data, jax.random.key(0), pauses=[1500])
         codec = quantizer.codec(interval.state)
         codes = jax.vmap(codec.encode)(data.observations, data.actions)
         decoded = jax.vmap(codec.decode)(data.observations, codes)
         errors[conditioned] = float(jnp.square(decoded - data.actions).sum(-1).mean())
-    assert errors[True] < 0.05  # the variance of the actions is 0.66
-    assert errors[False] > 5 * errors[True]
+    assert errors[1] < 0.05  # the variance of the actions is 0.66
+    assert errors[0] > 5 * errors[1]
 
 
 def test_revival_and_kmeans_keep_more_codes_alive_than_the_paper_preset():
