@@ -5,6 +5,7 @@ from pathlib import Path
 
 import gymnasium
 import numpy as np
+import jax
 import pytest
 
 from saqrl.experiment import compare
@@ -125,6 +126,15 @@ def test_what_has_finished_is_not_trained_again(trainer, tmp_path):
     assert len(rows) == 6
     assert trainer.asked.count("gmm-seed0") == 1
     assert len(read_table(tmp_path / "table.jsonl")) == 6
+
+
+def test_a_cell_leaves_no_compiled_programs_behind(trainer, tmp_path):
+    """A hundred cells' programs exhaust the memory mappings that a process may have."""
+    twice = jax.jit(lambda number: 2 * number)
+    twice(1.0)
+    assert twice._cache_size() == 1
+    grid(cells("gmm", seeds=(0,)), tmp_path)
+    assert twice._cache_size() == 0
 
 
 def test_a_cell_that_fails_is_recorded_skipped_and_tried_again(trainer, tmp_path):
