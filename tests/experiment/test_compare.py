@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import gymnasium
-import numpy as np
 import jax
+import numpy as np
 import pytest
 
 from saqrl.experiment import compare
