@@ -178,7 +178,7 @@ def _replays(
                 shown,
                 examination.quantizer,
                 material.scaling,
-                episodes=range(min(episodes, shown.num_episodes)),
+                episodes=min(episodes, shown.num_episodes),
                 error=np.asarray(examination.record["error"]["rms"], np.float32),
                 reporter=reporter,
             )

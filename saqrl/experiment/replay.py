@@ -90,12 +90,29 @@ def _place_push_t(env: Any, observation: Float32[np.ndarray, " obs"]) -> None:
     env.space.reindex_shapes_for_body(env.block)
 
 
+def _place_cubes(env: Any, observation: Float32[np.ndarray, " obs"]) -> None:
+    """OGBench's cubes at rest, the gripper open as every episode begins.
+
+    A cube's place is observed at ten times its size, from the middle of the table.
+    """
+    cubes = (len(observation) - 19) // 9
+    positions = np.zeros(14 + 7 * cubes)
+    positions[:6] = observation[:6]
+    for number in range(cubes):
+        seen = observation[19 + 9 * number :]
+        positions[14 + 7 * number :][:3] = seen[:3] / 10 + np.array([0.425, 0, 0])
+        positions[17 + 7 * number :][:4] = seen[3:7]
+    env.set_state(positions, np.zeros(14 + 6 * cubes))
+    env.pre_step()  # the controller goes on from where the arm is
+
+
 # Where a recorded first observation determines the state, and how to get there.
 STARTS: Mapping[str, Place] = {
     r"(Hopper|HalfCheetah|Walker2d)-v[1-5]": _place_planar(1),
     r"AdroitHandDoor(Sparse)?-v\d+": _place_door,
     r"AdroitHandHammer(Sparse)?-v\d+": _place_hammer,
     r"gym_pusht/PushT-v\d+": _place_push_t,
+    r"cube-(single|double|triple|quadruple)(-\w+)*-v0": _place_cubes,
 }
 
 
@@ -104,30 +121,42 @@ def replay(
     quantizer: ActionQuantizer,
     scaling: ObservationScaling,
     *,
-    episodes: Sequence[int],
+    episodes: int,
     error: Float32[np.ndarray, " act"],
     reporter: Reporter,
 ) -> dict[str, Any]:
-    """Execute episodes of `data` three times; returns, highest rewards, scores as means.
+    """Execute the first `episodes` of `data` that can be, three times each; means over them.
 
     Codes are of single recorded steps and are decoded in the state that the replay is in, as a
     policy decodes them. `error` is the codes' rms error per dimension, in the environment's units.
-    NoReplay where the starts cannot be restored.
+    NoReplay where no start can be restored.
     """
     if data.environment is None:
         raise NoReplay("the data name no environment to execute them in: give --env")
     place = _start_of(data.environment)
     environment = make_environment(data.environment.id, options=data.environment.options)
     act = _Decoder(quantizer, scaling, data.action_range)
+    # A recording may be longer than an episode of the task: so far as that goes, then.
+    limit = (environment.spec and environment.spec.max_episode_steps) or len(data)
     rows: dict[str, list[tuple[float, float]]] = {
         name: [] for name in ("recorded", "actions", "codes", "noise")
     }
     draw = np.random.default_rng(0)
+    refused: NoReplay | None = None
+    done = 0
     try:
-        with reporter.stage("replay", len(episodes), unit="episodes") as update:
-            for done, episode in enumerate(episodes):
-                steps = slice(int(data.episode_starts[episode]), int(data.episode_ends[episode]))
+        with reporter.stage("replay", episodes, unit="episodes") as update:
+            for episode in range(data.num_episodes):
+                if done == episodes:
+                    break
+                start, end = int(data.episode_starts[episode]), int(data.episode_ends[episode])
+                steps = slice(start, min(end, start + limit))
                 observations, actions = data.observations[steps], data.actions[steps]
+                try:
+                    _restore(environment, place, observations[0], data.environment.id)
+                except NoReplay as reason:  # others may begin where they can be restored
+                    refused = refused or reason
+                    continue
                 rewards = data.rewards[steps]
                 rows["recorded"].append((float(rewards.sum()), float(rewards.max())))
                 codes = act.encode(observations, actions)
@@ -141,12 +170,15 @@ def replay(
                 for name, choose in plays.items():
                     _restore(environment, place, observations[0], data.environment.id)
                     rows[name].append(_play(environment, choose, observations[0], len(actions)))
-                update(done + 1, "")
+                done += 1
+                update(done, "")
     finally:
         environment.close()
+    if refused and not done:
+        raise refused
     return {
         "environment": data.environment.id,
-        "episodes": len(episodes),
+        "episodes": done,
         **{name: _means(data.environment.id, values) for name, values in rows.items()},
     }
 
@@ -193,7 +225,8 @@ def _restore(
     environment.reset(seed=0)
     place(environment.unwrapped, observation)
     inner: Any = environment.unwrapped
-    read = getattr(inner, "_get_obs", None) or inner.get_obs
+    names = ("_get_obs", "get_obs", "compute_observation")
+    read = next(getattr(inner, name) for name in names if hasattr(inner, name))
     seen = np.asarray(read(), np.float32).ravel()
     off = np.abs(seen - observation) / np.maximum(np.abs(observation), 1)
     if off.max() > START_TOLERANCE:

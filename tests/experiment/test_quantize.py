@@ -286,7 +286,7 @@ def test_a_replay_plays_the_decoded_codes_from_the_recorded_start(slide):
         data,
         quantizer,
         material.scaling,
-        episodes=[0, 1],
+        episodes=2,
         error=np.zeros(1, np.float32),
         reporter=Reporter(quiet=True),
     )
@@ -306,9 +306,15 @@ def test_a_start_that_cannot_be_restored_is_refused(slide, monkeypatch):
     material = laboratory.gather(slid(slide), held_out=0.5)
     codec = KMeansCodec(jnp.zeros((2, 1)), find_binary(jnp.asarray([[-1.0], [0], [1]])))
     quantizer = ActionQuantizer(codec, MLP(jax.random.key(0), 1, (), 2))
-    arguments = {"episodes": [0], "error": np.zeros(1), "reporter": Reporter(quiet=True)}
+    arguments = {"episodes": 2, "error": np.zeros(1), "reporter": Reporter(quiet=True)}
     with pytest.raises(replays.NoReplay, match="observation 0 comes out at 0, recorded is 1"):
         replays.replay(slid(slide), quantizer, material.scaling, **arguments)
+
+    def half(env, observation):  # of the two, only the start at -1
+        env.place = min(float(observation[0]), 0.0)
+
+    monkeypatch.setattr(replays, "STARTS", {slide: half})
+    assert replays.replay(slid(slide), quantizer, material.scaling, **arguments)["episodes"] == 1
     monkeypatch.setattr(replays, "STARTS", {})
     with pytest.raises(replays.NoReplay, match="do not determine the simulator's state"):
         replays.replay(slid(slide), quantizer, material.scaling, **arguments)
