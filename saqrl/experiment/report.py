@@ -132,22 +132,27 @@ def _per_task(rows: Sequence[Row], scores: Mapping[str, Mapping[str, list[float]
 def _overall(
     scores: Mapping[str, Mapping[str, list[float]]], comparable: set[str]
 ) -> list[Section]:
+    # One that was tried on a few data sets only would leave no more than those to all others.
+    most = max(len(by_task) for by_task in scores.values())
+    rare = [method for method, by_task in scores.items() if 2 * len(by_task) < most]
+    kept = {method: by_task for method, by_task in scores.items() if method not in rare}
     tasks = [
         task
-        for task in dict.fromkeys(task for by_task in scores.values() for task in by_task)
-        if task in comparable and all(task in by_task for by_task in scores.values())
+        for task in dict.fromkeys(task for by_task in kept.values() for task in by_task)
+        if task in comparable and all(task in by_task for by_task in kept.values())
     ]
     if not tasks:
         return []
     estimates = {
         method: interquartile_mean_interval({task: by_task[task] for task in tasks})
-        for method, by_task in scores.items()
+        for method, by_task in kept.items()
     }
+    left_out = f" Tried on too few data sets: {', '.join(rare)}." if rare else ""
     return [
         Section(
             "All data sets together",
             f"Interquartile mean over all seeds of {', '.join(tasks)}: the data sets on which "
-            "every method has finished, drawn anew within each for the intervals.",
+            f"every method has finished, drawn anew within each for the intervals.{left_out}",
             ("method", "score [95 %]"),
             tuple((method, _interval(estimate)) for method, estimate in estimates.items()),
             ("overall.png", plots.intervals(estimates, label="interquartile mean")),

@@ -64,6 +64,14 @@ def test_data_sets_are_averaged_only_where_all_methods_finished(rows):
     assert "of can:" in by_title(rows)["All data sets together"].text
 
 
+def test_a_method_that_was_tried_on_few_data_sets_does_not_hide_the_others(rows):
+    more = [row("square", method, 0, 50.0) for method in ("saq-bc", "bc", "cql")]
+    section = by_title([*rows, *more])["All data sets together"]
+    assert [method for method, _ in section.rows] == ["saq-bc", "bc", "gmm"]
+    assert "of can, lift:" in section.text
+    assert section.text.endswith("Tried on too few data sets: cql.")
+
+
 def test_returns_of_different_tasks_are_not_averaged(rows):
     rows = [r | {"measure": "return"} for r in rows if "error" not in r]
     assert "All data sets together" not in by_title(rows)
