@@ -6,7 +6,8 @@ SAQ-BC on three data sets. The paper's preset is followed for so many steps of q
 (its own schedule of 500,000 each would take hours; its rate is constant, so that a shorter run is
 a part of the longer one). Ours gets a tenth of those steps, and its schedule ends there; on
 hopper-expert, where that is too few, it gets 20,000 as well and acts greedily. Runs lie
-under runs/time-to-score; benchmarks/results/time_to_score.json holds the curves.
+under runs/time-to-score; benchmarks/results/time_to_score.json holds the curves, which
+docs/results/time-to-score.png shows.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from saqrl.experiment.train import train
 from saqrl.experiment.versions import versions
 
 RESULTS = Path(__file__).parent / "results" / "time_to_score.json"
+PICTURE = Path(__file__).parents[1] / "docs" / "results" / "time-to-score.png"
 OUT = Path("runs/time-to-score")
 EVALUATIONS, EPISODES = 5, 20
 SETS: dict[str, dict[str, Any]] = {
@@ -51,6 +53,36 @@ def settings_of(preset: str, data: dict[str, Any], steps: tuple[int, int], seed:
         settings = replace(settings, act="greedy")
     settings = with_steps(settings, quantizer_steps=steps[0], steps=steps[1])
     return replace(settings, eval_every=steps[1] // EVALUATIONS)
+
+
+def draw(lines: list[dict[str, Any]]) -> None:
+    """Score against all gradient steps so far, a panel for each data set."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
+
+    names = list(dict.fromkeys(line["data"] for line in lines))
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        for line in lines:
+            if line["data"] == name:
+                colour = "C1" if line["preset"] == "paper" else "C0"
+                dashed = "--" if "longer" in line["preset"] else "-"
+                axis.plot(
+                    *zip(*line["curve"], strict=True),
+                    marker=".",
+                    color=colour,
+                    ls=dashed,
+                    label=line["preset"].replace("paper", "the paper's preset"),
+                )
+        axis.set_xscale("log")
+        axis.set_xticks([2_500, 5_000, 10_000, 25_000], ["2,500", "5,000", "10,000", "25,000"])
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.set_ylim(0, 1.1 * max(axis.get_ylim()[1], 50))
+        axis.set(title=name, xlabel="gradient steps, quantizer and prior")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(frameon=False, fontsize=8)
+    figure.supylabel("score", fontsize=10)
+    figure.savefig(PICTURE, dpi=110)
 
 
 def main() -> None:
@@ -101,6 +133,7 @@ def main() -> None:
                     "lines": lines,
                 }
                 RESULTS.write_text(json.dumps(record, indent=1) + "\n")
+    draw(lines)
 
 
 if __name__ == "__main__":
