@@ -102,7 +102,13 @@ SETS = (
     Set("pusht-chunk8", PUSHT, "pusht-chunk8", WIDE, 6_000, 8_000, chosen=()),
     Set("hammer-expert-25", HAMMER, rounds=3, **first(25)),
     Set("door-human", f"d4rl:{DATA}/d4rl/door-human.hdf5", rounds=3),
-    Set("hopper-expert", f"d4rl:{DATA}/d4rl/hopper-expert.hdf5", "hopper-expert", rounds=3),
+    # Not by its preset, with which every quantized agent acts greedily.
+    Set(
+        "hopper-expert",
+        f"d4rl:{DATA}/d4rl/hopper-expert.hdf5",
+        chosen=(*FEW_CODES, "rebrac.critic_penalty=0.1"),
+        rounds=3,
+    ),
     *(
         Set(name, f"d4rl:{DATA}/d4rl/{name}.hdf5", **MIXED)
         for name in ("hopper-medium", "hopper-mixed", "halfcheetah-medium")

@@ -162,6 +162,8 @@ _PUBLISHED = {
     "hopper-expert": Preset(
         summary="Hopper, expert data",
         settings={"env": "Hopper-v4"},
+        # In a state only one action is right: drawn codes make it fall (docs/results.md).
+        acts=dict.fromkeys(AGENTS, "greedy"),
         baselines={"rebrac": {"actor_penalty": 0.1, "critic_penalty": 0.1}},
         data="D4RL hopper-expert (HDF5 or Minari)",
         protocol=_D4RL,
