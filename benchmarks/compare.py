@@ -106,6 +106,7 @@ SETS = (
     Set(
         "hopper-expert",
         f"d4rl:{DATA}/d4rl/hopper-expert.hdf5",
+        changes={"env": "Hopper-v4"},
         chosen=(*FEW_CODES, "rebrac.critic_penalty=0.1"),
         rounds=3,
     ),

@@ -81,6 +81,7 @@ def small(dataset: Path) -> Settings:
         env=ENVIRONMENT,
         eval_episodes=2,
         eval_every=2,
+        keep_every=2,
         log_every=2,
     )
     return with_steps(settings, steps=4, quantizer_steps=4)
@@ -102,7 +103,8 @@ def outcome(out: Path) -> dict[str, object]:
     for stage, path in stages.items():
         leaves, header = arrays.read_arrays(path)
         found[stage] = header["step"], {name: leaf.tobytes() for name, leaf in leaves.items()}
-    for name in ("metrics.jsonl", "evaluations.jsonl", "policy/weights.npz", "policy/policy.json"):
+    policies = [f"{folder}/{file}" for folder in ("policy", "policies/2") for file in FILES]
+    for name in ("metrics.jsonl", "evaluations.jsonl", *policies):
         found[name] = (out / name).read_bytes()
     result = json.loads((out / "result.json").read_text())
     found["result"] = {
@@ -111,6 +113,10 @@ def outcome(out: Path) -> dict[str, object]:
     leftovers = [path.name for path in out.rglob("*") if path.name.startswith(".")]
     found["leftovers"] = sorted(leftovers)
     return found
+
+
+# Of a policy.
+FILES = ("weights.npz", "policy.json")
 
 
 class Killed(BaseException):
@@ -314,8 +320,10 @@ class TestRunFolder:
     def test_what_killed_processes_wrote_aside_is_removed(self, tmp_path):
         self.make(tmp_path / "run").close()
         names = (".result.json.71.tmp", "checkpoints/.000004-agent.ckpt.71.tmp",
-                 "policy/.weights.npz.71.tmp", ".demonstrations.npz.71.partial")  # fmt: skip
+                 "policy/.weights.npz.71.tmp", "policies/2/.policy.json.71.tmp",
+                 ".demonstrations.npz.71.partial")  # fmt: skip
         (tmp_path / "run" / "policy").mkdir()
+        (tmp_path / "run" / "policies" / "2").mkdir(parents=True)
         for name in names:
             (tmp_path / "run" / name).write_bytes(b"half")
         self.open(tmp_path / "run")
