@@ -103,7 +103,9 @@ def outcome(out: Path) -> dict[str, object]:
     for stage, path in stages.items():
         leaves, header = arrays.read_arrays(path)
         found[stage] = header["step"], {name: leaf.tobytes() for name, leaf in leaves.items()}
-    policies = [f"{folder}/{file}" for folder in ("policy", "policies/2") for file in FILES]
+    folders = ["policy", *sorted(f"policies/{path.name}" for path in out.glob("policies/*"))]
+    assert len(folders) == 2
+    policies = [f"{folder}/{file}" for folder in folders for file in FILES]
     for name in ("metrics.jsonl", "evaluations.jsonl", *policies):
         found[name] = (out / name).read_bytes()
     result = json.loads((out / "result.json").read_text())
@@ -429,7 +431,7 @@ def test_other_versions_are_said_on_resume(whole, tmp_path, capsys):
 FLAGS = shlex.split(
     "--env Pendulum-v1 --agent cql --quantizer.codes 8 --quantizer.hidden 32 --agent.hidden 32 "
     "--prior.hidden 32 --prior.steps 300 --quantizer-steps 600 --steps 1200 --log-every 20 "
-    "--eval-every 400 --eval-episodes 2 --loggers csv"
+    "--eval-every 400 --keep-every 600 --eval-episodes 2 --loggers csv"
 )
 KILLS = 50
 # Checkpoints as often as there are intervals: a kill then hits their writing too.
