@@ -1,6 +1,7 @@
 """Continuous behaviour cloning: regression of the action on the state, or its likelihood."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -10,7 +11,7 @@ from jaxtyping import Array, Float, Key
 from saqrl import nn
 from saqrl.baselines import ContinuousTransitions
 from saqrl.baselines.distributions import tanh_gaussian_log_density
-from saqrl.baselines.policies import GaussianPolicy, TanhGaussianActor
+from saqrl.baselines.policies import REACH, GaussianPolicy, TanhGaussianActor, check_reach
 
 State = nn.Learner[nn.MLP]
 
@@ -61,8 +62,13 @@ class GaussianBC(nn.Training):
     weight_decay: float = 1e-4
     discount: float = 0.99
     """Not in the loss."""
+    reach: float = REACH
+    """Largest action before clipping: 1 is the plain tanh, which no action on the bounds has."""
 
     default_act = "greedy"
+
+    def __post_init__(self) -> None:
+        check_reach(self.reach)
 
     def init(
         self, key: Key[Array, ""], example: ContinuousTransitions
@@ -76,16 +82,19 @@ class GaussianBC(nn.Training):
         batch: ContinuousTransitions,
         key: Key[Array, ""],
     ) -> tuple[nn.Learner[GaussianPolicy], nn.Metrics]:
-        return nn.descend(state, self.optimiser(), lambda policy: clone_loss(policy, batch))
+        return nn.descend(
+            state, self.optimiser(), lambda policy: clone_loss(policy, batch, reach=self.reach)
+        )
 
     def actor(self, state: nn.Learner[GaussianPolicy]) -> TanhGaussianActor:
-        return TanhGaussianActor(state.model)
+        return TanhGaussianActor(state.model, self.reach)
 
 
 def clone_loss(
-    policy: GaussianPolicy, batch: ContinuousTransitions
+    policy: GaussianPolicy, batch: ContinuousTransitions, *, reach: float
 ) -> tuple[Float[Array, ""], nn.Metrics]:
     """Mean negative log-likelihood of the data's actions."""
     mean, log_deviation = policy(batch.observations)
-    likelihood = jax.vmap(tanh_gaussian_log_density)(batch.actions, mean, log_deviation).mean()
+    density = jax.vmap(partial(tanh_gaussian_log_density, reach=reach))
+    likelihood = density(batch.actions, mean, log_deviation).mean()
     return -likelihood, {"log_likelihood": likelihood}

@@ -16,7 +16,7 @@ from saqrl.baselines import ContinuousTransitions
 from saqrl.baselines.bc import clone_loss
 from saqrl.baselines.critics import Critics
 from saqrl.baselines.distributions import gaussian_log_density, gaussian_sample
-from saqrl.baselines.policies import GaussianPolicy, TanhGaussianActor
+from saqrl.baselines.policies import REACH, GaussianPolicy, TanhGaussianActor, check_reach, squash
 
 
 class State(eqx.Module):
@@ -37,10 +37,13 @@ class BRAC(nn.CriticTraining):
     """Actions of pi that estimate a state's value and divergence."""
     behaviour_share: float = 0.25
     """Share of the steps, the first ones, that fit pi_b; the rest train pi and Q."""
+    reach: float = REACH
+    """Largest action of pi and pi_b before clipping: 1 is the plain tanh."""
 
     default_act = "greedy"
 
     def __post_init__(self) -> None:
+        check_reach(self.reach)
         if not 0 < self.behaviour_share < 1:
             raise ValueError(
                 f"agent.behaviour-share is {self.behaviour_share}; it must lie between 0 and 1"
@@ -71,7 +74,9 @@ class BRAC(nn.CriticTraining):
         self, state: State, batch: ContinuousTransitions, key: Key[Array, ""]
     ) -> tuple[State, nn.Metrics]:
         behaviour, metrics = nn.descend(
-            state.behaviour, self.optimiser(), lambda policy: clone_loss(policy, batch)
+            state.behaviour,
+            self.optimiser(),
+            lambda policy: clone_loss(policy, batch, reach=self.reach),
         )
         # The policy leaves from the behaviour, where the divergence is 0.
         policy = nn.Learner(behaviour.model, state.policy.moments)
@@ -124,7 +129,7 @@ class BRAC(nn.CriticTraining):
             noise: Float[Array, "batch act"],
         ) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
             drawn = jax.vmap(gaussian_sample)(noise, *ours)
-            q = critics.pessimistic(observations, jnp.tanh(drawn))
+            q = critics.pessimistic(observations, squash(drawn, reach=self.reach))
             return q, jax.vmap(log_ratio)(drawn, ours, theirs)
 
         noise = jax.random.normal(key, (self.samples, *ours[0].shape))
@@ -132,7 +137,7 @@ class BRAC(nn.CriticTraining):
         return values.mean(0), ratios.mean(0)
 
     def actor(self, state: State) -> TanhGaussianActor:
-        return TanhGaussianActor(state.policy.model)
+        return TanhGaussianActor(state.policy.model, self.reach)
 
 
 def log_ratio(
@@ -140,5 +145,5 @@ def log_ratio(
     policy: tuple[Float[Array, " act"], Float[Array, " act"]],
     behaviour: tuple[Float[Array, " act"], Float[Array, " act"]],
 ) -> Float[Array, ""]:
-    """Log pi(a) - log pi_b(a) at a = tanh(value); the slope of tanh cancels exactly."""
+    """Log pi(a) - log pi_b(a) at a = reach tanh(value); its slope cancels exactly."""
     return gaussian_log_density(value, *policy) - gaussian_log_density(value, *behaviour)

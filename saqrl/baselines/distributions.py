@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 LOG_2PI = 1.8378770664093453
-# Data may lie on the bounds, where a tanh-Gaussian has no density: they are moved inside by as
-# much as IQL's authors do (arXiv 2110.06169, their code).
+# Data may lie on the bounds, where a tanh-Gaussian of reach 1 has no density: they are moved inside
+# by as much as IQL's authors do (arXiv 2110.06169, their code).
 INSIDE = 1 - 1e-5
 
 
@@ -37,14 +37,20 @@ def unsquash(action: Float[Array, " act"]) -> Float[Array, " act"]:
 
 
 def tanh_gaussian_log_density(
-    action: Float[Array, " act"], mean: Float[Array, " act"], log_deviation: Float[Array, " act"]
+    action: Float[Array, " act"],
+    mean: Float[Array, " act"],
+    log_deviation: Float[Array, " act"],
+    *,
+    reach: float = 1.0,
 ) -> Float[Array, ""]:
-    """Log-density of tanh(u), u ~ N(mean, exp(log_deviation)^2), at `action` in [-1, 1].
+    """Log-density of reach tanh(u), u ~ N(mean, exp(log_deviation)^2), at `action` in [-1, 1].
 
-    Source: Haarnoja et al. 2018 (arXiv 1801.01290), eq. 21.
+    Source: Haarnoja et al. 2018 (arXiv 1801.01290), eq. 21, for a reach of 1; da/du gains it as a
+    factor.
     """
-    value = unsquash(action)
-    return gaussian_log_density(value, mean, log_deviation) - log_tanh_slope(value).sum(-1)
+    value = unsquash(action / reach)
+    slope = jnp.log(reach) + log_tanh_slope(value)
+    return gaussian_log_density(value, mean, log_deviation) - slope.sum(-1)
 
 
 def gaussian_sample(

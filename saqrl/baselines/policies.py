@@ -10,6 +10,15 @@ from saqrl.baselines.distributions import gaussian_sample
 
 # Bounds of the log-deviation before the tanh; below e^-5 the likelihood only chases duplicates.
 LOG_DEVIATION_MIN, LOG_DEVIATION_MAX = -5.0, 2.0
+# Of a tanh-Gaussian that is fitted to data. Logged actions are often clipped, so that many lie on
+# the bounds, which a plain tanh meets at infinity: a sixth of door-expert's, and the mean then
+# chases them.
+REACH = 1.1
+
+
+def check_reach(reach: float) -> None:
+    if not reach >= 1:
+        raise ValueError(f"agent.reach is {reach}; at least 1, where the data's actions end")
 
 
 class GaussianPolicy(eqx.Module):
@@ -28,15 +37,23 @@ class GaussianPolicy(eqx.Module):
 
 
 class TanhGaussianActor(eqx.Module):
-    """Greedy: tanh of the mean, which is the distribution's median."""
+    """Greedy: reach times the tanh of the mean, which is the distribution's median.
+
+    Clipped to [-1, 1], beyond which a reach above 1 may go.
+    """
 
     policy: GaussianPolicy
+    reach: float = eqx.field(static=True, default=1.0)
 
     def act(
         self, observation: Float[Array, " features"], key: Key[Array, ""], *, greedy: bool
     ) -> Float[Array, " act"]:
         mean, log_deviation = self.policy(observation)
-        if greedy:
-            return jnp.tanh(mean)
-        noise = jax.random.normal(key, mean.shape)
-        return jnp.tanh(gaussian_sample(noise, mean, log_deviation))
+        if not greedy:
+            mean = gaussian_sample(jax.random.normal(key, mean.shape), mean, log_deviation)
+        return squash(mean, reach=self.reach)
+
+
+def squash(value: Float[Array, "*batch act"], *, reach: float) -> Float[Array, "*batch act"]:
+    """The action that the robot gets for u = `value`: reach tanh(u), clipped to [-1, 1]."""
+    return jnp.clip(reach * jnp.tanh(value), -1, 1)

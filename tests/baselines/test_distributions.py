@@ -1,6 +1,7 @@
 """Densities against float64 loops and quadratures, values and gradients."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +16,12 @@ from saqrl.baselines import distributions as density
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
 
 
-def loop_tanh_gaussian(action, mean, log_deviation) -> float:
+def loop_tanh_gaussian(action, mean, log_deviation, reach=1.0) -> float:
     total = 0.0
     for a, m, log_s in zip(action, mean, log_deviation, strict=True):
-        u, s = math.atanh(a), math.exp(log_s)
+        u, s = math.atanh(a / reach), math.exp(log_s)
         normal = -0.5 * ((u - m) / s) ** 2 - log_s - 0.5 * math.log(2 * math.pi)
-        total += normal - math.log(1 - a**2)
+        total += normal - math.log(reach * (1 - (a / reach) ** 2))
     return total
 
 
@@ -72,11 +73,23 @@ def test_tanh_gaussian_log_density_is_the_change_of_variables(seed):
     check(density.tanh_gaussian_log_density, loop_tanh_gaussian, action, mean, log_deviation)
 
 
-def test_tanh_gaussian_density_integrates_to_one():
-    actions = np.linspace(-1, 1, 40_001)[1:-1]
-    values = jax.vmap(
-        lambda a: density.tanh_gaussian_log_density(a, jnp.asarray([0.3]), jnp.asarray([-0.7]))
-    )(jnp.asarray(actions[:, None], jnp.float32))
+@pytest.mark.parametrize("action", [(1.0, -1.0, 0.3), (-0.97, 0.0, 0.99)])
+def test_a_reach_above_one_takes_actions_on_the_bounds_as_they_are(action):
+    ours = partial(density.tanh_gaussian_log_density, reach=1.1)
+    loop = partial(loop_tanh_gaussian, reach=1.1)
+    check(ours, loop, action, (0.5, -2.0, 0.1), (-0.3, 0.2, -1.0))
+
+
+@pytest.mark.parametrize("reach", [1.0, 1.1, 3.0])
+def test_tanh_gaussian_density_integrates_to_one(reach):
+    actions = np.linspace(-reach, reach, 40_001)[1:-1]
+    log_density = partial(
+        density.tanh_gaussian_log_density,
+        mean=jnp.asarray([0.3]),
+        log_deviation=jnp.asarray([-0.7]),
+        reach=reach,
+    )
+    values = jax.vmap(log_density)(jnp.asarray(actions[:, None], jnp.float32))
     # The moved bounds and float32 cost a few 1e-4.
     assert np.trapezoid(np.exp(values), actions) == pytest.approx(1, abs=1e-3)
 

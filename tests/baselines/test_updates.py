@@ -6,6 +6,7 @@ a tenth of the gradient: what is compared is the gradient that `update` really f
 
 import math
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +18,7 @@ from saqrl import nn
 from saqrl.baselines import ContinuousTransitions, brac, cql, iql, rebrac
 from saqrl.baselines.bc import ContinuousBC, GaussianBC
 from saqrl.baselines.gmm import GMM
+from saqrl.baselines.policies import GaussianPolicy, TanhGaussianActor
 
 ROWS, FEATURES, ACT = 3, 2, 2
 LINEAR = {"hidden": (), "layer_norm": False, "steps": 8, "batch_size": ROWS}
@@ -99,10 +101,25 @@ def normal_density(value, mean, log_deviation) -> float:
     )
 
 
-def squashed_density(value, mean, log_deviation) -> float:
+def squashed_density(value, mean, log_deviation, reach=1.0) -> float:
+    """Log-density of reach tanh(value), value ~ N(mean, exp(log_deviation)^2)."""
     return normal_density(value, mean, log_deviation) - sum(
-        math.log(1 - math.tanh(v) ** 2) for v in value
+        math.log(reach * (1 - math.tanh(v) ** 2)) for v in value
     )
+
+
+def behaviour_loop(batch, reach):
+    """The mean negative log-likelihood of the data as a function of a policy's leaves."""
+
+    def loop(leaves):
+        return -np.mean(
+            [
+                squashed_density(np.arctanh(a / reach), *gaussian(leaves, o), reach)
+                for o, a, *_ in rows_of(batch)
+            ]
+        )
+
+    return loop
 
 
 def test_bc_follows_the_squared_error(batch):
@@ -115,14 +132,10 @@ def test_bc_follows_the_squared_error(batch):
     assert_gradient(after, loop, before.model)
 
 
-def test_gaussian_bc_follows_the_likelihood(batch):
-    before, after, metrics = step(GaussianBC(**LINEAR, weight_decay=0), batch)
-
-    def loop(leaves):
-        return -np.mean(
-            [squashed_density(np.arctanh(a), *gaussian(leaves, o)) for o, a, *_ in rows_of(batch)]
-        )
-
+@pytest.mark.parametrize("reach", [1.0, 1.1])
+def test_gaussian_bc_follows_the_likelihood(batch, reach):
+    before, after, metrics = step(GaussianBC(**LINEAR, weight_decay=0, reach=reach), batch)
+    loop = behaviour_loop(batch, reach)
     np.testing.assert_allclose(-metrics["log_likelihood"], loop(doubles(before.model)), rtol=1e-4)
     assert_gradient(after, loop, before.model)
 
@@ -254,28 +267,24 @@ def test_cql_proposals_carry_their_own_densities(batch):
                 assert float(density) == pytest.approx(expected, rel=2e-3, abs=2e-3)
 
 
-def test_brac_fits_the_behaviour_first_and_then_leaves_it(batch):
-    algorithm = brac.BRAC(**LINEAR, behaviour_share=0.25)  # two of eight steps
+@pytest.mark.parametrize("reach", [1.0, 1.1])
+def test_brac_fits_the_behaviour_first_and_then_leaves_it(batch, reach):
+    algorithm = brac.BRAC(**LINEAR, behaviour_share=0.25, reach=reach)  # two of eight steps
     start, first, _ = step(algorithm, batch)
     for part in ("critics", "target"):
         before, after = doubles(getattr(start, part)), doubles(getattr(first, part))
         assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True)), part
     for a, b in zip(doubles(first.policy.model), doubles(first.behaviour.model), strict=True):
         np.testing.assert_array_equal(a, b)  # the policy leaves from the behaviour
-
-    def loop(leaves):
-        return -np.mean(
-            [squashed_density(np.arctanh(a), *gaussian(leaves, o)) for o, a, *_ in rows_of(batch)]
-        )
-
-    assert_gradient(first.behaviour, loop, start.behaviour.model)
+    assert_gradient(first.behaviour, behaviour_loop(batch, reach), start.behaviour.model)
     second, third, _ = step(algorithm, batch, steps=3)
     for a, b in zip(doubles(second.behaviour), doubles(third.behaviour), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_brac_follows_the_penalised_value(batch):
-    algorithm = brac.BRAC(**LINEAR, behaviour_share=0.2, alpha=0.7, samples=2)  # one of eight
+@pytest.mark.parametrize("reach", [1.0, 1.1])
+def test_brac_follows_the_penalised_value(batch, reach):
+    algorithm = brac.BRAC(**LINEAR, behaviour_share=0.2, alpha=0.7, samples=2, reach=reach)
     before, after, metrics = step(algorithm, batch, steps=2)
     behaviour, target = doubles(before.behaviour.model), doubles(before.target)
     target_key, policy_key = jax.random.split(KEY)
@@ -289,7 +298,8 @@ def test_brac_follows_the_penalised_value(batch):
             value = divergence = 0.0
             for draw in noise[:, row]:
                 u = ours[0] + np.exp(ours[1]) * draw
-                value += min(q_values(critics, observation, np.tanh(u))) / 2
+                action = np.clip(reach * np.tanh(u), -1, 1)
+                value += min(q_values(critics, observation, action)) / 2
                 divergence += (squashed_density(u, *ours) - squashed_density(u, *theirs)) / 2
             yield value, divergence
 
@@ -312,6 +322,21 @@ def test_brac_follows_the_penalised_value(batch):
         return np.mean([0.7 * divergence - value for value, divergence in pairs])
 
     assert_gradient(after.policy, policy_loop, before.policy.model)
+
+
+@pytest.mark.parametrize("algorithm", [GaussianBC, brac.BRAC])
+def test_a_reach_inside_the_bounds_is_refused(algorithm):
+    with pytest.raises(ValueError, match=r"agent\.reach is 0\.9; at least 1"):
+        algorithm(reach=0.9)
+
+
+def test_a_policy_that_reaches_beyond_the_bounds_acts_on_them(batch):
+    policy = GaussianPolicy(KEY, FEATURES, (), ACT)
+    far = eqx.tree_at(lambda p: p.network, policy, lambda o: jnp.asarray([9.0, -9.0, 0.0, 0.0]))
+    action = TanhGaussianActor(far, reach=1.1).act(batch.observations[0], KEY, greedy=True)
+    np.testing.assert_array_equal(action, [1, -1])
+    drawn = TanhGaussianActor(far, reach=1.1).act(batch.observations[0], KEY, greedy=False)
+    assert np.abs(drawn).max() <= 1
 
 
 def test_rebrac_follows_both_penalties_and_moves_the_policy_every_other_step(batch):
