@@ -41,14 +41,15 @@ SLOW_METHODS = methods(("cql",), ("continuous",))
 
 
 # What the trials of tuning.py chose (benchmarks/results/tuning.jsonl), on a seed of their own.
-TUNED = (
-    "brac.learning_rate=0.001",
-    "brac.alpha=30.0",
-    "brac.behaviour_share=0.5",
-    "rebrac.learning_rate=0.001",
-    "rebrac.actor_penalty=100.0",
+ON_DEMONSTRATIONS = ("rebrac.learning_rate=0.001", "rebrac.actor_penalty=100.0")
+ON_MIXED = (
+    "rebrac.actor_penalty=1.0",
+    "rebrac.critic_penalty=0.1",
+    "brac.alpha=10.0",
+    "saq-brac.alpha=0.3",
+    "saq-cql.alpha=1.0",
 )
-FEW_CODES = ("quantizer.codes=16",)
+FEW_CODES = (*ON_DEMONSTRATIONS, "quantizer.codes=16")
 # Noisy experts: tried with five episodes of the door on seeds 100 to 102.
 FEW_DEMONSTRATIONS = (*FEW_CODES, "quantizer.state_scale=0.3")
 
@@ -67,7 +68,7 @@ class Set:
     """Seeds at most."""
     evaluations: int = 3
     chosen: tuple[str, ...] = FEW_CODES
-    """Hyperparameters beside TUNED."""
+    """Hyperparameters of its methods."""
 
     def cells(self, compared: list[Method], seed: int) -> list[Cell]:
         return plan(
@@ -78,7 +79,7 @@ class Set:
             steps=self.steps,
             quantizer_steps=self.quantizer_steps,
             evaluations=self.evaluations,
-            assignments=(*TUNED, *self.chosen),
+            assignments=self.chosen,
         )
 
 
@@ -93,13 +94,15 @@ PUSHT = f"npz:{DATA}/npz/pusht-human.npz"
 CUBE = f"ogbench:{DATA}/ogbench/cube-single-play-v0.npz"
 # Wider inputs did better on Push-T for every method that was tried with them.
 WIDE = {"feature_deviation": 0.3}
-MIXED = {"steps": 6_000, "quantizer_steps": 6_000, "rounds": 3, "chosen": ()}
+# Values want wider ones still.
+WIDEST = {"feature_deviation": 1.0}
+MIXED = {"steps": 6_000, "quantizer_steps": 6_000, "rounds": 3, "chosen": ON_MIXED}
 SETS = (
     Set("pusht", PUSHT, "pusht", WIDE, steps=6_000, quantizer_steps=8_000),
     Set("door-expert-5", DOOR, "door-expert", **first(5)),
     Set("door-expert-25", DOOR, "door-expert-25", chosen=FEW_DEMONSTRATIONS),
     Set("pen-expert-25", PEN, **first(25)),
-    Set("pusht-chunk8", PUSHT, "pusht-chunk8", WIDE, 6_000, 8_000, chosen=()),
+    Set("pusht-chunk8", PUSHT, "pusht-chunk8", WIDE, 6_000, 8_000, chosen=ON_DEMONSTRATIONS),
     Set("hammer-expert-25", HAMMER, rounds=3, **first(25)),
     Set("door-human", f"d4rl:{DATA}/d4rl/door-human.hdf5", rounds=3),
     # Not by its preset, with which every quantized agent acts greedily.
@@ -111,7 +114,7 @@ SETS = (
         rounds=3,
     ),
     *(
-        Set(name, f"d4rl:{DATA}/d4rl/{name}.hdf5", **MIXED)
+        Set(name, f"d4rl:{DATA}/d4rl/{name}.hdf5", changes=WIDEST, **MIXED)
         for name in ("hopper-medium", "hopper-mixed", "halfcheetah-medium")
     ),
     *(

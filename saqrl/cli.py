@@ -15,7 +15,7 @@ from saqrl import __version__
 from saqrl.registry import closest
 
 COMMANDS = {
-    "train": "learn a policy from a dataset; without arguments: a demonstration in 2 minutes",
+    "train": "learn a policy from a dataset; without arguments: a demonstration in half a minute",
     "evaluate": "play a run's policy in its environment",
     "export": "write a run's policy as one file that needs no JAX",
     "serve": "answer policy queries over a WebSocket",

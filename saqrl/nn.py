@@ -122,14 +122,17 @@ class Training:
     steps: int = 20_000
     """Gradient steps; the cosine schedule ends there."""
     batch_size: int = 256
+    """Transitions of a gradient step."""
     hidden: tuple[int, ...] = (256, 256)
     """Widths of the hidden layers."""
     layer_norm: bool = False
     """Normalise before each activation."""
     learning_rate: float = 1e-3
+    """Of Adam, at the start of the schedule."""
     schedule: Schedule = "cosine"
     """Of the learning rate: constant, or cosine to 0."""
     weight_decay: float = 0.0
+    """Decoupled (AdamW); 0 is plain Adam."""
     precision: Precision = "float32"
     """Of the matrix products of a training step; what is trained and deployed is float32."""
 
@@ -154,6 +157,7 @@ class CriticTraining(Training):
     critics: int = 2
     """Number of Q networks; targets, values and policies see their minimum."""
     discount: float = 0.99
+    """Of each step of the environment."""
     target_rate: float = 0.005
     """Share of the online critics that moves into the target at each move; 1 copies."""
 

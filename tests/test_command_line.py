@@ -33,7 +33,7 @@ def saqrl(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """A folder with a small data set of Push-T's shape, walk.npz."""
+    """A folder with a small data set of Push-T's shape, walk.npz, and one without rewards."""
     folder = tmp_path_factory.mktemp("place")
     generator = np.random.default_rng(0)
     rows = 60
@@ -48,6 +48,9 @@ def place(tmp_path_factory) -> Path:
         terminals=np.zeros(rows, bool),
         timeouts=ends,
     )
+    with np.load(folder / "walk.npz") as arrays:
+        unpaid = {name: arrays[name] for name in arrays if name != "rewards"}
+    np.savez(folder / "unpaid.npz", **unpaid)
     return folder
 
 
@@ -121,6 +124,12 @@ BAD = [
     (("train", "--dataset", "walk.npz", *SMALL, "--env", "gym_pusht/PushT-v9"), "PushT-v0"),
     (("train", "--dataset", "walk.npz", "--quantizer.codes", "100"), "only 60 transitions"),
     (("train", "--dataset", "walk.npz", "--chunk", "2", "--execute", "3"), "execute 3"),
+    (("train", "--dataset", "unpaid.npz", "--agent", "iql"), "no rewards, from which iql learns"),
+    (
+        ("train", "--dataset", "unpaid.npz", "--actions", "continuous", "--agent", "rebrac"),
+        "--dataset.rewards success-at-end",
+    ),
+    (("train", "--dataset", "walk.npz", "--agent", "rebrac"), "add --actions continuous"),
     (("train", "--env", "Hopper-v4"), "no scripted"),
     (("train", "--dataset", "walk.npz", "--steps", "0"), "steps is 0"),
     (("evaluate", "nowhere"), "not a run folder"),

@@ -112,7 +112,7 @@ def _convert_coded(asked: Convert, out: Path) -> int:
     settings, policy = saved_settings(run), load_policy(run / "policy")
     # Nothing said: what the run was trained on.
     options = None if asked.options == DEFAULT else asked.options
-    data = load_training_data(run, settings, dataset=asked.dataset, options=options)
+    data = load_training_data(run, settings, policy, dataset=asked.dataset, options=options)
     arrays = coded_trajectories(data, settings, policy)
     save(out, arrays)
     codes, ends = arrays["actions"], arrays["terminals"] + arrays["timeouts"]

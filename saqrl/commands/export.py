@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     settings, policy = saved_settings(path), load_policy(policy_folder(path, asked.step))
     act = asked.act or policy.default_act
     spec = asked.dataset or training_spec(path, settings)
-    data = load_training_data(path, settings, dataset=spec)
+    data = load_training_data(path, settings, policy, dataset=spec)
     training, held_out = split(data, settings)
     compared = held_out or training
     rows = np.sort(

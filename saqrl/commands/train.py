@@ -235,7 +235,9 @@ def _parse(words: Sequence[str], base: Settings) -> Any:
         args=words,
         prog="saqrl train",
         description="Learn a policy from logged data: quantizer, agent, evaluation, in one run "
-        "folder. Without arguments: collect demonstrations of a cube task, train and compare.",
+        "folder. Without arguments: collect demonstrations of a cube task, train and compare. "
+        "The defaults below are those of the command as it stands: with --dataset, --preset or "
+        "--agent before --help they are other ones.",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
 
@@ -325,7 +327,7 @@ _HELP = {
     "log_every": "steps between lines of metrics.jsonl",
     "stream_rows": "rows on the device at a time where the data has more; default: all, of mapped "
     "data 2**18",
-    "baseline": "also train plain continuous BC on the same data",
+    "baseline": "plain continuous BC on the same data, trained and evaluated beside",
 }
 
 

@@ -17,7 +17,10 @@ def existing_file(path: Path) -> Path:
     if found.is_file():
         return found
     if found.is_dir():
-        raise DatasetError(f"{path}: this is a folder; name a file inside it")
+        raise DatasetError(
+            f"{path}: this is a folder, and no data set that is one; name a file or a data set's "
+            "folder inside it"
+        )
     beside = [file.name for file in found.parent.iterdir()] if found.parent.is_dir() else []
     raise FileNotFoundError(f"{path}: no such file{nearest(found.name, beside)}")
 

@@ -18,17 +18,10 @@ def coded_trajectories(
     observations (n, obs) raw, actions (n, 1) codes, rewards (n, 1) of the decision's steps
     (discounted inside a chunk, in the data's own units), terminals and timeouts (n,) at the
     episodes' ends. With action chunks an episode's decisions are `chunk` steps apart.
-    ValueError: the policy has no codes, or the data is of another robot.
+    ValueError: the policy has no codes.
     """
     if not isinstance(policy.controller, CodeController):
         raise ValueError("this policy is continuous: it has no codes to write")
-    ours = policy.observation_size, len(policy.action_range.low)
-    theirs = data.observations.shape[1], data.actions.shape[1]
-    if ours != theirs:
-        raise ValueError(
-            f"the run's data has observations and actions of {ours[0]} and {ours[1]} numbers, "
-            f"this one of {theirs[0]} and {theirs[1]}: name the data that the run was trained on"
-        )
     # A code means the same action in all data.
     data = replace(data, action_range=policy.action_range)
     codec = policy.controller.quantizer.codec

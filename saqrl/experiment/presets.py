@@ -249,6 +249,8 @@ def build_settings(
         chosen = BASELINES.load(name)(**preset.baselines.get(name, {}))
         act = chosen.default_act
     else:
+        if name in BASELINES and name not in AGENTS:
+            raise ValueError(f"agent {name!r} has continuous actions: add --actions continuous")
         chosen = AGENTS.load(name)(**preset.agents.get(name, {}))
         act = preset.acts.get(name, chosen.default_act)
     # A preset speaks of the VQ-VAE; of another quantizer it can only set what that one has.

@@ -66,7 +66,7 @@ def value_run(
     """
     settings, policy = saved_settings(run), load_policy(policy_folder(run, step))
     act = act or policy.default_act
-    data = load_training_data(run, settings)
+    data = load_training_data(run, settings, policy)
     found = evaluate_offline(
         data, settings, policy, act=act, algorithm=algorithm, seed=seed, reporter=reporter
     )

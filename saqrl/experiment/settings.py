@@ -60,6 +60,11 @@ class Settings:
         for name in ("chunk", "execute", "eval_episodes", "log_every", "demonstrations"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name.replace('_', '-')} is {getattr(self, name)}; at least 1")
+        if not 0 <= self.held_out < 1:
+            raise ValueError(
+                f"held-out is {self.held_out}: it is the share of the episodes that is kept from "
+                "training, at least 0 and less than 1"
+            )
         if self.execute > self.chunk:
             raise ValueError(
                 f"execute {self.execute} is more than chunk {self.chunk}: a chunk holds only "

@@ -46,7 +46,7 @@ from saqrl.experiment.run import Run, read_config, read_result, refuse_existing
 from saqrl.experiment.settings import Settings
 from saqrl.experiment.stream import Parts
 from saqrl.experiment.versions import versions
-from saqrl.nn import MLP
+from saqrl.nn import MLP, CriticTraining
 from saqrl.policy import CodeController, ContinuousController, Controller, Policy
 from saqrl.policy.storage import save_policy
 from saqrl.quantizers import QUANTIZERS, ActionQuantizer
@@ -520,6 +520,12 @@ def _load(settings: Settings, reporter: Reporter) -> Transitions:
         update(1, "")
     for note in data.provenance.get("notes", ()):  # type: ignore[attr-defined]
         reporter.say(f"note: {note}")
+    if isinstance(settings.agent, CriticTraining) and not data.has_rewards:
+        raise ValueError(
+            f"{settings.dataset} has no rewards, from which {settings.agent_name} learns: train "
+            "--agent bc, or, where every episode ends in success, say so with "
+            "--dataset.rewards success-at-end"
+        )
     return data
 
 

@@ -51,11 +51,12 @@ def save_policy(policy: Policy, folder: Path) -> None:
     write_atomically(folder / "policy.json", json.dumps(described, indent=2).encode())
 
 
-def load_policy(folder: Path) -> Policy:
-    """The policy that `save_policy` wrote.
+def load_policy(folder: Path | str) -> Policy:
+    """The policy that `save_policy` wrote: of a run, in the folder RUN/policy.
 
     Raises PolicyError where a file is missing, damaged, or from a newer format.
     """
+    folder = Path(folder)
     if not (folder / "policy.json").is_file():
         raise PolicyError(f"{folder} holds no policy (no policy.json): has its run finished?")
     try:

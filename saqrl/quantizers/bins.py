@@ -56,8 +56,8 @@ class Bins(Quantization):
             )
             raise ValueError(
                 f"bins: 2 bins in each of {dimensions} action dimensions already make "
-                f"{2**dimensions:,} joint codes and 10 bins {10.0**dimensions:.2g}, where "
-                f"codes is {self.codes:,}: {need}"
+                f"{2**dimensions:,} joint codes, and 10 bins 10^{dimensions}, where codes is "
+                f"{self.codes:,}: {need}"
             )
         return share_out(self.codes, dimensions)
 

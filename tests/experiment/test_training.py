@@ -158,6 +158,7 @@ def test_more_codes_than_transitions_are_refused(dataset, tmp_path):
         ({"chunk": 2, "execute": 3}, "execute 3 is more than chunk 2"),
         ({"eval_episodes": 0}, "eval-episodes is 0"),
         ({"eval_every": 0}, "eval-every is 0"),
+        ({"held_out": 1.0}, "held-out is 1.0: it is the share"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(dataset, changes, message):

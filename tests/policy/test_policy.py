@@ -65,7 +65,7 @@ ACTORS = [
 def test_a_saved_policy_acts_exactly_as_before(kind, name, tmp_path):
     policy = make_policy(kind, name)
     save_policy(policy, tmp_path / "policy")
-    loaded = load_policy(tmp_path / "policy")
+    loaded = load_policy(str(tmp_path / "policy"))
     observations = np.random.default_rng(0).normal(size=(5, OBSERVATION)).astype(np.float32)
     keys = jax.random.split(jax.random.key(1), 5)
     for act in ("greedy", "sample"):
