@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _QUANTIZED = ("#D55E00", "#E69F00", "#CC79A7", "#9C3D00", "#F0A77A", "#7A3B69")
 _CONTINUOUS = ("#0072B2", "#56B4E9", "#009E73", "#5B6770", "#9AA3AD", "#014B75", "#00A0A0")
 _COLUMNS = 3
+# Methods of a panel of learning curves up to which each gets a band.
+MOST_BANDS = 6
 
 
 def _figure(width: float, height: float) -> "Figure":
@@ -45,13 +47,19 @@ def colours(methods: Iterable[str]) -> dict[str, str]:
 
 
 def intervals(
-    estimates: Mapping[str, Estimate], *, label: str, centre: float | None = None
+    estimates: Mapping[str, Estimate],
+    *,
+    label: str,
+    shown: Mapping[str, str],
+    centre: float | None = None,
 ) -> bytes:
-    """A line for every estimate with its interval; `centre` marks where there is no difference."""
+    """A line for every estimate with its interval, in the colours `shown`.
+
+    `centre` marks where there is no difference.
+    """
     figure = _figure(7.5, 0.9 + 0.3 * len(estimates))
     axes = figure.subplots()
     names = list(estimates)
-    shown = colours(names)
     for place, name in enumerate(names):
         value, low, high = estimates[name]
         axes.plot([low, high], [place, place], color=shown[name], linewidth=6, alpha=0.35)
@@ -66,10 +74,13 @@ def intervals(
     return _png(figure)
 
 
-def bars(panels: Mapping[str, Mapping[str, Estimate]], *, labels: Mapping[str, str]) -> bytes:
-    """A panel for every data set, a bar for every method."""
-    methods = list(dict.fromkeys(method for panel in panels.values() for method in panel))
-    shown = colours(methods)
+def bars(
+    panels: Mapping[str, Mapping[str, Estimate]],
+    *,
+    labels: Mapping[str, str],
+    shown: Mapping[str, str],
+) -> bytes:
+    """A panel for every data set, a bar for every method, in the colours `shown`."""
     height = 1.0 + 0.27 * max(len(panel) for panel in panels.values())
     figure, grid = _panels(len(panels), height)
     for axes, (task, panel) in zip(grid, panels.items(), strict=False):
@@ -89,10 +100,13 @@ def curves(
     panels: Mapping[str, Mapping[str, Sequence[Sequence[tuple[int, float]]]]],
     *,
     labels: Mapping[str, str],
+    shown: Mapping[str, str],
 ) -> bytes:
-    """A panel for every data set; of every method the mean and the span of its seeds."""
+    """A panel for every data set; of every method the mean over its seeds.
+
+    And the span of its seeds, where there are few enough methods to tell the bands apart.
+    """
     methods = list(dict.fromkeys(method for panel in panels.values() for method in panel))
-    shown = colours(methods)
     figure, grid = _panels(len(panels), 2.7)
     for axes, (task, panel) in zip(grid, panels.items(), strict=False):
         for method, runs in panel.items():
@@ -104,8 +118,9 @@ def curves(
             mean = [np.mean(by_step[step]) for step in steps]
             style = "-" if method.startswith("saq-") else "--"
             axes.plot(steps, mean, style, marker=".", color=shown[method], linewidth=1.5)
-            low, high = ([pick(by_step[s]) for s in steps] for pick in (min, max))
-            axes.fill_between(steps, low, high, color=shown[method], alpha=0.12, linewidth=0)
+            if len(panel) <= MOST_BANDS:
+                low, high = ([pick(by_step[s]) for s in steps] for pick in (min, max))
+                axes.fill_between(steps, low, high, color=shown[method], alpha=0.12, linewidth=0)
         axes.set_title(task, fontsize=10)
         axes.set_xlabel("gradient steps of the agent", fontsize=9)
         axes.set_ylabel(labels[task], fontsize=9)

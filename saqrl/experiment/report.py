@@ -80,12 +80,17 @@ def sections(rows: Sequence[Row]) -> list[Section]:
     if not finished:
         raise ValueError("no run has finished: nothing to report yet")
     scores = scores_of(finished)
+    shown = plots.colours(scores)
     found = [_per_task(finished, scores)]
     comparable = {row["task"] for row in finished if row["measure"] in COMPARABLE}
-    found += _overall(scores, comparable)
-    found += _improvement(scores)
-    found.append(_bars(finished, scores))
-    found.append(_curves(finished))
+    found += _overall(scores, comparable, shown)
+    found += _improvement(scores, shown)
+    # One method alone is nothing to compare, one evaluation alone no curve.
+    contested = [row for row in finished if _methods_on(row["task"], scores) > 1]
+    if contested:
+        found.append(_bars(contested, scores, shown))
+    if longer := [row for row in contested or finished if len(row["curve"]) > 1]:
+        found.append(_curves(longer, shown))
     found += _codes(finished)
     found.append(_protocol(finished, failed))
     return found
@@ -112,7 +117,9 @@ def _per_task(rows: Sequence[Row], scores: Mapping[str, Mapping[str, list[float]
                 (
                     task,
                     method,
-                    ("**{}**" if estimate.value == best else "{}").format(_interval(estimate)),
+                    ("**{}**" if estimate.value == best else "{}").format(
+                        _interval(estimate) if len(runs) > 1 else f"{estimate.value:.1f}"
+                    ),
                     runs[0]["measure"],
                     str(len(runs)),
                     f"{interquartile_mean([row['best'] for row in runs]):.1f}",
@@ -121,16 +128,20 @@ def _per_task(rows: Sequence[Row], scores: Mapping[str, Mapping[str, list[float]
             )
     return Section(
         "Scores",
-        "Interquartile mean over seeds of the mean over a run's last evaluations, with a 95 % "
-        'bootstrap interval. "Best" is the best single evaluation of each run: it is chosen with '
-        "knowledge of the scores, so compare it only with figures that were chosen so too.",
+        "Interquartile mean over seeds (of fewer than four their plain mean) of the mean over a "
+        "run's last evaluations, with a 95 % bootstrap interval where there is more than one seed "
+        "(of two or three it only spans the lowest and the highest). "
+        '"Best" is the best single evaluation of each run: it is chosen with knowledge of the '
+        "scores, so compare it only with figures that were chosen so too.",
         ("data", "method", "score [95 %]", "measure", "seeds", "best", "time of a run"),
         tuple(lines),
     )
 
 
 def _overall(
-    scores: Mapping[str, Mapping[str, list[float]]], comparable: set[str]
+    scores: Mapping[str, Mapping[str, list[float]]],
+    comparable: set[str],
+    shown: Mapping[str, str],
 ) -> list[Section]:
     # One that was tried on a few data sets only would leave no more than those to all others.
     most = max(len(by_task) for by_task in scores.values())
@@ -155,14 +166,17 @@ def _overall(
             f"every method has finished, drawn anew within each for the intervals.{left_out}",
             ("method", "score [95 %]"),
             tuple((method, _interval(estimate)) for method, estimate in estimates.items()),
-            ("overall.png", plots.intervals(estimates, label="interquartile mean")),
+            ("overall.png", plots.intervals(estimates, label="interquartile mean", shown=shown)),
         )
     ]
 
 
-def _improvement(scores: Mapping[str, Mapping[str, list[float]]]) -> list[Section]:
+def _improvement(
+    scores: Mapping[str, Mapping[str, list[float]]], shown: Mapping[str, str]
+) -> list[Section]:
     lines = []
     estimates: dict[str, Estimate] = {}
+    of_pair: dict[str, str] = {}
     for ours in (method for method in scores if method.startswith("saq-")):
         for theirs in (method for method in scores if not method.startswith("saq-")):
             tasks = [task for task in scores[ours] if task in scores[theirs]]
@@ -171,6 +185,7 @@ def _improvement(scores: Mapping[str, Mapping[str, list[float]]]) -> list[Sectio
             estimate = probability_of_improvement(scores[ours], scores[theirs])
             if ours.split("-")[1] == theirs:  # the picture shows each method over its counterpart
                 estimates[f"{ours} > {theirs}"] = estimate
+                of_pair[f"{ours} > {theirs}"] = shown[ours]
             lines.append((ours, theirs, _interval(estimate, digits=2), str(len(tasks))))
     if not lines:
         return []
@@ -181,18 +196,29 @@ def _improvement(scores: Mapping[str, Mapping[str, list[float]]]) -> list[Sectio
             "same data, averaged over data sets (ties count one half); 0.5 is no difference.",
             ("method", "over", "probability [95 %]", "data sets"),
             tuple(lines),
-            ("improvement.png", picture) if (picture := _improvement_picture(estimates)) else None,
+            _improvement_picture(estimates, of_pair),
         )
     ]
 
 
-def _improvement_picture(estimates: Mapping[str, Estimate]) -> bytes | None:
+def _improvement_picture(
+    estimates: Mapping[str, Estimate], shown: Mapping[str, str]
+) -> tuple[str, bytes] | None:
     if not estimates:
         return None
-    return plots.intervals(estimates, label="probability of improvement", centre=0.5)
+    label = "probability of improvement"
+    return "improvement.png", plots.intervals(estimates, label=label, shown=shown, centre=0.5)
 
 
-def _bars(rows: Sequence[Row], scores: Mapping[str, Mapping[str, list[float]]]) -> Section:
+def _methods_on(task: str, scores: Mapping[str, Mapping[str, list[float]]]) -> int:
+    return sum(task in by_task for by_task in scores.values())
+
+
+def _bars(
+    rows: Sequence[Row],
+    scores: Mapping[str, Mapping[str, list[float]]],
+    shown: Mapping[str, str],
+) -> Section:
     panels: dict[str, dict[str, Estimate]] = {}
     labels = {}
     for row in rows:
@@ -204,11 +230,11 @@ def _bars(rows: Sequence[Row], scores: Mapping[str, Mapping[str, list[float]]]) 
     return Section(
         "Each data set",
         "Interquartile means with 95 % intervals.",
-        picture=("bars.png", plots.bars(panels, labels=labels)),
+        picture=("bars.png", plots.bars(panels, labels=labels, shown=shown)),
     )
 
 
-def _curves(rows: Sequence[Row]) -> Section:
+def _curves(rows: Sequence[Row], shown: Mapping[str, str]) -> Section:
     panels: dict[str, dict[str, list[list[tuple[int, float]]]]] = {}
     labels = {}
     for row in rows:
@@ -217,8 +243,9 @@ def _curves(rows: Sequence[Row]) -> Section:
         of_task.setdefault(row["method"], []).append([(s, v) for s, v in row["curve"]])
     return Section(
         "Learning curves",
-        "Mean over seeds at each evaluation; the band spans the lowest and the highest seed.",
-        picture=("curves.png", plots.curves(panels, labels=labels)),
+        "Mean over seeds at each evaluation; the band spans the lowest and the highest seed (left "
+        f"out where more than {plots.MOST_BANDS} methods would hide each other).",
+        picture=("curves.png", plots.curves(panels, labels=labels, shown=shown)),
     )
 
 

@@ -52,6 +52,42 @@ def test_scores_are_interquartile_means_with_the_best_in_bold(rows):
     assert [line[1] for line in table if line[2].startswith("**")] == ["gmm", "gmm"]
 
 
+def test_one_seed_has_no_interval(rows):
+    assert by_title([*rows, row("can", "cql", 0, 50.0)])["Scores"].rows[3][1:3] == ("cql", "50.0")
+
+
+def test_what_stands_alone_is_in_the_table_and_not_in_the_pictures(rows, monkeypatch):
+    drawn = {}
+    for name in ("bars", "curves"):
+        original = getattr(report.plots, name)
+
+        def draw(panels, *, name=name, original=original, **more):
+            drawn[name] = sorted(panels)
+            return original(panels, **more)
+
+        monkeypatch.setattr(report.plots, name, draw)
+    alone = row("square", "bc", 0, 50.0)
+    once = [row("tool", m, 0, 50.0, curve=[[20, 50.0]]) for m in ("saq-bc", "bc")]
+    table = by_title([*rows, alone, *once])["Scores"].rows
+    assert {line[0] for line in table} == {"can", "lift", "square", "tool"}
+    assert drawn == {"bars": ["can", "lift", "tool"], "curves": ["can", "lift"]}
+
+
+def test_a_method_has_one_colour_in_all_pictures(rows, monkeypatch):
+    seen = []
+    original = report.plots.intervals
+
+    def draw(estimates, *, shown, **more):
+        seen.append(shown)
+        return original(estimates, shown=shown, **more)
+
+    monkeypatch.setattr(report.plots, "intervals", draw)
+    sections([row("can", "cql", 0, 50.0), *rows])
+    overall, improvement = seen
+    assert len({overall[method] for method in ("saq-bc", "bc", "gmm", "cql")}) == 4
+    assert improvement == {"saq-bc > bc": overall["saq-bc"]}
+
+
 def test_probability_of_improvement_compares_ours_with_theirs(rows):
     table = by_title(rows)["Probability of improvement"].rows
     assert [line[:2] for line in table] == [("saq-bc", "bc"), ("saq-bc", "gmm")]
