@@ -18,7 +18,7 @@ from typing import Any
 
 from throughput import machine
 
-from saqrl.experiment.compare import measure_of
+from saqrl.experiment.compare import MEASURES, measure_of
 from saqrl.experiment.presets import build_settings
 from saqrl.experiment.progress import Reporter
 from saqrl.experiment.run import read_history
@@ -78,10 +78,10 @@ def draw(lines: list[dict[str, Any]]) -> None:
         axis.set_xticks([2_500, 5_000, 10_000, 25_000], ["2,500", "5,000", "10,000", "25,000"])
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_ylim(0, 1.1 * max(axis.get_ylim()[1], 50))
-        axis.set(title=name, xlabel="gradient steps, quantizer and prior")
+        measure = next(line["measure"] for line in lines if line["data"] == name)
+        axis.set(title=name, xlabel="gradient steps, quantizer and prior", ylabel=MEASURES[measure])
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False, fontsize=8)
-    figure.supylabel("score", fontsize=10)
     figure.savefig(PICTURE, dpi=110)
 
 
