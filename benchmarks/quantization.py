@@ -11,7 +11,8 @@ runs/quantization and resume.
 (b) state      vqvae against vqvae-unconditioned for CQL, IQL, BRAC
 (c) diversity  narrow against diverse data of one robot
 (d) quantizers every quantizer at 64 codes
-(e) network    widths of the networks that see the state
+(e) network    widths of the networks that see the state; how much of it they see, by the score
+               from five noisy demonstrations
 (f) learning   what moving averages, k-means, revival and bounded encodings bring: steps to the
                error of the paper's preset
 """
@@ -60,6 +61,7 @@ LEARNING_STEPS, PAPER_STEPS = 4_000, 10_000
 # Name -> how to read it; `first` keeps the reconstruction studies to so many episodes.
 SETS: dict[str, dict[str, Any]] = {
     "door-expert": {"path": "d4rl/door-expert.hdf5", "first": 25},
+    "door-expert-5": {"path": "d4rl/door-expert.hdf5", "first": 5},
     "pusht": {"path": "npz/pusht-human.npz", "angles": (4,), "environment": "gym_pusht/PushT-v0"},
     "hopper-expert": {"path": "d4rl/hopper-expert.hdf5"},
     "hopper-medium": {"path": "d4rl/hopper-medium.hdf5"},
@@ -108,6 +110,15 @@ def plan(seed: int) -> Iterator[dict[str, Any]]:
                 "codes": codes,
                 "agent": "bc",
             }
+    for changes in ({"state_scale": 0.1}, {"state_scale": 0.3}, {}, {"encodings": "free"}):
+        yield {
+            "study": "scale-score",
+            "data": "door-expert-5",
+            "quantizer": "vqvae",
+            "codes": 16,
+            "agent": "bc",
+            "changes": changes,
+        }
     for data in ("hopper-mixed", "door-expert"):
         for agent in ("iql", "brac", "cql"):
             for name in ("vqvae", "vqvae-unconditioned"):
@@ -182,13 +193,14 @@ def scored(
     """A whole training run with its evaluation, resumed where there is one already."""
     what = SETS[job["data"]]
     settings = build_settings("default", agent=job["agent"], quantizer=job["quantizer"])
+    changes = {"codes": job["codes"], **job.get("changes", {})}
     settings = replace(
         settings,
         dataset=str(Path(root) / what["path"]),
         env=what.get("environment"),
         angles=what.get("angles", ()),
         data_episodes=what.get("first"),
-        quantizer=replace(settings.quantizer, codes=job["codes"]),  # type: ignore[type-var]
+        quantizer=replace(settings.quantizer, **changes),  # type: ignore[type-var]
         seed=seed,
         eval_episodes=1 if smoke else 20,
     )
@@ -196,6 +208,7 @@ def scored(
     settings = with_steps(settings, steps=steps[0], quantizer_steps=steps[1])
     settings = replace(settings, prior=replace(settings.prior, steps=steps[2]))
     words = [job["study"], job["data"], job["agent"], job["quantizer"], str(job["codes"])]
+    words += [f"{name}={value}" for name, value in job.get("changes", {}).items()]
     out = RUNS / "-".join([*words, f"seed{seed}", *(["smoke"] if smoke else [])])
     summary = train(settings, out, resume=(out / "config.json").exists(), reporter=reporter)
     kept = (
