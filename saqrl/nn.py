@@ -120,7 +120,7 @@ class Training:
     """What every algorithm needs to know about its own training; all of them inherit it."""
 
     steps: int = 20_000
-    """Gradient steps; the cosine schedule ends there."""
+    """Gradient steps; the cosine schedule of what every step trains ends there."""
     batch_size: int = 256
     """Transitions of a gradient step."""
     hidden: tuple[int, ...] = (256, 256)
@@ -153,13 +153,20 @@ class CriticTraining(Training):
     learning_rate: float = 3e-4
     schedule: Schedule = "constant"
     layer_norm: bool = True
-    """Normalise before each activation of Q and V."""
+    """Normalise before each activation of Q and V, and of a policy on codes."""
     critics: int = 2
     """Number of Q networks; targets, values and policies see their minimum."""
     discount: float = 0.99
     """Of each step of the environment."""
     target_rate: float = 0.005
     """Share of the online critics that moves into the target at each move; 1 copies."""
+
+
+def require_positive(**values: float) -> None:
+    """ValueError for the first of the agent's fields that is not above 0."""
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f"agent.{name.replace('_', '-')} is {value}; it must be above 0")
 
 
 class Learner(eqx.Module, Generic[Model]):

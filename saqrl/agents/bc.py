@@ -30,6 +30,9 @@ class BC(nn.Training):
 
     default_act = "sample"
 
+    def __post_init__(self) -> None:
+        nn.require_positive(temperature=self.temperature)
+
     def init(self, key: Key[Array, ""], example: CodedTransitions) -> State:
         inputs = example.observations.shape[-1]
         network = nn.MLP(key, inputs, self.hidden, example.num_codes, layer_norm=self.layer_norm)

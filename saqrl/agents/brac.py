@@ -29,11 +29,15 @@ class BRAC(nn.CriticTraining):
     alpha: float = 1.0
     """Weight of KL(pi || pi_b) in the policy's loss and in the targets."""
     prior_floor: float = -8.0
-    """log pi_b is clipped below here, so that one unseen code cannot own the KL."""
+    """log pi_b is clipped below here, so that one unseen code cannot own the KL. An even prior over
+    more than 2,981 codes lies below -8: lower it there."""
     temperature: float = 1.0
     """Of the learned policy when codes are sampled."""
 
     default_act = "sample"
+
+    def __post_init__(self) -> None:
+        nn.require_positive(temperature=self.temperature)
 
     def init(self, key: Key[Array, ""], example: CodedTransitions) -> State:
         critics_key, policy_key = jax.random.split(key)

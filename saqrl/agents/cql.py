@@ -39,6 +39,9 @@ class CQL(nn.CriticTraining):
     # not become the only thing that is ever done, as by the argmax (docs/results.md).
     default_act = "sample"
 
+    def __post_init__(self) -> None:
+        nn.require_positive(temperature=self.temperature, target_period=self.target_period)
+
     def init(self, key: Key[Array, ""], example: CodedTransitions) -> State:
         critics = Critics(
             key,
@@ -86,8 +89,10 @@ class CQL(nn.CriticTraining):
     def _masked(
         self, q: Float[Array, "batch codes"], log_prior: Float[Array, "batch codes"] | None
     ) -> Float[Array, "batch codes"]:
-        if self.threshold == 0 or log_prior is None:
+        if self.threshold == 0:
             return q
+        if log_prior is None:
+            raise ValueError("CQL with a threshold needs the behaviour's log-probabilities")
         return operators.mask_codes(q, operators.allowed_codes(log_prior, threshold=self.threshold))
 
 

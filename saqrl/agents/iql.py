@@ -35,9 +35,13 @@ class IQL(nn.CriticTraining):
     temperature: float = 1.0
     """lambda in pi proportional to pi_b exp(Q / lambda): small trusts Q, large the behaviour."""
     prior_floor: float = -8.0
-    """log pi_b is clipped below here before it is reweighted."""
+    """log pi_b is clipped below here before it is reweighted. An even prior over more than 2,981
+    codes lies below -8: lower it there."""
 
     default_act = "sample"
+
+    def __post_init__(self) -> None:
+        nn.require_positive(temperature=self.temperature)
 
     def init(self, key: Key[Array, ""], example: CodedTransitions) -> State:
         critics_key, value_key = jax.random.split(key)

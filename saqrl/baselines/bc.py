@@ -74,7 +74,8 @@ class GaussianBC(nn.Training):
         self, key: Key[Array, ""], example: ContinuousTransitions
     ) -> nn.Learner[GaussianPolicy]:
         inputs, act = example.observations.shape[-1], example.actions.shape[-1]
-        return nn.start(GaussianPolicy(key, inputs, self.hidden, act), self.optimiser())
+        policy = GaussianPolicy(key, inputs, self.hidden, act, layer_norm=self.layer_norm)
+        return nn.start(policy, self.optimiser())
 
     def update(
         self,

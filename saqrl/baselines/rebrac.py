@@ -60,6 +60,9 @@ class ReBRAC(nn.CriticTraining):
 
     default_act = "greedy"
 
+    def __post_init__(self) -> None:
+        nn.require_positive(policy_period=self.policy_period)
+
     def init(self, key: Key[Array, ""], example: ContinuousTransitions) -> State:
         critics_key, policy_key = jax.random.split(key)
         inputs, act = example.observations.shape[-1], example.actions.shape[-1]

@@ -9,6 +9,7 @@ import tyro
 
 from saqrl.commands.output import print_json, say
 from saqrl.experiment.compare import Task, methods, plan, run_grid
+from saqrl.experiment.naming import dataset_name
 from saqrl.experiment.presets import PRESETS
 from saqrl.experiment.progress import Reporter
 from saqrl.registry import closest
@@ -89,8 +90,7 @@ def task_of(word: str) -> Task:
     """SPEC or PRESET=SPEC; the task is called as the preset, or as the file."""
     preset, equals, spec = word.partition("=")
     if not equals:
-        name = Path(word.rpartition(":")[2].rstrip("/")).stem
-        return Task(name, word)
+        return Task(dataset_name(word), word)
     if preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r}; {closest(preset, PRESETS)}")
     return Task(preset, spec, preset)

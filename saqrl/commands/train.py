@@ -11,8 +11,8 @@ import tyro
 
 from saqrl.commands.output import print_json, say, score_words
 from saqrl.commands.reading import with_one_dataset
-from saqrl.datasets.mixture import parts_of
 from saqrl.experiment.compare import MEASURES, measure_of
+from saqrl.experiment.naming import dataset_name
 from saqrl.experiment.presets import MAIN_JOB, PRESETS, build_settings
 from saqrl.experiment.progress import Reporter
 from saqrl.experiment.run import read_config
@@ -115,11 +115,7 @@ def _seeds(asked: Any, settings: Settings, out: Path) -> list[int] | None:
 
 def default_out(settings: Settings, seeds: int = 1) -> Path:
     """runs/DATA-AGENT-SEED, from what the run is about."""
-    if settings.dataset is None:
-        data = settings.env or "data"
-    else:
-        specs = [spec for _, spec in parts_of(settings.dataset)]
-        data = "+".join(Path(spec.partition(":")[2] or spec).stem for spec in specs)
+    data = dataset_name(settings.dataset or settings.env or "data")
     kind = "" if settings.actions == "quantized" else "continuous-"
     chunk = f"-chunk{settings.chunk}" if settings.chunk > 1 else ""
     first = settings.seed

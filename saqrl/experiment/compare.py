@@ -20,6 +20,7 @@ from saqrl.agents import AGENTS
 from saqrl.agents.bc import BC
 from saqrl.arrays import read_arrays, write_arrays, write_atomically
 from saqrl.baselines import BASELINES
+from saqrl.experiment.naming import distinct_names
 from saqrl.experiment.presets import build_settings
 from saqrl.experiment.progress import Reporter
 from saqrl.experiment.run import Run, read_config, read_history, read_result
@@ -39,6 +40,16 @@ _AFTER_THE_CODES = frozenset(
     )
 )
 
+
+# Settings that change neither what a policy learns nor how it acts, and those that rows name.
+_BESIDE_THE_TRAINING = frozenset(
+    (
+        *("dataset", "env", "seed", "chunk", "actions", "baseline"),
+        *("eval_episodes", "eval_every", "keep_every", "log_every", "stream_rows"),
+    )
+)
+# A continuous agent without a counterpart on codes is given the steps of this one.
+_NEXT_OF_KIN = {"gaussian": "bc", "gmm": "bc", "rebrac": "brac"}
 
 _REGISTRIES = {"quantized": AGENTS, "continuous": BASELINES}
 
@@ -103,8 +114,7 @@ def methods(agents: Sequence[str], actions: Sequence[str]) -> list[Method]:
             near = closest(name, known)
             raise ValueError(f"unknown {' or '.join(actions)} agent {full!r}; {near}")
         for kind in kinds:
-            own = getattr(_REGISTRIES[kind].load(name), "default_act")  # noqa: B009
-            found[Method(kind, name, None if act in ("", own) else act)] = None
+            found[Method(kind, name, act or None)] = None
     return list(found)
 
 
@@ -119,7 +129,10 @@ def plan(
     evaluations: int = 5,
     assignments: Sequence[str] = (),
 ) -> list[Cell]:
-    """The cells, task after task and seed after seed; `changes` are fields of the settings."""
+    """The cells, task after task and seed after seed; `changes` are fields of the settings.
+
+    Without `steps` a continuous agent gets as many as its counterpart on codes has by default.
+    """
     names = [task.name for task in tasks]
     if repeated := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"two datasets are called {repeated[0]!r}: name one as PRESET=SPEC")
@@ -134,14 +147,27 @@ def plan(
                 )
                 settings = replace(settings, dataset=task.dataset, seed=seed, baseline=False)
                 settings = replace(settings, **_whole_chunks(settings, changes))
-                settings = with_steps(settings, steps=steps, quantizer_steps=quantizer_steps)
+                settings = with_steps(
+                    settings,
+                    steps=steps or _equal_steps(task, method),
+                    quantizer_steps=quantizer_steps,
+                )
                 settings = assign(settings, assignments)
                 every = -(-settings.agent.steps // evaluations)
                 settings = replace(settings, eval_every=every)
+                if method.act == settings.act:  # its own way here: no other method
+                    method = replace(method, act=None)
                 if method.act:
                     settings = replace(settings, act=method.act)  # type: ignore[arg-type]
                 cells.append(Cell(task.name, method, seed, settings))
-    return cells
+    return list({cell.key: cell for cell in cells}.values())
+
+
+def _equal_steps(task: Task, method: Method) -> int | None:
+    if method.actions == "quantized":
+        return None
+    agent = _NEXT_OF_KIN.get(method.agent, method.agent)
+    return build_settings(task.preset, agent=agent, quantizer="vqvae").agent.steps
 
 
 def _whole_chunks(settings: Settings, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -389,22 +415,61 @@ def _append(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def collect_rows(folder: Path) -> Iterator[dict[str, Any]]:
-    """Rows of the finished runs anywhere below a folder that no grid made."""
-    for result in sorted(folder.rglob("result.json")):
-        run = result.parent
-        settings, summary = saved_settings(run), read_result(run)
-        data = Path((summary["dataset"] or summary["env"]).rpartition(":")[2]).stem
-        chunk = f"-chunk{settings.chunk}" if settings.chunk > 1 else ""
-        prefix = "saq-" if settings.actions == "quantized" else ""
-        row = {
-            "task": data + chunk,
-            "method": prefix + settings.agent_name,
-            "seed": settings.seed,
-            "actions": settings.actions,
-            "agent": settings.agent_name,
-            "run": str(run),
-        }
-        try:
-            yield row | row_of(run)
-        except ValueError as error:
-            yield row | {"error": str(error)}
+    """Rows of the finished runs anywhere below a folder that no grid made.
+
+    Runs of one agent on one data set that were trained otherwise are different methods, named by
+    what differs; a run that is there twice counts once.
+    """
+    paths = [result.parent for result in sorted(folder.rglob("result.json"))]
+    runs = [(path, saved_settings(path), read_result(path)) for path in paths]
+    specs = [result["dataset"] or result["env"] for _, _, result in runs]
+    named = distinct_names(specs)
+    cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    known = set()
+    for (path, settings, _), spec in zip(runs, specs, strict=True):
+        task = named[spec] + (f"-chunk{settings.chunk}" if settings.chunk > 1 else "")
+        method = Method(settings.actions, settings.agent_name).name
+        trained = _trained_as(settings)
+        identity = json.dumps([spec, settings.seed, sorted(trained.items())], default=str)
+        if identity in known:
+            continue
+        known.add(identity)
+        cells.setdefault((task, method), []).append(
+            {
+                "path": path,
+                "trained": trained,
+                "row": {
+                    "task": task,
+                    "method": method,
+                    "seed": settings.seed,
+                    "actions": settings.actions,
+                    "agent": settings.agent_name,
+                    "run": str(path),
+                },
+            }
+        )
+    for cell in cells.values():
+        names = dict.fromkeys(name for run in cell for name in run["trained"])
+        differing = [n for n in names if len({str(run["trained"].get(n)) for run in cell}) > 1]
+        for run in cell:
+            row, values = run["row"], [f"{n}={run['trained'].get(n)}" for n in differing]
+            if values:
+                row["method"] += f" ({', '.join(values)})"
+            try:
+                yield row | row_of(run["path"])
+            except ValueError as error:
+                yield row | {"error": str(error)}
+
+
+def _trained_as(settings: Settings) -> dict[str, Any]:
+    """What decides how a policy comes out and acts, but for data and seed: dotted name -> value."""
+    described = settings.to_json()
+    if settings.actions == "continuous":
+        del described["quantizer"], described["prior"]
+    found: dict[str, Any] = {}
+    for name, value in described.items():
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{field}": inner for field, inner in value.items()}
+        elif name not in _BESIDE_THE_TRAINING:
+            found[name] = value
+    return found

@@ -22,6 +22,8 @@ class Preset:
     settings: Mapping[str, Any] = field(default_factory=dict)
     quantizer: Mapping[str, Any] = field(default_factory=dict)
     prior: Mapping[str, Any] = field(default_factory=dict)
+    priors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Of single agents, beside `prior`."""
     agents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     baselines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Of the continuous agents, as `agents` of the discrete ones."""
@@ -35,7 +37,8 @@ class Preset:
     source: str = ""
 
 
-# SAQ (arXiv 2310.11731) as its authors' configuration files have it.
+# SAQ (arXiv 2310.11731) as its authors' configuration files have it, but for their clipping of the
+# data's actions to 0.999 and less: here only what the decoder says is clipped, to the bounds.
 _PAPER_CRITICS = {"critics": 1, "layer_norm": False, "schedule": "constant"}
 _PAPER = Preset(
     summary="the paper's networks, optimisers and numbers of steps (arXiv 2310.11731)",
@@ -60,6 +63,7 @@ _PAPER = Preset(
         "schedule": "constant",
         "weight_decay": 0.0,
     },
+    priors={"iql": {"hidden": (256, 256), "weight_decay": 1e-4}},  # AdamW as optax has it
     agents={
         "bc": {
             "steps": 500_000,
@@ -260,7 +264,7 @@ def build_settings(
     return Settings(
         agent=chosen,
         quantizer=codec,
-        prior=BC(**preset.prior),
+        prior=BC(**{**preset.prior, **preset.priors.get(name, {})}),
         actions=actions,  # type: ignore[arg-type]
         **{"act": act, **preset.settings},
     )

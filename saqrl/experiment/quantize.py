@@ -36,6 +36,8 @@ LOG_EVERY = 500
 WORTHWHILE = 0.1
 # Share of the codes that must be in use on held-out episodes.
 LIVELY = 0.5
+# Error over the deviation up to which codes are exact.
+EXACT = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,7 +229,8 @@ def _noise_numbers(material: Material, num_codes: int, squared: float) -> dict[s
     if material.noise is None:
         return {"noise_floor_per_deviation": None, "noise_share": None}
     scale = np.square(material.half_width.astype(np.float64))
-    floor = float((least_distortion(material.noise.variance, num_codes) * scale).sum())
+    # What is to be small is the error in the environment's units, so these are filled.
+    floor = float(least_distortion(material.noise.variance * scale, num_codes).sum())
     variance = max(float((material.shown.actions.astype(np.float64).var(0) * scale).sum()), 1e-12)
     return {
         "noise_floor_per_deviation": float(np.sqrt(floor / variance)),
@@ -268,7 +271,7 @@ def suggest_codes(records: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
         if doublings == 0:
             continue
         before, after = now["error_per_deviation"], larger["error_per_deviation"]
-        if before <= 1e-6:
+        if before <= EXACT:
             return now["codes"], "its codes stand for the held-out actions exactly"
         gain = 1 - (after / before) ** (1 / doublings)
         if gain < WORTHWHILE:
@@ -283,6 +286,8 @@ def suggest_codes(records: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
                 "held-out episodes"
             )
     last = ordered[-1]
+    if last["error_per_deviation"] <= EXACT:
+        return last["codes"], "its codes stand for the held-out actions exactly"
     if len(ordered) == 1:
         return last["codes"], "the only size that was tried"
     return last["codes"], (

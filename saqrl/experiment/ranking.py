@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from saqrl.arrays import write_atomically
+from saqrl.experiment.naming import distinct_names
 from saqrl.experiment.offline import Estimate, FittedQ, evaluate_offline
 from saqrl.experiment.progress import Reporter
 from saqrl.experiment.run import kept_steps, policy_folder, read_history, read_result
@@ -83,8 +84,10 @@ def value_runs(
     And the runs that are left out, with the reason.
     """
     valued, left_out = [], []
-    for result in sorted(folder.rglob("result.json")):
-        run, summary = result.parent, read_result(result.parent)
+    runs = [result.parent for result in sorted(folder.rglob("result.json"))]
+    named = distinct_names(training_spec(run, saved_settings(run)) for run in runs)
+    for run in runs:
+        summary = read_result(run)
         settings, act = saved_settings(run), summary["act"]
         spec = training_spec(run, settings)
         shown = str(run.relative_to(folder))
@@ -110,7 +113,7 @@ def value_runs(
                 Valued(
                     run=shown,
                     step=step,
-                    task=Path(spec.rpartition(":")[2]).stem,
+                    task=named[spec],
                     method=f"saq-{settings.agent_name}",
                     seed=settings.seed,
                     act=act,

@@ -122,6 +122,7 @@ def _per_task(rows: Sequence[Row], scores: Mapping[str, Mapping[str, list[float]
                     ),
                     runs[0]["measure"],
                     str(len(runs)),
+                    f"{max(row['curve'][-1][0] for row in runs):,}",
                     f"{interquartile_mean([row['best'] for row in runs]):.1f}",
                     f"{np.mean([row['wall_seconds'] for row in runs]):.0f} s",
                 )
@@ -132,8 +133,9 @@ def _per_task(rows: Sequence[Row], scores: Mapping[str, Mapping[str, list[float]
         "run's last evaluations, with a 95 % bootstrap interval where there is more than one seed "
         "(of two or three it only spans the lowest and the highest). "
         '"Best" is the best single evaluation of each run: it is chosen with knowledge of the '
-        "scores, so compare it only with figures that were chosen so too.",
-        ("data", "method", "score [95 %]", "measure", "seeds", "best", "time of a run"),
+        "scores, so compare it only with figures that were chosen so too. Steps are those of the "
+        "agent; quantizer and prior have theirs besides.",
+        ("data", "method", "score [95 %]", "measure", "seeds", "steps", "best", "time of a run"),
         tuple(lines),
     )
 

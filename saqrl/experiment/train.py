@@ -208,7 +208,11 @@ def _run(
             settings = replace(settings, dataset=_collect(settings, run, reporter))
         if resume or collects:
             data = load(settings)
-        return (yield from _Training(settings, data, run, reporter).run_all())
+        training = _Training(settings, data, run, reporter)
+        try:
+            return (yield from training.run_all())
+        finally:
+            training.close()
     except (ValueError, FileNotFoundError, ImportError):
         if not resume:
             run.discard()
@@ -269,6 +273,11 @@ class _Training:
             check_environment(self.environment, data)
             self.arena = open_arena(self.environment)
 
+    def close(self) -> None:
+        """Let go of the simulators."""
+        if self.environment is not None:
+            self.arena.close()
+
     @property
     def environment(self) -> EnvironmentSpec | None:
         return self.data.environment
@@ -293,7 +302,13 @@ class _Training:
             "gradient_steps": sum(self.gradient_steps.values()),
         }
         if self.settings.baseline:
-            plain = ContinuousBC(steps=self.settings.agent.steps)
+            agent: Any = self.settings.agent
+            plain = ContinuousBC(
+                steps=agent.steps,
+                batch_size=agent.batch_size,
+                hidden=agent.hidden,
+                precision=agent.precision,
+            )
             cloned = yield from self._continuous(plain, "baseline")
             scores = yield from self._final_scores(cloned, "baseline")
             scores |= self._action_error(cloned)
@@ -306,7 +321,7 @@ class _Training:
     def _quantized(self) -> Generator[Request, Any, Policy]:
         settings = self.settings
         if settings.quantizer.patience and self.held_out is None:
-            self.reporter.say("note: too few episodes to hold any out, so patience has no effect")
+            self.reporter.say("note: no episode is held out, so patience has no effect")
         state = yield from self._stage(
             "quantizer",
             settings.quantizer,
@@ -503,7 +518,7 @@ class _Training:
         """Of the quantizer, on held-out episodes where there are some."""
         shown = self.held_out or self.training
         report = quantizer_report(self.quantizer, shown, self.data.action_range.half_width)
-        where = "held-out episodes" if self.held_out else "training episodes (too few to hold out)"
+        where = "held-out episodes" if self.held_out else "training episodes (none is held out)"
         return {"measured_on": where, **report}
 
 

@@ -59,6 +59,13 @@ class VQVAE(Quantization):
     in neighbouring states, as few demonstrations need it; 0: zeros in place of the state (the
     paper's ablation)."""
 
+    def __post_init__(self) -> None:
+        if self.codebook == "gradient" and self.revive_below:
+            raise ValueError(
+                "quantizer.codebook gradient moves codes by their loss alone: set "
+                "--quantizer.revive-below 0"
+            )
+
     def init(self, key: Key[Array, ""], example: ActionBatch) -> State:
         encoder_key, decoder_key, codes_key = jax.random.split(key, 3)
         inputs, act = example.observations.shape[-1], example.actions.shape[-1]

@@ -378,3 +378,10 @@ def test_rebrac_follows_both_penalties_and_moves_the_policy_every_other_step(bat
     second, third, _ = step(algorithm, batch, steps=2)
     for a, b in zip(doubles(second.policy), doubles(third.policy), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_gaussian_bc_normalises_where_it_is_asked_to(batch):
+    plain, normed = (
+        GaussianBC(hidden=(4,), layer_norm=wanted).init(KEY, batch) for wanted in (False, True)
+    )
+    assert len(jax.tree.leaves(normed.model)) > len(jax.tree.leaves(plain.model))

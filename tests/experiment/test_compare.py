@@ -1,5 +1,6 @@
 """Grids: what is planned, what survives a stop, what is shared."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -27,8 +28,34 @@ def test_an_agent_is_compared_in_each_kind_that_it_exists_for():
 
 
 def test_acting_in_its_own_way_is_no_other_method():
-    assert names("bc:greedy") == ["saq-bc-greedy", "bc"]
-    assert names("bc", "bc:sample") == ["saq-bc", "bc", "bc-sample"]
+    def planned(*agents, preset="default"):
+        task = Task("walk", "npz:walk.npz", preset)
+        return {
+            cell.method.name: cell.settings.act
+            for cell in plan([task], methods(agents, BOTH), [0], changes={})
+        }
+
+    assert planned("bc:greedy") == {"saq-bc-greedy": "greedy", "bc": "greedy"}
+    everything = {"saq-bc": "sample", "bc": "greedy", "bc-sample": "sample"}
+    assert planned("bc", "bc:sample") == everything
+    # Where the preset acts greedily, sampling is what has to be said.
+    both = planned("saq-bc:sample", "saq-bc:greedy", preset="hopper-expert")
+    assert both == {"saq-bc-sample": "sample", "saq-bc": "greedy"}
+
+
+def test_counterparts_have_equal_steps_unless_told_otherwise():
+    def steps(*agents, preset="default", **more):
+        task = Task("walk", "npz:walk.npz", preset)
+        planned = plan([task], methods(agents, BOTH), [0], changes={}, **more)
+        return {cell.method.name: cell.settings.agent.steps for cell in planned}
+
+    assert steps("bc", "gmm") == {"saq-bc": 10_000, "bc": 10_000, "gmm": 10_000}
+    assert steps("iql", preset="cube-single-play") == {"saq-iql": 30_000, "iql": 30_000}
+    assert steps("brac", "rebrac", preset="paper") == dict.fromkeys(
+        ("saq-brac", "brac", "rebrac"), 1_000_000
+    )
+    assert steps("bc", assignments=["bc.steps=7"]) == {"saq-bc": 10_000, "bc": 7}
+    assert steps("bc", steps=5) == {"saq-bc": 5, "bc": 5}
 
 
 def test_unknown_agents_are_named():
@@ -168,14 +195,35 @@ def test_a_run_with_other_settings_is_refused_before_anything_is_trained(trainer
 
 
 def test_runs_that_no_grid_made_are_rows_too(trainer, tmp_path):
-    (cell,) = cells("gmm", changes={"chunk": 4}, seeds=(3,))
-    for name in ("mine", "unscored"):
+    grid = cells("gmm", changes={"chunk": 4}, seeds=(3, 4))
+    for name, cell in zip(("mine", "unscored"), grid, strict=True):
         trainer(cell.settings, tmp_path / "deep" / name, resume=False, reporter=None)
     (tmp_path / "deep" / "unscored" / "evaluations.jsonl").unlink()
     mine, unscored = compare.collect_rows(tmp_path)
     assert (mine["task"], mine["method"], mine["seed"]) == ("walk-chunk4", "gmm", 3)
     assert mine["best"] == 90
     assert "scored in no environment" in unscored["error"]
+
+
+def test_runs_that_were_trained_otherwise_are_not_seeds_of_one_method(trainer, tmp_path):
+    """Nor are data sets of the same file name the same, nor does a copy count twice."""
+    (first,) = cells("gmm")
+    (second,) = cells("gmm", seeds=(1,))
+    (other,) = cells("gmm", assignments=["gmm.components=7"])
+    asked_more = dataclasses.replace(first.settings, eval_episodes=7)
+    elsewhere = dataclasses.replace(first.settings, dataset="npz:folder/walk.npz")
+    for name, settings in {
+        "a": first.settings, "b": second.settings, "c": other.settings, "d": asked_more,
+        "e": elsewhere,
+    }.items():  # fmt: skip
+        trainer(settings, tmp_path / name, resume=False, reporter=None)
+    rows = [(row["task"], row["method"], row["seed"]) for row in compare.collect_rows(tmp_path)]
+    assert sorted(rows) == [
+        ("folder/walk", "gmm", 0),
+        ("walk", "gmm (agent.components=5)", 0),
+        ("walk", "gmm (agent.components=5)", 1),
+        ("walk", "gmm (agent.components=7)", 0),
+    ]
 
 
 class Walk(gymnasium.Env):

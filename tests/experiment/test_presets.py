@@ -34,6 +34,19 @@ def test_the_papers_cql_acts_greedily_and_ours_samples():
     }
 
 
+def test_the_papers_iql_has_a_smaller_prior_than_its_other_agents():
+    priors = {
+        agent: build_settings("paper", agent=agent, quantizer="vqvae").prior
+        for agent in ("bc", "cql", "iql")
+    }
+    assert {agent: prior.hidden for agent, prior in priors.items()} == {
+        "bc": (512, 512),
+        "cql": (512, 512),
+        "iql": (256, 256),
+    }
+    assert priors["iql"].weight_decay > 0
+
+
 @pytest.mark.parametrize("name", [n for n, preset in PRESETS.items() if preset.expected])
 def test_published_rows_name_data_protocol_and_source(name):
     preset = PRESETS[name]

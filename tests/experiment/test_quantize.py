@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import gymnasium
 import jax
@@ -124,6 +125,18 @@ def test_least_distortion_is_water_filling():
     np.testing.assert_allclose(least_distortion(np.ones(1), 8), [1 / 64])
 
 
+def test_the_floor_counts_dimensions_in_the_units_of_the_environment():
+    """Noise of variance 1 each, but one dimension is ten times as wide: four codes go to it."""
+    shown = SimpleNamespace(actions=np.array([[-1, -1], [1, 1]], np.float32))
+    material = SimpleNamespace(
+        noise=SimpleNamespace(variance=np.ones(2)), half_width=np.array([10.0, 1.0]), shown=shown
+    )
+    found = laboratory._noise_numbers(material, 4, squared=14.5)
+    # sum of log(variance / D) / 2 = log 4 with all of it on the first: D = 100 / 16; the other 1.
+    assert found["noise_floor_per_deviation"] == pytest.approx(np.sqrt(7.25 / 101))
+    assert found["noise_share"] == pytest.approx(0.5)
+
+
 def record(codes: int, error: float, used: int | None = None) -> dict[str, object]:
     return {
         "codes": codes,
@@ -142,6 +155,7 @@ def record(codes: int, error: float, used: int | None = None) -> dict[str, objec
         ([record(16, 0.4), record(32, 0.2), record(64, 0.1, 20)], 32, "only 20 are in use"),
         ([record(16, 0.0), record(32, 0.0)], 16, "exactly"),
         ([record(16, 0.4)], 16, "only size"),
+        ([record(8, 0.3), record(16, 0.0)], 16, "exactly"),
     ],
 )
 def test_the_suggested_size_has_its_reason(records, codes, reason):
