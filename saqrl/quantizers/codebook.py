@@ -5,7 +5,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-# What a revived code counts for: little, so that the first encodings that choose it move it.
+# What a new or revived code counts for: little, so that the first encodings that choose it move it.
+# Where a code has to count for more than this to be kept, hardly one is: with up to
+# revive_below x batch codes (76 of a batch of 256) every code is an encoding drawn anew at almost
+# every step until revive_until, and moving averages begin there. Counting an even use instead was
+# tried (docs/quantization.md): the noise of few demonstrations is then learned by heart.
 FRESH_COUNT = 1.0
 
 

@@ -51,9 +51,11 @@ class VQVAE(Quantization):
     decay: float = 0.99
     """Of the moving averages."""
     revive_below: float = 0.3
-    """A code used less often than this share of an even use is moved onto an encoding; 0 never."""
+    """A code used less often than this share of an even use is moved onto an encoding; 0 never.
+    Where there are fewer codes than this share of the batch, all are drawn anew at almost every
+    step: the decoder learns to decode whatever encoding it is given."""
     revive_until: float = 0.6
-    """Share of the steps after which codes stay where they are, to be learned in peace."""
+    """Share of the steps after which codes only follow their encodings."""
     state_scale: float = 1.0
     """Factor on the state that encoder and decoder see. Smaller: a code means more nearly the same
     in neighbouring states, as few demonstrations need it; 0: zeros in place of the state (the

@@ -141,6 +141,24 @@ def test_few_codes_suffice_where_the_state_tells_the_rest():
     assert errors[0] > 5 * errors[1]
 
 
+@pytest.mark.parametrize(("count", "all_new"), [(16, True), (64, True), (128, False)])
+def test_few_codes_are_drawn_anew_at_each_step_and_many_only_where_unused(count, all_new):
+    """Until revive_until; then codes move by their averages alone."""
+    rows = two_sided(512)
+    first, data = jax.tree.map(lambda x: x[:256], rows), jax.tree.map(lambda x: x[256:], rows)
+    quantizer = VQVAE(codes=count, hidden=(8,), steps=10, code_size=4, revive_until=0.5)
+    state = quantizer.init(jax.random.key(0), first)
+    for step in range(6):
+        encodings = quantizer._encode(state.networks.model.encoder, data)
+        state, _ = quantizer.update(state, data, jax.random.key(step))
+        distances = jnp.square(state.codebook.codes[:, None] - encodings).sum(-1)
+        drawn = float((distances.min(1) < 1e-10).mean())
+        if step < 5:
+            assert drawn > 0.8 if all_new else drawn < 0.2
+        else:
+            assert drawn < 0.2
+
+
 def test_revival_and_kmeans_keep_more_codes_alive_than_the_paper_preset():
     data = two_sided()
     used = {}
