@@ -50,6 +50,7 @@ ON_MIXED = (
     "saq-cql.alpha=1.0",
 )
 FEW_CODES = (*ON_DEMONSTRATIONS, "quantizer.codes=16")
+LONGER_BEHAVIOUR = ("brac.alpha=30.0", "brac.learning_rate=0.001", "brac.behaviour_share=0.5")
 # Noisy experts: tried with five episodes of the door on seeds 100 to 102.
 FEW_DEMONSTRATIONS = (*FEW_CODES, "quantizer.state_scale=0.3")
 
@@ -110,7 +111,7 @@ SETS = (
         "hopper-expert",
         f"d4rl:{DATA}/d4rl/hopper-expert.hdf5",
         changes={"env": "Hopper-v4"},
-        chosen=(*FEW_CODES, "rebrac.critic_penalty=0.1"),
+        chosen=(*FEW_CODES, "rebrac.critic_penalty=0.1", *LONGER_BEHAVIOUR),
         rounds=3,
     ),
     *(
