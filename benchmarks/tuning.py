@@ -13,7 +13,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from compare import DATA, DOOR, PUSHT, RESULTS, known_rows
+from compare import CAN, DATA, DOOR, PUSHT, RESULTS, known_rows
 
 from saqrl.experiment.compare import TABLE, Cell, Task, methods, plan, run_grid
 from saqrl.experiment.progress import Reporter
@@ -83,11 +83,19 @@ ON_EXPERT: Trials = {
         ("brac.alpha=30.0", "brac.learning_rate=0.001", "brac.behaviour_share=0.5"),
     ),
 }
+# Success at the end is all that is paid: values outvoted the demonstrations with the defaults.
+ON_SPARSE: Trials = {
+    "saq-bc": ((),),
+    "saq-iql": ((), ("saq-iql.temperature=5.0",)),
+    "saq-brac": ((), ("saq-brac.alpha=5.0",)),
+    "iql": (("iql.beta=1.0",),),
+}
 # Name, preset, changes, steps of the agent, trials.
 SETS = (
     ("pusht", PUSHT, "pusht", {}, 5_000, ON_DEMONSTRATIONS),
     ("door-expert-10", DOOR, "door-expert", {"data_episodes": 10}, 5_000, ON_DEMONSTRATIONS),
     ("hopper-mixed", MIXED, "default", {}, 6_000, ON_MIXED),
+    ("can-50", CAN, "default", {"data_episodes": 50}, 5_000, ON_SPARSE),
     ("hopper-expert", EXPERT, "default", {"env": "Hopper-v4"}, 5_000, ON_EXPERT),
 )
 
