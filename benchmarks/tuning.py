@@ -83,7 +83,8 @@ ON_EXPERT: Trials = {
         ("brac.alpha=30.0", "brac.learning_rate=0.001", "brac.behaviour_share=0.5"),
     ),
 }
-# Success at the end is all that is paid: values outvoted the demonstrations with the defaults.
+# Success at the end is all that is paid: values outvoted the demonstrations with the defaults. The
+# rows are of the comparison's own settings (16 codes, one evaluation).
 ON_SPARSE: Trials = {
     "saq-bc": ((),),
     "saq-iql": ((), ("saq-iql.temperature=5.0",)),
