@@ -169,6 +169,14 @@ def require_positive(**values: float) -> None:
             raise ValueError(f"agent.{name.replace('_', '-')} is {value}; it must be above 0")
 
 
+def expectile_loss(advantage: Float[Array, "*batch"], *, tau: float) -> Float[Array, "*batch"]:
+    """|tau - 1(u < 0)| u^2: least squares at tau = 0.5, the maximum as tau approaches 1.
+
+    Source: Kostrikov et al. 2021 (arXiv 2110.06169), eq. 5.
+    """
+    return jnp.abs(tau - (advantage < 0)) * jnp.square(advantage)
+
+
 class Learner(eqx.Module, Generic[Model]):
     """A model with its optimiser's moments."""
 

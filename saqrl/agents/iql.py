@@ -68,7 +68,7 @@ class IQL(nn.CriticTraining):
         def loss(networks: Networks) -> tuple[Float[Array, ""], nn.Metrics]:
             value = networks.value(batch.observations)[..., 0]
             advantage = target_q - value
-            value_loss = operators.expectile_loss(advantage, tau=self.tau).mean()
+            value_loss = nn.expectile_loss(advantage, tau=self.tau).mean()
             data_q = jax.vmap(of_code, (0, None))(networks.critics(batch.observations), batch.codes)
             bellman = jnp.square(data_q - targets).mean(-1).sum()
             metrics = {

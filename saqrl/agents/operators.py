@@ -39,14 +39,6 @@ def conservative_gap(q: Float[Array, " codes"], code: Int[Array, ""]) -> Float[A
     return jax.nn.logsumexp(q) - q[code]
 
 
-def expectile_loss(advantage: Float[Array, ""], *, tau: float) -> Float[Array, ""]:
-    """|tau - 1(u < 0)| u^2: least squares at tau = 0.5, the maximum as tau approaches 1.
-
-    Source: Kostrikov et al. 2021 (arXiv 2110.06169), eq. 5.
-    """
-    return jnp.abs(tau - (advantage < 0)) * jnp.square(advantage)
-
-
 def allowed_codes(log_prior: Float[Array, " codes"], *, threshold: float) -> Bool[Array, " codes"]:
     """Codes that the data supports: pi_b(k) >= min(threshold, max_j pi_b(j)).
 

@@ -90,7 +90,7 @@ class IQL(nn.CriticTraining):
         """L_V + L_Q + L_pi; no gradient passes from one of them into another's network."""
         target_q = target.pessimistic(batch.observations, batch.actions)
         advantage = target_q - networks.value(batch.observations)[..., 0]
-        value_loss = jax.vmap(lambda u: expectile_loss(u, tau=self.tau))(advantage).mean()
+        value_loss = nn.expectile_loss(advantage, tau=self.tau).mean()
         next_value = networks.value(batch.next_observations)[..., 0]
         y = jax.lax.stop_gradient(batch.rewards + batch.discounts * next_value)
         data_q = networks.critics(batch.observations, batch.actions)
@@ -109,11 +109,6 @@ class IQL(nn.CriticTraining):
 
     def actor(self, state: State) -> Policy:
         return state.networks.model.policy
-
-
-def expectile_loss(advantage: Float[Array, ""], *, tau: float) -> Float[Array, ""]:
-    """|tau - 1(u < 0)| u^2. Source: arXiv 2110.06169, eq. 5."""
-    return jnp.abs(tau - (advantage < 0)) * jnp.square(advantage)
 
 
 def advantage_weight(advantage: Float[Array, "*batch"], *, beta: float) -> Float[Array, "*batch"]:
