@@ -162,8 +162,7 @@ def action_error(policy: Policy, log: Transitions) -> float:
     planned = policy.plan(log.observations[rows], keys, act="greedy")[:, 0]
     acted = policy.action_range.to_unit(log.actions[rows]).astype(np.float64)
     missed = policy.action_range.to_unit(planned).astype(np.float64) - acted
-    spread = np.square(acted - acted.mean(0)).sum()
-    return float(np.sqrt(np.square(missed).sum() / max(spread, 1e-12)))
+    return float(np.sqrt(np.square(missed).sum(-1).mean() / total_variance(acted)))
 
 
 @jax.jit
@@ -206,19 +205,34 @@ def quantizer_report(
     codes = encode_all(quantizer.codec, data)
     decoded = np.asarray(decode_all(quantizer.codec, data.observations, codes))
     width = len(half_width)
-    errors = (decoded - split.actions).reshape(-1, width) * half_width
-    spread = split.actions.reshape(-1, width).std(0) * half_width
+    actions = split.actions.reshape(-1, width) * half_width
+    errors = decoded.reshape(-1, width) * half_width - actions
+    return {
+        "error": [float(value) for value in np.sqrt(np.square(errors).mean(0))],
+        "error_per_deviation": float(
+            np.sqrt(np.square(errors).sum(-1).mean() / total_variance(actions))
+        ),
+        **code_numbers(quantizer, data.observations, codes),
+    }
+
+
+def total_variance(actions: Float[np.ndarray, "n act"]) -> float:
+    """Variance summed over dimensions, above 0 even where nothing varies."""
+    return max(float(actions.astype(np.float64).var(0).sum()), 1e-12)
+
+
+def code_numbers(
+    quantizer: ActionQuantizer,
+    observations: Float[Array, "n features"],
+    codes: Int[Array, " n"] | Int[np.ndarray, " n"],
+) -> dict[str, float | int]:
+    """Which codes a split's actions take, and how well the prior names them."""
     usage = np.bincount(np.asarray(codes), minlength=quantizer.num_codes)
     share = usage[usage > 0] / usage.sum()
-    log_prior = np.asarray(log_prior_of(quantizer.prior, data.observations))
+    log_prior = np.asarray(log_prior_of(quantizer.prior, observations))
     chosen = log_prior[np.arange(len(codes)), np.asarray(codes)]
-    rms = np.sqrt(np.square(errors).mean(0))
     return {
-        "error": [float(value) for value in rms],
-        "error_per_deviation": float(
-            np.sqrt(np.square(errors).sum() / max(np.square(spread).sum() * len(errors), 1e-12))
-        ),
-        "codes_used": int((usage > 0).sum()),
+        "codes_used": len(share),
         "perplexity": float(np.exp(-(share * np.log(share)).sum())),
         "prior_accuracy": float((log_prior.argmax(-1) == np.asarray(codes)).mean()),
         "prior_cross_entropy": float(-chosen.mean()),

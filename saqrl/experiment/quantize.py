@@ -19,11 +19,12 @@ from saqrl.experiment.codebooks import codebook_notes, has_plateaued, reconstruc
 from saqrl.experiment.noise import NoiseEstimate, estimate_noise, least_distortion
 from saqrl.experiment.preparation import (
     Prepared,
+    code_numbers,
     decode_all,
     encode_all,
     fit_scaling,
-    log_prior_of,
     prepare,
+    total_variance,
 )
 from saqrl.experiment.presets import build_settings
 from saqrl.experiment.progress import Reporter
@@ -195,12 +196,10 @@ def measure(
     decoded = np.asarray(decode_all(quantizer.codec, data.observations, codes))
     errors = (decoded - split.actions).astype(np.float64) * material.half_width
     deviation = split.actions.astype(np.float64).std(0) * material.half_width
-    variance = max(float(np.square(deviation).sum()), 1e-12)
-    of_steps = np.sqrt(np.square(errors).sum(-1) / variance)
+    of_steps = np.sqrt(
+        np.square(errors).sum(-1) / total_variance(split.actions * material.half_width)
+    )
     sizes, rms = np.abs(errors), np.sqrt(np.square(errors).mean(0))
-    usage = np.bincount(codes, minlength=quantizer.num_codes)
-    share = usage[usage > 0] / usage.sum()
-    log_prior = np.asarray(log_prior_of(quantizer.prior, data.observations))
     numbers: dict[str, Any] = {
         "num_codes": quantizer.num_codes,
         "error": {
@@ -215,10 +214,7 @@ def measure(
         "error_per_deviation": float(np.sqrt(np.square(of_steps).mean())),
         "error_per_deviation_p95": float(np.percentile(of_steps, 95)),
         "error_per_deviation_worst": float(of_steps.max()),
-        "codes_used": int((usage > 0).sum()),
-        "perplexity": float(np.exp(-(share * np.log(share)).sum())),
-        "prior_cross_entropy": float(-log_prior[np.arange(len(codes)), codes].mean()),
-        "prior_accuracy": float((log_prior.argmax(-1) == codes).mean()),
+        **code_numbers(quantizer, data.observations, codes),
         **_noise_numbers(material, quantizer.num_codes, float(np.square(errors).sum(-1).mean())),
     }
     return numbers, codes, decoded
@@ -231,9 +227,10 @@ def _noise_numbers(material: Material, num_codes: int, squared: float) -> dict[s
     scale = np.square(material.half_width.astype(np.float64))
     # What is to be small is the error in the environment's units, so these are filled.
     floor = float(least_distortion(material.noise.variance * scale, num_codes).sum())
-    variance = max(float((material.shown.actions.astype(np.float64).var(0) * scale).sum()), 1e-12)
     return {
-        "noise_floor_per_deviation": float(np.sqrt(floor / variance)),
+        "noise_floor_per_deviation": float(
+            np.sqrt(floor / total_variance(material.shown.actions * material.half_width))
+        ),
         "noise_share": min(floor / max(squared, 1e-12), 1.0),
     }
 
@@ -243,11 +240,9 @@ def _training_error(material: Material, quantizer: ActionQuantizer) -> float:
     data = material.training.action_batch()
     codes = encode_all(quantizer.codec, data)
     decoded = np.asarray(decode_all(quantizer.codec, data.observations, codes))
-    errors = (decoded - material.training.actions).astype(np.float64) * material.half_width
-    deviation = material.training.actions.astype(np.float64).std(0) * material.half_width
-    return float(
-        np.sqrt(np.square(errors).sum() / max(np.square(deviation).sum() * len(errors), 1e-12))
-    )
+    actions = material.training.actions * material.half_width
+    squared = np.square(decoded * material.half_width - actions).sum(-1)
+    return float(np.sqrt(squared.mean(dtype=np.float64) / total_variance(actions)))
 
 
 def noise_per_deviation(material: Material) -> float | None:
@@ -255,8 +250,8 @@ def noise_per_deviation(material: Material) -> float | None:
     if material.noise is None:
         return None
     scale = np.square(material.half_width.astype(np.float64))
-    variance = (material.training.actions.astype(np.float64).var(0) * scale).sum()
-    return float(np.sqrt((material.noise.variance * scale).sum() / max(variance, 1e-12)))
+    variance = total_variance(material.training.actions * material.half_width)
+    return float(np.sqrt((material.noise.variance * scale).sum() / variance))
 
 
 def suggest_codes(records: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
@@ -386,7 +381,7 @@ def examine_beside(
 def errors_of_steps(material: Material, examination: Examination) -> Float32[np.ndarray, " n"]:
     """The error of every shown step, as a share of the actions' deviation there."""
     scale = material.half_width.astype(np.float64)
-    variance = max(float(np.square(material.shown.actions.std(0) * scale).sum()), 1e-12)
+    variance = total_variance(material.shown.actions * scale)
     difference = (examination.decoded - material.shown.actions) * scale
     return np.sqrt(np.square(difference).sum(-1) / variance).astype(np.float32)
 
