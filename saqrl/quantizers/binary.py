@@ -1,8 +1,17 @@
-"""Action dimensions with two values, as a gripper's, or with one: decoded exactly."""
+"""Action dimensions with two values, as a gripper's, or with one: decoded exactly.
+
+Quantizers learn such a dimension as -1 and 1, whatever its values are, so that a gripper counts as
+much as a motion over the whole range; and an action is given a code that decodes to its own value
+wherever one of the state's codes does.
+"""
+
+from typing import Protocol
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 
 class BinaryDimensions(eqx.Module):
@@ -12,10 +21,59 @@ class BinaryDimensions(eqx.Module):
     high: Float[Array, " act"]
     only: Bool[Array, " act"]
 
-    def snap(self, action: Float[Array, "*batch act"]) -> Float[Array, "*batch act"]:
-        """The nearer of the two values where there are only two; elsewhere the action itself."""
-        nearer = jnp.where(action - self.low > self.high - action, self.high, self.low)
-        return jnp.where(self.only, nearer, action)
+    @property
+    def two_valued(self) -> Bool[Array, " act"]:
+        """Where there are two values; in the rest of `only` there is one."""
+        return self.only & (self.low < self.high)
+
+    def widen(self, action: Float[Array, "*batch act"]) -> Float[Array, "*batch act"]:
+        """-1 and 1 for the lower and the higher of two values; elsewhere the action itself."""
+        side = jnp.where(action - self.low > self.high - action, 1.0, -1.0)
+        return jnp.where(self.two_valued, side, action)
+
+    def narrow(self, decoded: Float[Array, "*batch act"]) -> Float[Array, "*batch act"]:
+        """What a widened action stands for, by its sign where there are two values; in [-1, 1]."""
+        side = jnp.where(decoded > 0, self.high, self.low)
+        kept = jnp.where(self.only, self.low, jnp.clip(decoded, -1, 1))
+        return jnp.where(self.two_valued, side, kept)
+
+
+class Codes(Protocol):
+    """As much of a codec as is needed here."""
+
+    @property
+    def binary(self) -> BinaryDimensions: ...
+
+    @property
+    def num_codes(self) -> int: ...
+
+    def decode(
+        self, observation: Float[Array, " features"], code: Int[Array, ""]
+    ) -> Float[Array, " act"]: ...
+
+
+def keep_binary(
+    codec: Codes,
+    observation: Float[Array, " features"],
+    action: Float[Array, " act"],
+    code: Int[Array, ""],
+) -> Int[Array, ""]:
+    """`code`, or the one that decodes nearest among those with more of the action's own values."""
+    binary = codec.binary
+
+    def best() -> Int[Array, ""]:
+        decoded = jax.vmap(codec.decode, (None, 0))(observation, jnp.arange(codec.num_codes))
+        wrong = (binary.two_valued & (binary.widen(decoded) != binary.widen(action))).sum(-1)
+        distance = jnp.square(decoded - action).sum(-1)
+        nearest = jnp.argmin(jnp.where(wrong == wrong.min(), distance, jnp.inf))
+        return jnp.where(wrong[code] == wrong.min(), code, nearest).astype(jnp.int32)
+
+    # Where no dimension has two values nothing is decoded: all states share the condition, and
+    # outside a program, as in an export, it is known.
+    if isinstance(binary.only, jax.core.Tracer):
+        return jax.lax.cond(binary.two_valued.any(), best, lambda: code)
+    known = np.asarray(binary.only) & (np.asarray(binary.low) < np.asarray(binary.high))
+    return best() if known.any() else code
 
 
 def find_binary(actions: Float[Array, "n act"]) -> BinaryDimensions:

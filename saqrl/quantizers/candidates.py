@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Key
 from saqrl import nn
 from saqrl.quantizers import ActionBatch, Quantization
 from saqrl.quantizers import codebook as books
-from saqrl.quantizers.binary import BinaryDimensions, find_binary, watch_binary
+from saqrl.quantizers.binary import BinaryDimensions, find_binary, keep_binary, watch_binary
 
 # Of the moving average of the codes' use, which is only reported.
 USAGE_DECAY = 0.99
@@ -40,6 +40,8 @@ class Candidates(Quantization):
             raise ValueError(f"quantizer.temperature is {self.temperature}; it must be positive")
 
     def init(self, key: Key[Array, ""], example: ActionBatch) -> State:
+        binary = find_binary(example.actions)
+        example = ActionBatch(example.observations, binary.widen(example.actions))
         inputs, act = example.observations.shape[-1], example.actions.shape[-1]
         network_key, first_key = jax.random.split(key)
         network = nn.MLP(
@@ -50,11 +52,14 @@ class Candidates(Quantization):
         biases = (*network.biases[:-1], first.reshape(-1))
         network = eqx.tree_at(lambda net: net.biases, network, biases)
         usage = jnp.zeros(self.codes)
-        return State(nn.start(network, self.optimiser()), usage, find_binary(example.actions))
+        return State(nn.start(network, self.optimiser()), usage, binary)
 
     def update(
         self, state: State, batch: ActionBatch, key: Key[Array, ""]
     ) -> tuple[State, nn.Metrics]:
+        binary = watch_binary(state.binary, batch.actions)
+        batch = ActionBatch(batch.observations, binary.widen(batch.actions))
+
         def loss(network: nn.MLP) -> tuple[Float[Array, ""], tuple[nn.Metrics, Array]]:
             proposed = network(batch.observations).reshape(len(batch.actions), self.codes, -1)
             squared = jnp.square(proposed - batch.actions[:, None]).sum(-1)
@@ -64,7 +69,7 @@ class Candidates(Quantization):
         network, (metrics, codes) = nn.descend(state.network, self.optimiser(), loss)
         usage = books.follow_usage(state.usage, codes, decay=USAGE_DECAY)
         metrics |= books.usage_metrics(usage)
-        return State(network, usage, watch_binary(state.binary, batch.actions)), metrics
+        return State(network, usage, binary), metrics
 
     def codec(self, state: State) -> "CandidatesCodec":
         return CandidatesCodec(state.network.model, state.binary, self.codes)
@@ -85,7 +90,8 @@ class CandidatesCodec(eqx.Module):
     def encode(
         self, observation: Float[Array, " features"], action: Float[Array, " act"]
     ) -> Int[Array, ""]:
-        return jnp.square(self._candidates(observation) - action).sum(-1).argmin().astype(jnp.int32)
+        distance = jnp.square(self._candidates(observation) - action).sum(-1)
+        return keep_binary(self, observation, action, distance.argmin().astype(jnp.int32))
 
     def decode(
         self, observation: Float[Array, " features"], code: Int[Array, ""]
@@ -93,5 +99,4 @@ class CandidatesCodec(eqx.Module):
         return self._candidates(observation)[code]
 
     def _candidates(self, observation: Float[Array, " features"]) -> Float[Array, "codes act"]:
-        proposed = jnp.clip(self.network(observation), -1, 1).reshape(self.num_codes, -1)
-        return self.binary.snap(proposed)
+        return self.binary.narrow(self.network(observation).reshape(self.num_codes, -1))

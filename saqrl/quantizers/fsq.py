@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 from saqrl import nn
 from saqrl.quantizers import ActionBatch, Quantization
 from saqrl.quantizers import codebook as books
-from saqrl.quantizers.binary import BinaryDimensions, find_binary, watch_binary
+from saqrl.quantizers.binary import BinaryDimensions, find_binary, keep_binary, watch_binary
 from saqrl.quantizers.joint import code_of, digits_of, require_enumerable, share_out
 
 # Of the moving average of the codes' use, which is only reported.
@@ -55,6 +55,7 @@ class FSQ(Quantization):
         return share_out(self.codes, max(min(self.latents, self.codes.bit_length() - 1), 1))
 
     def init(self, key: Key[Array, ""], example: ActionBatch) -> State:
+        binary = find_binary(example.actions)
         encoder_key, decoder_key = jax.random.split(key)
         inputs, act = example.observations.shape[-1], example.actions.shape[-1]
         latents = len(self.levels)
@@ -63,11 +64,14 @@ class FSQ(Quantization):
             nn.MLP(decoder_key, inputs + latents, self.hidden, act, layer_norm=self.layer_norm),
         )
         usage = jnp.zeros(math.prod(self.levels))
-        return State(nn.start(networks, self.optimiser()), usage, find_binary(example.actions))
+        return State(nn.start(networks, self.optimiser()), usage, binary)
 
     def update(
         self, state: State, batch: ActionBatch, key: Key[Array, ""]
     ) -> tuple[State, nn.Metrics]:
+        binary = watch_binary(state.binary, batch.actions)
+        batch = ActionBatch(batch.observations, binary.widen(batch.actions))
+
         def loss(networks: Networks) -> tuple[Float[Array, ""], tuple[nn.Metrics, Array]]:
             latent = networks.encoder(jnp.concatenate([batch.observations, batch.actions], -1))
             bounded = jnp.tanh(latent)
@@ -82,7 +86,7 @@ class FSQ(Quantization):
         networks, (metrics, codes) = nn.descend(state.networks, self.optimiser(), loss)
         usage = books.follow_usage(state.usage, codes, decay=USAGE_DECAY)
         metrics |= books.usage_metrics(usage)
-        return State(networks, usage, watch_binary(state.binary, batch.actions)), metrics
+        return State(networks, usage, binary), metrics
 
     def codec(self, state: State) -> "FSQCodec":
         model = state.networks.model
@@ -104,15 +108,17 @@ class FSQCodec(eqx.Module):
     def encode(
         self, observation: Float[Array, " features"], action: Float[Array, " act"]
     ) -> Int[Array, ""]:
-        bounded = jnp.tanh(self.encoder(jnp.concatenate([observation, action])))
-        return code_of(round_to_levels(bounded, self.levels), self.levels)
+        widened = self.binary.widen(action)
+        bounded = jnp.tanh(self.encoder(jnp.concatenate([observation, widened])))
+        code = code_of(round_to_levels(bounded, self.levels), self.levels)
+        return keep_binary(self, observation, action, code)
 
     def decode(
         self, observation: Float[Array, " features"], code: Int[Array, ""]
     ) -> Float[Array, " act"]:
         values = value_of(digits_of(code, self.levels), self.levels)
         decoded = self.decoder(jnp.concatenate([observation, values]))
-        return self.binary.snap(jnp.clip(decoded, -1, 1))
+        return self.binary.narrow(decoded)
 
 
 def round_to_levels(

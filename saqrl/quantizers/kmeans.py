@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key
 from saqrl import nn
 from saqrl.quantizers import ActionBatch, Quantization
 from saqrl.quantizers import codebook as books
-from saqrl.quantizers.binary import BinaryDimensions, find_binary, watch_binary
+from saqrl.quantizers.binary import BinaryDimensions, find_binary, keep_binary, watch_binary
 
 
 class State(eqx.Module):
@@ -36,17 +36,20 @@ class KMeans(Quantization):
     """Of Lloyd's algorithm before it."""
 
     def init(self, key: Key[Array, ""], example: ActionBatch) -> State:
-        actions = example.actions
+        binary = find_binary(example.actions)
+        actions = binary.widen(example.actions)
         centres = books.choose_first_codes(
             key, actions, count=self.codes, iterations=self.iterations
         )
         assigned = books.nearest_codes(actions, centres)
         counts = jnp.bincount(assigned, length=self.codes).astype(jnp.float32)
-        return State(centres, counts, find_binary(actions))
+        return State(centres, counts, binary)
 
     def update(
         self, state: State, batch: ActionBatch, key: Key[Array, ""]
     ) -> tuple[State, nn.Metrics]:
+        binary = watch_binary(state.binary, batch.actions)
+        batch = ActionBatch(batch.observations, binary.widen(batch.actions))
         assigned = books.nearest_codes(batch.actions, state.centres)
         error = jnp.square(batch.actions - state.centres[assigned]).sum(-1).mean()
         member = jax.nn.one_hot(assigned, self.codes)
@@ -54,7 +57,7 @@ class KMeans(Quantization):
         drawn = member.T @ batch.actions - member.sum(0)[:, None] * state.centres
         centres = state.centres + drawn / jnp.maximum(counts, 1)[:, None]
         metrics = {"reconstruction": error, **books.usage_metrics(counts)}
-        return State(centres, counts, watch_binary(state.binary, batch.actions)), metrics
+        return State(centres, counts, binary), metrics
 
     def codec(self, state: State) -> "KMeansCodec":
         return KMeansCodec(state.centres, state.binary)
@@ -73,9 +76,10 @@ class KMeansCodec(eqx.Module):
     def encode(
         self, observation: Float[Array, " features"], action: Float[Array, " act"]
     ) -> Int[Array, ""]:
-        return books.nearest_code(action, self.centres)
+        code = books.nearest_code(self.binary.widen(action), self.centres)
+        return keep_binary(self, observation, action, code)
 
     def decode(
         self, observation: Float[Array, " features"], code: Int[Array, ""]
     ) -> Float[Array, " act"]:
-        return self.binary.snap(jnp.clip(self.centres[code], -1, 1))
+        return self.binary.narrow(self.centres[code])

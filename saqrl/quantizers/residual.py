@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Key
 from saqrl import nn
 from saqrl.quantizers import ActionBatch, Quantization
 from saqrl.quantizers import codebook as books
-from saqrl.quantizers.binary import BinaryDimensions, find_binary, watch_binary
+from saqrl.quantizers.binary import BinaryDimensions, find_binary, keep_binary, watch_binary
 from saqrl.quantizers.joint import code_of, digits_of, require_enumerable, share_out
 
 
@@ -42,8 +42,9 @@ class ResidualVQ(Quantization):
     """Joint codes K1 K2 at most, shared out evenly: 64 is 8 times 8."""
     code_size: int = 16
     """Length D of a code vector."""
-    commitment: float = 0.25
-    """beta: how strongly the encoder is drawn to its code."""
+    commitment: float = 4.0
+    """beta: how strongly the encoder is drawn to its code, by the mean square over its D
+    numbers."""
     decay: float = 0.99
     """Of the moving averages that move the codes."""
     revive_below: float = 0.3
@@ -55,6 +56,8 @@ class ResidualVQ(Quantization):
         require_enumerable(self.codes, "residual")
 
     def init(self, key: Key[Array, ""], example: ActionBatch) -> State:
+        binary = find_binary(example.actions)
+        example = ActionBatch(example.observations, binary.widen(example.actions))
         encoder_key, decoder_key, coarse_key, fine_key = jax.random.split(key, 4)
         inputs, act = example.observations.shape[-1], example.actions.shape[-1]
         encoder = nn.MLP(
@@ -74,13 +77,15 @@ class ResidualVQ(Quantization):
             books.start_codebook(coarse),
             books.start_codebook(fine),
             jnp.zeros(coarse_codes * fine_codes),
-            find_binary(example.actions),
+            binary,
             jnp.zeros((), jnp.int32),
         )
 
     def update(
         self, state: State, batch: ActionBatch, key: Key[Array, ""]
     ) -> tuple[State, nn.Metrics]:
+        binary = watch_binary(state.binary, batch.actions)
+        batch = ActionBatch(batch.observations, binary.widen(batch.actions))
         Aux = tuple[nn.Metrics, Array, Array, Array, Array]
 
         def loss(networks: Networks) -> tuple[Float[Array, ""], Aux]:
@@ -93,7 +98,7 @@ class ResidualVQ(Quantization):
             through = encodings + jax.lax.stop_gradient(chosen - encodings)
             decoded = networks.decoder(jnp.concatenate([batch.observations, through], axis=-1))
             reconstruction = jnp.square(batch.actions - decoded).sum(-1).mean()
-            committed = jnp.square(encodings - jax.lax.stop_gradient(chosen)).sum(-1).mean()
+            committed = jnp.square(encodings - jax.lax.stop_gradient(chosen)).mean()
             metrics = {"reconstruction": reconstruction, "commitment": committed}
             total = reconstruction + self.commitment * committed
             return total, (metrics, encodings, residuals, first, second)
@@ -107,7 +112,6 @@ class ResidualVQ(Quantization):
         joint = first * len(state.fine.codes) + second
         usage = books.follow_usage(state.usage, joint, decay=self.decay)
         metrics |= books.usage_metrics(usage)
-        binary = watch_binary(state.binary, batch.actions)
         return State(networks, coarse, fine, usage, binary, state.step + 1), metrics
 
     def codec(self, state: State) -> "ResidualCodec":
@@ -148,10 +152,12 @@ class ResidualCodec(eqx.Module):
     def encode(
         self, observation: Float[Array, " features"], action: Float[Array, " act"]
     ) -> Int[Array, ""]:
-        encoding = books.bounded(self.encoder(jnp.concatenate([observation, action])))
+        widened = self.binary.widen(action)
+        encoding = books.bounded(self.encoder(jnp.concatenate([observation, widened])))
         first = books.nearest_code(encoding, self.coarse)
         second = books.nearest_code(encoding - self.coarse[first], self.fine)
-        return code_of(jnp.stack([first, second]), self.levels)
+        code = code_of(jnp.stack([first, second]), self.levels)
+        return keep_binary(self, observation, action, code)
 
     def decode(
         self, observation: Float[Array, " features"], code: Int[Array, ""]
@@ -159,4 +165,4 @@ class ResidualCodec(eqx.Module):
         first, second = digits_of(code, self.levels)
         vector = self.coarse[first] + self.fine[second]
         decoded = self.decoder(jnp.concatenate([observation, vector]))
-        return self.binary.snap(jnp.clip(decoded, -1, 1))
+        return self.binary.narrow(decoded)

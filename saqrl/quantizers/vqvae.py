@@ -4,6 +4,7 @@ Source: SAQ (arXiv 2310.11731), section 4.1; VQ-VAE: van den Oord et al. 2017 (a
 eq. 3, its moving-average codebook from appendix A.1.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +16,7 @@ from jaxtyping import Array, Float, Int, Key
 from saqrl import nn
 from saqrl.quantizers import ActionBatch, Quantization
 from saqrl.quantizers import codebook as books
-from saqrl.quantizers.binary import BinaryDimensions, find_binary, watch_binary
+from saqrl.quantizers.binary import BinaryDimensions, find_binary, keep_binary, watch_binary
 
 
 class Networks(eqx.Module):
@@ -28,6 +29,7 @@ class Networks(eqx.Module):
 class State(eqx.Module):
     networks: nn.Learner[Networks]
     codebook: books.Codebook
+    usage: Float[Array, " codes"]
     binary: BinaryDimensions
     step: Int[Array, ""]
 
@@ -42,10 +44,12 @@ class VQVAE(Quantization):
     """Length D of a code vector."""
     encodings: Literal["bounded", "free"] = "bounded"
     """Of a root mean square of at most 1, or as the encoder makes them (the paper's)."""
-    commitment: float = 0.25
-    """beta: how strongly the encoder is drawn to its code."""
+    commitment: float = 4.0
+    """beta: how strongly the encoder is drawn to its code, by the mean square over its D
+    numbers."""
     first_codes: Literal["kmeans", "random"] = "kmeans"
-    """Clusters of the first encodings, or standard normal vectors."""
+    """Clusters of the first encodings, or vectors drawn evenly within sqrt(3 / K), as the authors'
+    code has them."""
     codebook: Literal["average", "gradient"] = "average"
     """What moves the codes: moving averages of their encodings, or the codebook loss."""
     decay: float = 0.99
@@ -69,6 +73,8 @@ class VQVAE(Quantization):
             )
 
     def init(self, key: Key[Array, ""], example: ActionBatch) -> State:
+        binary = find_binary(example.actions)
+        example = ActionBatch(example.observations, binary.widen(example.actions))
         encoder_key, decoder_key, codes_key = jax.random.split(key, 3)
         inputs, act = example.observations.shape[-1], example.actions.shape[-1]
         encoder = nn.MLP(
@@ -81,15 +87,20 @@ class VQVAE(Quantization):
             encodings = self._encode(encoder, example)
             codes = books.choose_first_codes(codes_key, encodings, count=self.codes)
         else:
-            codes = jax.random.normal(codes_key, (self.codes, self.code_size))
+            reach = math.sqrt(3 / self.codes)
+            shape = (self.codes, self.code_size)
+            codes = jax.random.uniform(codes_key, shape, minval=-reach, maxval=reach)
         by_gradient = codes if self.codebook == "gradient" else None
         learner = nn.start(Networks(encoder, decoder, by_gradient), self.optimiser())
         book = books.start_codebook(jnp.copy(codes))
-        return State(learner, book, find_binary(example.actions), jnp.zeros((), jnp.int32))
+        return State(learner, book, jnp.zeros(self.codes), binary, jnp.zeros((), jnp.int32))
 
     def update(
         self, state: State, batch: ActionBatch, key: Key[Array, ""]
     ) -> tuple[State, nn.Metrics]:
+        binary = watch_binary(state.binary, batch.actions)
+        batch = ActionBatch(batch.observations, binary.widen(batch.actions))
+
         def loss(networks: Networks) -> tuple[Float[Array, ""], tuple[nn.Metrics, Array, Array]]:
             codes = state.codebook.codes if networks.codes is None else networks.codes
             encodings = self._encode(networks.encoder, batch)
@@ -99,8 +110,8 @@ class VQVAE(Quantization):
             through = encodings + jax.lax.stop_gradient(chosen - encodings)
             decoded = networks.decoder(self._join(batch.observations, through))
             reconstruction = jnp.square(batch.actions - decoded).sum(-1).mean()
-            pulled = jnp.square(jax.lax.stop_gradient(encodings) - chosen).sum(-1).mean()
-            committed = jnp.square(encodings - jax.lax.stop_gradient(chosen)).sum(-1).mean()
+            pulled = jnp.square(jax.lax.stop_gradient(encodings) - chosen).mean()
+            committed = jnp.square(encodings - jax.lax.stop_gradient(chosen)).mean()
             total = reconstruction + self.commitment * committed
             if networks.codes is not None:
                 total = total + pulled
@@ -113,15 +124,15 @@ class VQVAE(Quantization):
         followed = books.follow_assignments(state.codebook, encodings, assigned, decay=self.decay)
         if networks.model.codes is not None:
             followed = eqx.tree_at(lambda book: book.codes, followed, networks.model.codes)
-        metrics["perplexity"] = books.perplexity(followed.counts)
-        metrics["codes_used"] = (followed.counts > 0.01).sum().astype(jnp.float32)
+        # Of its own: a code that is drawn anew counts as used in the codebook.
+        usage = books.follow_usage(state.usage, assigned, decay=self.decay)
+        metrics |= books.usage_metrics(usage)
         if self.revive_below:
             even_use = self.batch_size / self.codes
             reviving = state.step < self.revive_until * self.steps
             minimum = jnp.where(reviving, self.revive_below * even_use, 0.0)
             followed = books.revive_unused(followed, key, encodings, minimum_count=minimum)
-        binary = watch_binary(state.binary, batch.actions)
-        return State(networks, followed, binary, state.step + 1), metrics
+        return State(networks, followed, usage, binary, state.step + 1), metrics
 
     def codec(self, state: State) -> "VQCodec":
         model = state.networks.model
@@ -170,16 +181,17 @@ class VQCodec(eqx.Module):
     def encode(
         self, observation: Float[Array, " features"], action: Float[Array, " act"]
     ) -> Int[Array, ""]:
-        joined = _join(observation, action, scale=self.state_scale)
+        joined = _join(observation, self.binary.widen(action), scale=self.state_scale)
         encoding = self.encoder(joined)
-        return books.nearest_code(books.bounded(encoding) if self.bounded else encoding, self.codes)
+        code = books.nearest_code(books.bounded(encoding) if self.bounded else encoding, self.codes)
+        return keep_binary(self, observation, action, code)
 
     def decode(
         self, observation: Float[Array, " features"], code: Int[Array, ""]
     ) -> Float[Array, " act"]:
         vector = self.codes[code]
         joined = _join(observation, vector, scale=self.state_scale)
-        return self.binary.snap(jnp.clip(self.decoder(joined), -1, 1))
+        return self.binary.narrow(self.decoder(joined))
 
 
 def _join(

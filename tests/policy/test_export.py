@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +16,7 @@ from saqrl.policy import export as exporting
 from saqrl.policy.export import ExportError, Reference, export, graph_of, onnx_bytes
 from saqrl.policy.graph import UnsupportedOperator, draws_of, trace
 from saqrl.quantizers import QUANTIZERS, ActionBatch
+from saqrl.quantizers.binary import BinaryDimensions
 from tests.policy import test_policy
 from tests.policy.test_policy import ACT, CHUNK, OBSERVATION
 
@@ -125,6 +127,28 @@ def test_the_halves_of_a_quantizer_alone(part, tmp_path):
         with pytest.raises(runtime.PolicyFileError, match=f"the {part} of a quantizer"):
             runtime.load(path)
     np.testing.assert_allclose(*answers, atol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "npz"])
+def test_an_encoder_that_keeps_a_gripper_agrees_too(suffix, tmp_path):
+    policy = make_policy("quantized", "bc")
+    gripper = np.arange(CHUNK * ACT) % ACT == ACT - 1
+    half = jnp.full(CHUNK * ACT, 0.5)
+    binary = BinaryDimensions(-half, half, jnp.asarray(gripper))
+    controller = eqx.tree_at(lambda c: c.quantizer.codec.binary, policy.controller, binary)
+    policy = dataclasses.replace(policy, controller=controller)
+    actions = ACTIONS.copy()
+    actions[..., -1] = np.where(actions[..., -1] > 0, 0.5, -0.5)
+    path = tmp_path / f"encoder.{suffix}"
+    checked = write(policy, path, part="encoder", held_out_actions=actions)
+    assert checked.observations == len(OBSERVATIONS)
+    codec, scaling = policy.controller.quantizer.codec, policy.observation_scaling
+    unit = policy.action_range.to_unit(actions).reshape(len(actions), -1)
+    codes = runtime.load_graph(path)({"observation": OBSERVATIONS, "action": actions})["code"]
+    own = jax.vmap(codec.encode)(scaling(OBSERVATIONS), unit)
+    np.testing.assert_array_equal(codes, own)
+    free = eqx.tree_at(lambda c: c.binary.only, codec, jnp.zeros(CHUNK * ACT, bool))
+    assert (jax.vmap(free.encode)(scaling(OBSERVATIONS), unit) != own).any()
 
 
 def test_a_file_that_disagrees_is_not_left_behind(tmp_path, monkeypatch):

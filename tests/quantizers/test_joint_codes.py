@@ -59,8 +59,10 @@ def test_a_third_value_ends_a_dimension_being_binary():
     seen = watch_binary(seen, jnp.asarray(later))
     # -1, 1 and then 0: three; a constant that became 0.3 and -0.5: two; still one.
     assert seen.only.tolist() == [False, True, False, True]
-    action = seen.snap(jnp.asarray([0.2, -0.2, 0.5, 0.9]))
-    np.testing.assert_allclose(action, [0.2, -0.5, 0.5, 0.2], rtol=1e-6)
+    decoded = seen.narrow(jnp.asarray([0.2, -0.2, 1.5, 0.9]))
+    np.testing.assert_allclose(decoded, [0.2, -0.5, 1.0, 0.2], rtol=1e-6)
+    widened = seen.widen(jnp.asarray([0.2, 0.3, 0.5, 0.2]))
+    np.testing.assert_allclose(widened, [0.2, 1.0, 0.5, 0.2], rtol=1e-6)
     # New extremes on both sides of a constant are three values.
     wider = jnp.asarray([[0.0, 0.1], [0.0, 0.9]])
     assert not watch_binary(find_binary(jnp.full((2, 2), 0.5)), wider).only[1]

@@ -9,10 +9,11 @@ import pytest
 
 from saqrl.experiment import engine
 from saqrl.quantizers import QUANTIZERS, ActionBatch
+from saqrl.quantizers.binary import find_binary
 from saqrl.quantizers.bins import Bins
 from saqrl.quantizers.candidates import Candidates, soft_minimum
 from saqrl.quantizers.fsq import FSQ
-from saqrl.quantizers.kmeans import KMeans
+from saqrl.quantizers.kmeans import KMeans, KMeansCodec
 from saqrl.quantizers.residual import ResidualVQ
 from saqrl.quantizers.vqvae import VQVAE, UnconditionedVQVAE
 
@@ -81,6 +82,43 @@ def test_every_code_decodes_into_the_range_and_binary_dimensions_exactly(name):
     assert ((codes >= 0) & (codes < count)).all()
 
 
+@pytest.mark.parametrize("name", list(QUANTIZERS))
+def test_a_gripper_keeps_its_value_wherever_a_code_of_the_state_has_it(name):
+    data = gripper_batch()
+    # In metres: 0 and 0.04 where 0.4 is the bound.
+    opened = jnp.where(data.actions[:, 1] > 0, 0.1, 0.0)
+    data = ActionBatch(data.observations, data.actions.at[:, 1].set(opened))
+    quantizer = QUANTIZERS.load(name)(codes=12, **LITTLE)
+
+    @jax.jit
+    def run():
+        state = quantizer.init(jax.random.key(0), data)
+        codec = quantizer.codec(quantizer.update(state, data, jax.random.key(1))[0])
+        every = jnp.arange(codec.num_codes)
+        decoded = jax.vmap(jax.vmap(codec.decode, (None, 0)), (0, None))(data.observations, every)
+        codes = jax.vmap(codec.encode)(data.observations, data.actions)
+        return decoded, jax.vmap(codec.decode)(data.observations, codes)
+
+    decoded, kept = run()
+    gripper = np.asarray(data.actions[:, 1])
+    assert set(np.unique(decoded[..., 1])) <= set(gripper)
+    possible = (decoded[..., 1] == gripper[:, None]).any(1)
+    assert possible.mean() > 0.5
+    np.testing.assert_array_equal(kept[possible, 1], gripper[possible])
+
+
+def test_the_gripper_comes_before_the_distance_and_the_distance_decides_the_rest():
+    centres = jnp.asarray([[0.9, 0.2], [-0.9, -1.0], [0.0, -0.9]])
+    binary = find_binary(jnp.asarray([[0.0, 0.1], [0.3, 0.2], [0.9, 0.1]]))
+    codec = KMeansCodec(centres, binary)
+    nowhere = jnp.zeros(1)
+    # The first centre is nearer to [0.9, -1] than the others, but there the gripper is open.
+    assert codec.encode(nowhere, jnp.asarray([0.9, 0.1])) == 2
+    assert codec.encode(nowhere, jnp.asarray([-0.8, 0.1])) == 1
+    assert codec.encode(nowhere, jnp.asarray([-0.8, 0.2])) == 0
+    np.testing.assert_allclose(codec.decode(nowhere, 1), [-0.9, 0.1], rtol=1e-6)
+
+
 def test_the_unconditioned_vqvae_is_the_vqvae_without_the_state():
     assert QUANTIZERS.name_of(UnconditionedVQVAE()) == "vqvae-unconditioned"
     plain = dataclasses.asdict(VQVAE(state_scale=0))
@@ -97,7 +135,7 @@ def test_residual_loss_codes_and_gradient_are_those_of_a_plain_loop():
     loss = commitment = 0.0
     encoder_gradient = np.zeros(encoder.weights[0].shape)
     decoder_gradient = np.zeros(decoder.weights[0].shape)
-    sizes = []
+    sizes, rights = [], []
     rows = zip(data.observations, data.actions, codes, actions, strict=True)
     for observation, action, code, kept in rows:
         joined = np.concatenate([observation, action])
@@ -110,19 +148,22 @@ def test_residual_loss_codes_and_gradient_are_those_of_a_plain_loop():
         seen = np.concatenate([observation, chosen])
         decoded = network(decoder, seen)
         loss += np.square(decoded - action).sum() / 8
-        commitment += np.square(encoding - chosen).sum() / 8
+        commitment += np.square(encoding - chosen).mean() / 8
         outer = 2 * (decoded - np.asarray(action, np.float64)) / 8
         decoder_gradient += np.outer(seen, outer)
         # Straight through: the decoder's gradient in its code goes to the encoding as it is.
         inner = np.asarray(decoder.weights[0], np.float64)[2:] @ outer
-        inner += quantizer.commitment * 2 * (encoding - chosen) / 8
+        inner += quantizer.commitment * (encoding - chosen) / 8  # two numbers a code: 2 / D is 1
         if sizes[-1] > 1:  # a shortened encoding moves only along the sphere
             inner = (inner - encoding * (encoding @ inner) / 2) / sizes[-1]
         encoder_gradient += np.outer(joined, inner)
-        assert code == first * len(fine) + second
-        # The other two dimensions are snapped to their values.
-        np.testing.assert_allclose(kept[0], np.clip(decoded[0], -1, 1), atol=1e-5)
+        # The other two dimensions are narrowed to their values; a wrong one changes the code.
+        if right := (decoded[1] > 0) == (action[1] > 0):
+            assert code == first * len(fine) + second
+            np.testing.assert_allclose(kept[0], np.clip(decoded[0], -1, 1), atol=1e-5)
+        rights.append(right)
     assert {size > 1 for size in sizes} == {True, False}
+    assert sum(rights) >= 3
     np.testing.assert_allclose(metrics["reconstruction"], loss, rtol=1e-4)
     np.testing.assert_allclose(metrics["commitment"], commitment, rtol=1e-4)
     gradient = first_gradient(after.networks.moments)

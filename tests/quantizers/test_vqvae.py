@@ -65,7 +65,7 @@ def test_losses_are_those_of_a_plain_loop(encodings):
         code = codes[np.square(codes - encoding).sum(-1).argmin()]
         decoded = network(model.decoder, np.concatenate([seen, code]))
         reconstruction += np.square(decoded - action).sum() / len(data.actions)
-        commitment += np.square(encoding - code).sum() / len(data.actions)
+        commitment += np.square(encoding - code).mean() / len(data.actions)
     assert {True, False} == set(long)
     np.testing.assert_allclose(metrics["reconstruction"], reconstruction, rtol=1e-4)
     np.testing.assert_allclose(metrics["commitment"], commitment, rtol=1e-4)
