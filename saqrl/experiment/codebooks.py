@@ -1,6 +1,6 @@
 """Is a quantizer healthy, and has it learned what it will?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +13,8 @@ from saqrl.quantizers import Codec
 RELATIVE_IMPROVEMENT = 0.01
 # Share of the codes that may stand for nothing before it is said.
 UNUSED_SHARE = 0.25
+# Share that is worth a warning while codes may still be moved.
+DEAD_SHARE = 0.5
 
 
 def reconstruction_error(codec: Codec, split: Prepared) -> float:
@@ -45,3 +47,18 @@ def codebook_notes(codes: Int[np.ndarray, " n"], num_codes: int) -> list[str]:
         f"{num_codes - used} of the {num_codes} codes stand for no action of the data: ask for "
         "fewer codes (--quantizer.codes), or compare sizes with saqrl quantize"
     ]
+
+
+def dying_note(metrics: Mapping[str, float], step: int, *, steps: int, codes: int) -> str | None:
+    """A warning while the quantizer still learns; None when all is well or it is too early to say.
+
+    Codes are counted in the moving average of their use, so the first tenth of the steps is left.
+    """
+    used = metrics.get("codes_used")
+    if used is None or step < steps / 10 or used >= (1 - DEAD_SHARE) * codes:
+        return None
+    return (
+        f"{used:.0f} of {codes} codes are in use after {step:,} steps: the data may have no more "
+        "(--quantizer.codes), or codes died (of vqvae and residual, --quantizer.revive-below "
+        "brings them back)"
+    )

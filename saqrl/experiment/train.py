@@ -20,7 +20,12 @@ from saqrl.baselines.bc import ContinuousBC
 from saqrl.datasets import EnvironmentSpec, Transitions, load_dataset
 from saqrl.datasets.scaling import ObservationScaling
 from saqrl.experiment import engine
-from saqrl.experiment.codebooks import codebook_notes, has_plateaued, reconstruction_error
+from saqrl.experiment.codebooks import (
+    codebook_notes,
+    dying_note,
+    has_plateaued,
+    reconstruction_error,
+)
 from saqrl.experiment.evaluation import (
     NO_SCORE,
     Evaluation,
@@ -251,6 +256,7 @@ class _Training:
         self.settings, self.data, self.run, self.reporter = settings, data, run, reporter
         self.key = jax.random.key(settings.seed)
         self.gradient_steps: dict[str, int] = {}
+        self.warned_of_codes = False
         self.scaling: ObservationScaling = fit_scaling(data, settings)
         factor = reward_factor(data, settings.reward_scale)
         training, held_out = split(data, settings)
@@ -440,6 +446,7 @@ class _Training:
                     metrics |= self._held_out_error(name, state)
                     self.run.append("metrics", {"stage": name, "step": step, **metrics})
                     update(step, _brief(metrics))
+                    self._warn_of_dying_codes(name, metrics, step, state)
                     if keep and step % keep == 0 and step < algorithm.steps:
                         save_policy(policy_of(state), self.run.path / "policies" / str(step))
                     due = bool(evaluates and every and step % every == 0)
@@ -451,6 +458,19 @@ class _Training:
             self.run.save_checkpoint(name, step, state, spent=self._spent())
             saved = time.perf_counter()
         return step, state
+
+    def _warn_of_dying_codes(
+        self, stage: str, metrics: dict[str, Any], step: int, state: Any
+    ) -> None:
+        """Once a session."""
+        quantizer = self.settings.quantizer
+        if stage != "quantizer" or self.warned_of_codes:
+            return
+        codes = quantizer.codec(state).num_codes
+        note = dying_note(metrics, step, steps=quantizer.steps, codes=codes)
+        if note:
+            self.reporter.say(f"note: {note}")
+            self.warned_of_codes = True
 
     def _spent(self) -> dict[str, Any]:
         """Seconds by stage and in all; of sessions before this one, those up to where it began."""

@@ -17,7 +17,12 @@ from saqrl.datasets.scaling import ActionRange
 from saqrl.experiment import quantize as laboratory
 from saqrl.experiment import replay as replays
 from saqrl.experiment import train as training
-from saqrl.experiment.codebooks import codebook_notes, has_plateaued, reconstruction_error
+from saqrl.experiment.codebooks import (
+    codebook_notes,
+    dying_note,
+    has_plateaued,
+    reconstruction_error,
+)
 from saqrl.experiment.noise import estimate_noise, least_distortion
 from saqrl.experiment.presets import build_settings
 from saqrl.experiment.progress import Reporter
@@ -168,6 +173,16 @@ def test_dead_codes_are_said():
     assert codebook_notes(np.arange(16), 16) == []
     (note,) = codebook_notes(np.arange(10), 16)
     assert note.startswith("6 of the 16 codes stand for no action")
+
+
+def test_dying_codes_are_said_once_it_can_be_known():
+    def note(used, step):
+        return dying_note({"codes_used": used}, step, steps=1_000, codes=16)
+
+    assert note(2, 99) is None
+    assert note(8, 100) is None
+    assert note(7, 1_000).startswith("7 of 16 codes are in use after 1,000 steps")
+    assert dying_note({}, 500, steps=1_000, codes=16) is None
 
 
 def test_a_plateau_is_no_improvement_by_a_hundredth_for_so_many_steps():

@@ -76,6 +76,28 @@ def test_evaluating_more_often_does_not_change_what_is_trained(dataset, tmp_path
         assert often[name] == once[name], name
 
 
+def test_codes_that_nothing_uses_are_said_while_the_quantizer_learns(tmp_path, capsys):
+    # Two actions, the same in every state.
+    sides = np.resize([-0.5, 0.5], (40, 1)).astype(np.float32)
+    np.savez(
+        tmp_path / "two.npz",
+        observations=np.zeros((40, 2), np.float32),
+        actions=np.hstack([sides, sides**2]),
+        timeouts=np.arange(1, 41) % 20 == 0,
+    )
+    settings = dataclasses.replace(small(tmp_path / "two.npz", "bc"), env=None, eval_every=None)
+    kept = dataclasses.replace(settings.quantizer, revive_below=0.0)
+    training.train(
+        dataclasses.replace(settings, quantizer=kept),
+        tmp_path / "run",
+        resume=False,
+        reporter=Reporter(),
+    )
+    said = capsys.readouterr().err
+    assert said.count("of 8 codes are in use after 10 steps") == 1
+    assert "6 of the 8 codes stand for no action" in said
+
+
 def test_a_damaged_checkpoint_is_passed_over_and_said(dataset, tmp_path, capsys):
     settings, out = small(dataset), tmp_path / "run"
     run(settings, out)
