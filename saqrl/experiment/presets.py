@@ -164,6 +164,21 @@ _PUBLISHED = {
         expected={"BC on all episodes": "105", "IQL": "107", "ReBRAC": "106"},
         source="CORL (arXiv 2210.07105), on all episodes: an upper reference",
     ),
+    **{
+        f"{task}-expert": Preset(
+            summary=f"Adroit {task}, expert data, all episodes",
+            settings={"env": f"AdroitHand{task.capitalize()}-v1"},
+            quantizer=_FEW_DEMONSTRATIONS,
+            data=f"D4RL {task}-expert (HDF5 or Minari)",
+            protocol=_D4RL,
+            expected=scores,
+            source="CORL (arXiv 2210.07105), last scores in its repository",
+        )
+        for task, scores in {
+            "pen": {"BC": "110", "IQL": "128", "ReBRAC": "152"},
+            "hammer": {"BC": "127", "IQL": "129", "ReBRAC": "134"},
+        }.items()
+    },
     "hopper-expert": Preset(
         summary="Hopper, expert data",
         settings={"env": "Hopper-v4"},
@@ -175,6 +190,31 @@ _PUBLISHED = {
         expected={"the data": "108", "SAQ": "103 to 112"},
         source="SAQ (arXiv 2310.11731): codebooks of 16 to 128 are alike",
     ),
+    **{
+        name: Preset(
+            summary=f"{robot}, data of one mediocre policy",
+            agent="iql",
+            # Chosen by trials on mixed data (benchmarks/results/tuning.jsonl).
+            settings={"env": f"{robot}-v4", "feature_deviation": 1.0},
+            agents={"cql": {"alpha": 1.0}, "brac": {"alpha": 0.3}},
+            baselines={
+                "brac": {"alpha": 10.0},
+                "rebrac": {"actor_penalty": 1.0, "critic_penalty": 0.1},
+            },
+            data=f"D4RL {name} (HDF5 or Minari)",
+            protocol=_D4RL,
+            expected=scores,
+            source="CORL (arXiv 2210.07105), last scores in its repository",
+        )
+        for name, robot, scores in (
+            ("hopper-medium", "Hopper", {"BC": "54", "CQL": "59", "IQL": "68", "ReBRAC": "102"}),
+            (
+                "halfcheetah-medium",
+                "HalfCheetah",
+                {"BC": "42", "CQL": "47", "IQL": "48", "ReBRAC": "64"},
+            ),
+        )
+    },
     "paper-hopper-expert": replace(
         _PAPER,
         summary="Hopper, expert data, with the paper's settings",
