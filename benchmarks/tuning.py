@@ -30,8 +30,8 @@ ON_DEMONSTRATIONS: Trials = {
     "gmm": ((), WIDER, ("gmm.learning_rate=0.0003",)),
     "saq-bc": ((), WIDER, ("quantizer.codes=16",)),
     "saq-bc:greedy": ((), WIDER, ("quantizer.codes=16",)),
-    "iql": ((), ("iql.tau=0.7",), ("iql.beta=10.0",)),
-    "saq-iql": ((), ("saq-iql.tau=0.7",), ("saq-iql.temperature=0.3",)),
+    "iql": ((), ("iql.tau=0.9",), ("iql.beta=10.0",), ("iql.beta=1.0",), WIDER),
+    "saq-iql": ((), ("saq-iql.tau=0.7",), ("saq-iql.temperature=0.3",), WIDER),
     "brac": (
         (),
         ("brac.alpha=3.0",),
