@@ -4,8 +4,9 @@
 
 Three data sets stand for the kinds of data: human demonstrations (Push-T), few expert
 demonstrations (ten of the door's), mixed skill (hopper-mixed). Every method is tried with its
-defaults and two variants, on one seed that the comparison never uses; BRAC and ReBRAC, which were
-far behind plain cloning with those, with one or two more. Runs lie under runs/tuning;
+defaults and two variants or more, on one seed that the comparison never uses; BRAC and ReBRAC,
+which were far behind plain cloning with those, with one or two more. Single questions have trials
+on other data. Runs lie under runs/tuning;
 benchmarks/results/tuning.jsonl gets a line for each as it finishes.
 """
 
@@ -91,10 +92,16 @@ ON_SPARSE: Trials = {
     "saq-brac": ((), ("saq-brac.alpha=5.0",)),
     "iql": (("iql.beta=1.0",),),
 }
+# Noise that few demonstrations do not average out: what each side has against learning it by heart.
+ON_FEW: Trials = {
+    "bc": ((), ("bc.weight_decay=0.1",), ("bc.weight_decay=0.3",), WIDER),
+    "saq-bc": tuple((f"quantizer.state_scale={scale}",) for scale in (1.0, 0.3, 0.1, 0.03)),
+}
 # Name, preset, changes, steps of the agent, trials.
 SETS = (
     ("pusht", PUSHT, "pusht", {}, 5_000, ON_DEMONSTRATIONS),
     ("door-expert-10", DOOR, "door-expert", {"data_episodes": 10}, 5_000, ON_DEMONSTRATIONS),
+    ("door-expert-5", DOOR, "door-expert", {"data_episodes": 5}, 5_000, ON_FEW),
     ("hopper-mixed", MIXED, "default", {}, 6_000, ON_MIXED),
     ("can-50", CAN, "default", {"data_episodes": 50}, 5_000, ON_SPARSE),
     ("hopper-expert", EXPERT, "default", {"env": "Hopper-v4"}, 5_000, ON_EXPERT),
