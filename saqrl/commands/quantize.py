@@ -1,9 +1,9 @@
 """`saqrl quantize`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import numpy as np
 import tyro
@@ -11,9 +11,12 @@ import tyro
 from saqrl.commands.output import print_json, say
 from saqrl.commands.reading import DatasetOptions, with_positional_dataset
 from saqrl.datasets import load_dataset
+from saqrl.datasets.errors import listing
 from saqrl.datasets.options import DEFAULT
+from saqrl.datasets.scaling import Scale
 from saqrl.experiment.progress import Reporter
 from saqrl.experiment.quantize import (
+    HELD_OUT,
     Examination,
     Material,
     best_suggested,
@@ -21,6 +24,7 @@ from saqrl.experiment.quantize import (
     examine_beside,
     find,
     gather,
+    settings_of,
     summarize,
 )
 from saqrl.experiment.quantize_page import (
@@ -32,6 +36,51 @@ from saqrl.experiment.quantize_page import (
     write_page,
 )
 from saqrl.experiment.replay import NoReplay, replay
+from saqrl.quantizers import QUANTIZERS
+
+# Fields of the quantizers that flags of the command's own set.
+OWN_FLAGS = ("codes", "steps", "patience", "batch_size", "hidden")
+
+
+def _fields_of_quantizers() -> Any:
+    """Every other field that some quantizer has, None where it is not given."""
+    kinds: dict[str, Any] = {}
+    owners: dict[str, list[str]] = {}
+    for name in QUANTIZERS:
+        quantizer = QUANTIZERS.load(name)
+        hints = get_type_hints(quantizer)
+        for each in fields(quantizer):
+            if each.name not in OWN_FLAGS:
+                kinds[each.name] = hints[each.name]
+                owners.setdefault(each.name, []).append(name)
+    return make_dataclass(
+        "QuantizerFields",
+        [
+            (
+                name,
+                Annotated[
+                    kind | None,
+                    tyro.conf.arg(help=f"of {', '.join(owners[name])}; default: the preset's"),
+                ],
+                None,
+            )
+            for name, kind in kinds.items()
+        ],
+    )
+
+
+# Settings that flags of the same name change.
+CHANGES = (
+    "feature_deviation",
+    "observation_scale",
+    "held_out",
+    "chunk",
+    "angles",
+    "env",
+    "seed",
+)
+
+QuantizerFields = _fields_of_quantizers()
 
 
 @dataclass
@@ -44,33 +93,45 @@ class Quantize:
     """which to compare: vqvae, vqvae-unconditioned, residual, fsq, kmeans, bins, candidates"""
     codes: tuple[int, ...] = (16, 32, 64, 128, 256)
     """codebook sizes"""
+    preset: str = "default"
+    """named starting point, as of saqrl train: see saqrl presets"""
     out: str | None = None
     """new folder for pictures, README.md, index.html and quantize.json"""
     steps: int | None = None
-    """gradient steps of each quantizer; default: its own"""
+    """gradient steps of each quantizer; default: the preset's"""
     prior_steps: int = 4_000
     """gradient steps of the behaviour prior"""
-    patience: int = 0
-    """stop where the held-out error has not fallen by 1 % for so many steps; 0 never"""
+    patience: int | None = None
+    """stop where the held-out error has not fallen by 1 % for so many steps; 0 never; default:
+    the preset's"""
     batch_size: int | None = None
-    """of the quantizers; default: their own"""
+    """of the quantizers; default: the preset's"""
     hidden: tuple[int, ...] | None = None
-    """widths of the quantizers' hidden layers; default: their own"""
-    held_out: float = 0.2
-    """share of the episodes that errors are measured on"""
-    chunk: int = 1
-    """consecutive actions that one code stands for"""
+    """widths of the quantizers' hidden layers; default: the preset's"""
+    quantizer_fields: Annotated[
+        QuantizerFields,  # type: ignore[valid-type]
+        tyro.conf.arg(name="quantizer"),
+    ] = field(default_factory=QuantizerFields)
+    feature_deviation: float | None = None
+    """of the networks' inputs; smaller is smoother; default: the preset's"""
+    observation_scale: Scale | None = None
+    """columns: each to one deviation; common: one factor, for shared units; none; default: the
+    preset's"""
+    held_out: float = HELD_OUT
+    """share of the episodes that errors are measured on, where the file has no split of its own"""
+    chunk: int | None = None
+    """consecutive actions that one code stands for; default: the preset's"""
     replay: int = 3
     """recorded episodes to execute again through the codes, where that is possible; 0 none"""
     beside: tuple[str, ...] = ()
     """SPECs of other data, read the same way: their errors with the suggested quantizer and size
     are told and drawn beside, as of narrow data beside diverse"""
-    angles: tuple[int, ...] = ()
-    """observation columns in radians, seen as cosine and sine"""
+    angles: tuple[int, ...] | None = None
+    """observation columns in radians, seen as cosine and sine; default: the preset's"""
     episodes: int | None = None
-    """use only the first so many episodes"""
+    """use only the first so many episodes; default: the preset's"""
     env: str | None = None
-    """environment id to replay in; default: the one that the dataset names"""
+    """environment id to replay in; default: the preset's, or the one that the dataset names"""
     options: DatasetOptions = DEFAULT
     seed: int = 0
     """of the split, the networks and the batches"""
@@ -87,9 +148,23 @@ def main(arguments: Sequence[str]) -> int:
     )
     out = None if asked.out is None else Path(asked.out)
     _check(asked, out)
+    changes = {name: getattr(asked, name) for name in CHANGES}
+    settings = settings_of(asked.preset, **changes, data_episodes=asked.episodes)
+    quantizer_fields = _given_fields(asked)
     reporter = Reporter()
-    material = _gather(asked, asked.dataset)
-    others = {spec: _gather(asked, spec) for spec in asked.beside}
+
+    def read(spec: str) -> Material:
+        data = load_dataset(
+            spec,
+            angles=settings.angles,
+            episodes=settings.data_episodes,
+            environment=settings.env,
+            options=asked.options,
+        )
+        return gather(data, preset=asked.preset, **changes)
+
+    material = read(asked.dataset)
+    others = {spec: read(spec) for spec in asked.beside}
     if not material.held_out:
         say(f"note: errors are measured on {material.measured_on}")
     examinations, left_out = compare(
@@ -98,12 +173,14 @@ def main(arguments: Sequence[str]) -> int:
         codes=sorted(set(asked.codes)),
         prior_steps=asked.prior_steps,
         reporter=reporter,
-        steps=asked.steps,
-        patience=asked.patience,
-        batch_size=asked.batch_size,
-        hidden=asked.hidden,
+        preset=asked.preset,
+        **quantizer_fields,
     )
-    summary: dict[str, Any] = {"dataset": asked.dataset, "reading": vars(asked.options)}
+    summary: dict[str, Any] = {
+        "dataset": asked.dataset,
+        "reading": vars(asked.options),
+        "preset": asked.preset,
+    }
     summary |= summarize(material, examinations, left_out)
     beside = examine_beside(
         others,
@@ -127,30 +204,35 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _gather(asked: Quantize, spec: str) -> Material:
-    data = load_dataset(
-        spec,
-        angles=asked.angles,
-        episodes=asked.episodes,
-        environment=asked.env,
-        options=asked.options,
-    )
-    return gather(data, chunk=asked.chunk, held_out=asked.held_out, seed=asked.seed)
+def _given_fields(asked: Quantize) -> dict[str, Any]:
+    """Fields of the quantizers that were given; ValueError for one that none of them has."""
+    given = {
+        name: value for name, value in vars(asked.quantizer_fields).items() if value is not None
+    }
+    for name in given:
+        owners = [q for q in QUANTIZERS if name in {f.name for f in fields(QUANTIZERS.load(q))}]
+        if not set(owners) & set(asked.quantizer):
+            raise ValueError(
+                f"--quantizer.{name.replace('_', '-')}: {listing(asked.quantizer)} has no such "
+                f"field; {listing(owners)} has: drop it, or compare one of these"
+            )
+    own = {name: getattr(asked, name) for name in OWN_FLAGS if name != "codes"}
+    return {**given, **own}
 
 
 def _check(asked: Quantize, out: Path | None) -> None:
     """ValueError or ImportError before any work is done."""
     if asked.held_out <= 0:
         raise ValueError(f"held-out is {asked.held_out}; errors need held-out episodes, say 0.2")
-    for name, value in (("chunk", asked.chunk), ("prior-steps", asked.prior_steps)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}; at least 1")
+    for name in ("chunk", "prior_steps", "steps", "batch_size"):
+        value = getattr(asked, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name.replace('_', '-')} is {value}; at least 1")
     for name, value in (("replay", asked.replay), ("patience", asked.patience)):
-        if value < 0:
+        if value is not None and value < 0:
             raise ValueError(f"{name} is {value}; 0 or more")
-    for name, given in (("steps", asked.steps), ("batch-size", asked.batch_size)):
-        if given is not None and given < 1:
-            raise ValueError(f"{name} is {given}; at least 1")
+    if asked.feature_deviation is not None and asked.feature_deviation <= 0:
+        raise ValueError(f"feature-deviation is {asked.feature_deviation}; above 0")
     if min(asked.codes, default=0) < 2:
         raise ValueError(f"codes are {asked.codes}; each at least 2")
     if out is not None:

@@ -70,6 +70,8 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
             f"of {path.name} {training.observations.shape[1]}; the two files do not belong together"
         )
     notes = [*_notes(training), f"{held_out.name} beside it is the held-out split."]
+    # Errors on both are told in the same units.
+    validation = replace(validation, action_range=training.action_range)
     return replace(
         training, held_out=validation, provenance={**training.provenance, "notes": notes}
     )

@@ -76,6 +76,8 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
             notes = transitions.provenance["notes"]
             assert isinstance(notes, list)
             notes.append("The mask valid is the held-out split.")
+            # Errors on both are told in the same units.
+            held_out = replace(held_out, action_range=transitions.action_range)
             return replace(transitions, held_out=held_out)
         return transitions
 

@@ -10,7 +10,6 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float32, Int, Key
 
-from saqrl.agents.bc import BC
 from saqrl.datasets import Transitions
 from saqrl.datasets.scaling import ObservationScaling
 from saqrl.datasets.split import split_episodes
@@ -37,6 +36,8 @@ LOG_EVERY = 500
 WORTHWHILE = 0.1
 # Share of the codes that must be in use on held-out episodes.
 LIVELY = 0.5
+# Share of the episodes that errors are measured on, where the file has no split of its own.
+HELD_OUT = 0.2
 # Error over the deviation up to which codes are exact.
 EXACT = 1e-6
 
@@ -63,7 +64,8 @@ class Material:
     @property
     def measured_on(self) -> str:
         if self.held_out:
-            return f"{self.shown_transitions.num_episodes} held-out episodes"
+            own = " of the file's own split" if self.data.held_out is not None else ""
+            return f"{self.shown_transitions.num_episodes} held-out episodes{own}"
         return "the training episode itself (one episode cannot be split)"
 
 
@@ -78,14 +80,28 @@ class Examination:
     decoded: Float32[np.ndarray, "n chunk_act"]
 
 
-def gather(data: Transitions, *, chunk: int = 1, held_out: float = 0.2, seed: int = 0) -> Material:
-    """Split, scale and chunk a dataset. ValueError where the fraction or the chunk is impossible.
+def settings_of(preset: str = "default", **changes: Any) -> Settings:
+    """The settings of a preset with the changes that are not None, and a fifth held out.
 
-    Unlike a training run, two episodes are enough to hold one out: here the report is the point.
+    Agents have no part in it: the networks' inputs, the chunks and the prior's training are what
+    counts. ValueError where the preset is unknown or a change impossible.
     """
-    settings = build_settings("default", agent="bc", quantizer="vqvae")
-    settings = replace(settings, chunk=chunk, seed=seed, held_out=held_out)
-    kept, left = split_episodes(data, held_out_fraction=held_out, seed=seed)
+    settings = build_settings(preset, agent="bc", quantizer="vqvae")
+    given = {name: value for name, value in changes.items() if value is not None}
+    return replace(settings, **{"held_out": HELD_OUT, "execute": 1, **given})
+
+
+def gather(data: Transitions, *, preset: str = "default", **changes: Any) -> Material:
+    """Split, scale and chunk a dataset as a training run with these settings does.
+
+    `changes` are fields of the settings. The file's own held-out episodes are measured on where it
+    has some. Unlike a training run, two episodes are enough to hold one out: here the report is the
+    point. ValueError where the preset is unknown, or the fraction or the chunk impossible.
+    """
+    settings = settings_of(preset, **changes)
+    kept, left = data, data.held_out
+    if left is None:
+        kept, left = split_episodes(data, held_out_fraction=settings.held_out, seed=settings.seed)
     scaling = fit_scaling(data, settings)
     training = prepare(kept, settings, scaling, 1.0)
     shown = left or kept
@@ -98,15 +114,16 @@ def gather(data: Transitions, *, chunk: int = 1, held_out: float = 0.2, seed: in
         shown=prepare(shown, settings, scaling, 1.0),
         shown_transitions=shown,
         held_out=left is not None,
-        noise=estimate_noise(training.features, training.actions, episodes, seed=seed),
+        noise=estimate_noise(training.features, training.actions, episodes, seed=settings.seed),
     )
 
 
-def make_quantizer(name: str, **values: Any) -> Any:
-    """A quantizer of the registry with the values that it knows and that are not None."""
-    cls = QUANTIZERS.load(name)
-    known = {field.name for field in fields(cls)}
-    return cls(**{k: v for k, v in values.items() if k in known and v is not None})
+def make_quantizer(name: str, *, preset: str = "default", **values: Any) -> Any:
+    """A quantizer as a preset has it, with the values that it knows and that are not None."""
+    quantizer: Any = build_settings(preset, agent="bc", quantizer=name).quantizer
+    known = {field.name for field in fields(quantizer)}
+    given = {k: v for k, v in values.items() if k in known and v is not None}
+    return replace(quantizer, **given)
 
 
 def examine(
@@ -142,7 +159,7 @@ def examine(
     codec = quantizer.codec(state)
     codes = encode_all(codec, batch)
     trained = time.perf_counter()
-    prior = BC(steps=prior_steps)
+    prior = replace(material.settings.prior, steps=prior_steps)
     coded = material.training.coded(codes, codec.num_codes, None)
     prior_key = jax.random.fold_in(key, 1)
     _, prior_state = _train(prior, coded, prior_key, f"{name} prior", reporter)
@@ -297,12 +314,13 @@ def compare(
     codes: Sequence[int],
     prior_steps: int,
     reporter: Reporter,
+    preset: str = "default",
     **values: Any,
 ) -> tuple[list[Examination], list[dict[str, Any]]]:
     """(examinations, what was left out and why) of every quantizer at every size.
 
-    `values` are fields of the quantizers, used where one has them. ValueError where nothing at all
-    could be examined.
+    `values` are fields of the quantizers, used in place of the preset's where one has them.
+    ValueError where nothing at all could be examined.
     """
     done: list[Examination] = []
     left_out: list[dict[str, Any]] = []
@@ -310,7 +328,7 @@ def compare(
         QUANTIZERS.load(name)  # a mistyped name ends the command, an impossible size does not
         for count in codes:
             try:
-                quantizer = make_quantizer(name, codes=count, **values)
+                quantizer = make_quantizer(name, preset=preset, codes=count, **values)
                 examination = examine(
                     material, quantizer, prior_steps=prior_steps, reporter=reporter
                 )

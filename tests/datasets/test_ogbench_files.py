@@ -69,6 +69,14 @@ def test_the_validation_file_is_the_held_out_split(path, walk):
     assert load_dataset(str(path.with_name("cube-single-play-v0-val.npz"))).held_out is None
 
 
+def test_held_out_actions_are_scaled_as_those_trained_on(path, walk):
+    wider = {**walk, "actions": 3 * walk["actions"]}
+    np.savez(path.with_name("cube-single-play-v0-val.npz"), **wider)
+    log = load_dataset(str(path))
+    assert np.abs(log.held_out.actions).max() > 1
+    assert log.held_out.action_range is log.action_range
+
+
 @needs_ogbench
 @pytest.mark.parametrize("kind", ["", "play-"])
 def test_rewards_are_the_ones_that_ogbench_makes(path, walk, kind):

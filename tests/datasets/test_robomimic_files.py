@@ -87,6 +87,14 @@ def test_a_mask_chooses_and_its_partner_is_held_out(path):
         load_dataset(str(path), options=ReadOptions(mask="trian"))
 
 
+def test_held_out_actions_are_scaled_as_those_trained_on(path):
+    with h5py.File(path, "r+") as file:
+        file["data/demo_2/actions"][:] = 3
+    log = load_dataset(str(path), options=ReadOptions(mask="train"))
+    assert log.held_out.actions.max() == 3
+    assert log.held_out.action_range is log.action_range
+
+
 @pytest.mark.parametrize("libver", [None, "earliest", "latest"])
 def test_the_environment_is_made_from_the_record(tmp_path, libver):
     many = {f"note_{i}": "x" * 50 for i in range(5)}

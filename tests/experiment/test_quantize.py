@@ -102,6 +102,58 @@ def test_one_episode_is_measured_on_itself_and_that_is_said():
     assert "one episode cannot be split" in material.measured_on
 
 
+def test_the_quantizer_measured_is_the_one_that_train_trains(tmp_path, capsys):
+    """Same split, inputs, fields and seed: the same codes, so the same error to the last digits."""
+    save(tmp_path / "walk.npz", walk(episodes=12))
+    words = ["--preset", "pusht", "--angles", "1", "--held-out", "0.25", "--hidden", "8"]
+    words += ["--quantizer.state-scale", "0.5", "--quantizer.code-size", "3"]
+    words += ["--feature-deviation", "0.7", "--seed", "3", "--steps", "30"]
+    words += ["--codes", "8", "--prior-steps", "5", "--replay", "0", "--json"]
+    assert command.main([str(tmp_path / "walk.npz"), *words]) == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    settings = build_settings("pusht", agent="bc", quantizer="vqvae")
+    fields = {"state_scale": 0.5, "code_size": 3, "hidden": (8,), "codes": 8}
+    settings = dataclasses.replace(
+        settings,
+        agent=dataclasses.replace(settings.agent, hidden=(4,)),
+        quantizer=dataclasses.replace(settings.quantizer, **fields),
+        dataset=str(tmp_path / "walk.npz"),
+        env=None,
+        angles=(1,),
+        held_out=0.25,
+        feature_deviation=0.7,
+        seed=3,
+    )
+    settings = with_steps(settings, steps=5, quantizer_steps=30)
+    trained = training.train(
+        settings, tmp_path / "run", resume=False, reporter=Reporter(quiet=True)
+    )
+    # Float32 over blocks of other sizes.
+    expected = pytest.approx(trained["quantizer"]["error_per_deviation"], rel=1e-4)
+    assert summary["results"][0]["error_per_deviation"] == expected
+    assert (summary["preset"], summary["measured_on"]) == ("pusht", "3 held-out episodes")
+
+
+def test_the_files_own_held_out_episodes_are_measured_on():
+    data = dataclasses.replace(walk(episodes=6), held_out=walk(episodes=2, seed=1))
+    material = laboratory.gather(data)
+    assert len(material.training.actions) == len(data)
+    np.testing.assert_array_equal(material.shown.actions * 2, data.held_out.actions)
+    assert material.measured_on == "2 held-out episodes of the file's own split"
+
+
+def test_a_preset_is_where_quantizer_and_inputs_start():
+    material = laboratory.gather(walk(), preset="pusht-chunk8", feature_deviation=None, angles=())
+    assert material.settings.chunk == 8
+    # Scaled on all rows, as a training run does.
+    everything = material.scaling(material.data.observations)
+    np.testing.assert_allclose(everything.std(0), 0.3, rtol=1e-4)
+    assert laboratory.make_quantizer("vqvae", preset="door-expert").state_scale == 0.3
+    free = laboratory.make_quantizer("vqvae", preset="paper", code_size=8, latents=2)
+    assert (free.encodings, free.code_size) == ("free", 8)
+    assert laboratory.make_quantizer("vqvae").state_scale == 1
+
+
 def test_the_noise_of_the_actions_is_found():
     draw = np.random.default_rng(0)
     states = draw.uniform(-1, 1, (3000, 2))
@@ -389,6 +441,10 @@ def test_the_command_leaves_a_page_that_needs_no_other_file(tmp_path, capsys):
         (["--held-out", "0"], "held-out is 0"),
         (["--steps", "0"], "steps is 0"),
         (["--quantizer", "kmean"], "did you mean 'kmeans'"),
+        (["--preset", "push"], "did you mean 'pusht'"),
+        (["--feature-deviation", "0"], "feature-deviation is 0"),
+        (["--patience", "-1"], "patience is -1"),
+        (["--quantizer.latents", "2"], "latents: vqvae has no such field; fsq has"),
         (["--quantizer", "bins", "--codes", "3"], "bins: 2 bins in each of 2 action dimensions"),
     ],
 )
