@@ -15,6 +15,7 @@ runs/quantization and resume.
                from five noisy demonstrations
 (f) learning   what moving averages, k-means, revival and bounded encodings bring: steps to the
                error of the paper's preset
+(g) replay     held-out episodes executed again, as they were and through their codes
 """
 
 import argparse
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from saqrl.arrays import write_atomically
 from saqrl.datasets import load_dataset
@@ -44,6 +46,7 @@ from saqrl.experiment.quantize import (
     make_quantizer,
     noise_per_deviation,
 )
+from saqrl.experiment.replay import replay
 from saqrl.experiment.settings import with_steps
 from saqrl.experiment.train import train
 from saqrl.experiment.versions import versions
@@ -68,7 +71,13 @@ SETS: dict[str, dict[str, Any]] = {
     "hopper-mixed": {"path": "d4rl/hopper-mixed.hdf5"},
     "halfcheetah-expert": {"path": "d4rl/halfcheetah-expert.hdf5"},
     "door-human": {"path": "d4rl/door-human.hdf5"},
+    "door-expert-100": {"path": "d4rl/door-expert.hdf5"},
+    "hammer-expert-100": {"path": "d4rl/hammer-expert.hdf5"},
+    "lift": {"path": "robomimic/lift/ph-scripted/low_dim.hdf5"},
+    "can": {"path": "robomimic/can/ph-scripted/low_dim.hdf5"},
 }
+# Episodes of study (g) at most; those of robosuite are slow.
+REPLAYED = {"lift": 4, "can": 4}
 # What study (f) takes away from ours, and adds to the paper's.
 LEARNERS: dict[str, dict[str, Any]] = {
     "ours": {},
@@ -140,6 +149,9 @@ def plan(seed: int) -> Iterator[dict[str, Any]]:
     for data in ("pusht", "door-expert", "hopper-expert"):
         for name in (*PAPER_LEARNERS, *LEARNERS):
             yield {"study": "learning", "data": data, "quantizer": name}
+    for data in ("pusht", "door-expert-100", "hammer-expert-100", "hopper-expert", "lift", "can"):
+        for codes in (16, 64):
+            yield {"study": "replay", "data": data, "quantizer": "vqvae", "codes": codes}
 
 
 @lru_cache(maxsize=1)
@@ -170,7 +182,20 @@ def measure(
         steps=20 if smoke else QUANTIZER_STEPS,
     )
     prior_steps = 20 if smoke else PRIOR_STEPS
-    record = examine(material, quantizer, prior_steps=prior_steps, reporter=reporter).record
+    examination = examine(material, quantizer, prior_steps=prior_steps, reporter=reporter)
+    record = examination.record
+    if job["study"] == "replay":
+        shown = material.shown_transitions
+        most = 1 if smoke else REPLAYED.get(job["data"], 10)
+        played = replay(
+            shown,
+            examination.quantizer,
+            material.scaling,
+            episodes=min(most, shown.num_episodes),
+            error=np.asarray(record["error"]["rms"], np.float32),
+            reporter=reporter,
+        )
+        return {"error_per_deviation": record["error_per_deviation"], **played}
     return {**record, "noise_per_deviation": noise_per_deviation(material)}
 
 
@@ -266,6 +291,11 @@ def summary_of(lines: list[dict[str, Any]]) -> dict[str, Any]:
             values = [r[name] for r in results if r.get(name) is not None]
             if values:
                 row[name] = [statistics.fmean(values), min(values), max(values)]
+        for play in ("recorded", "actions", "codes", "noise"):
+            for name in ("return_mean", "max_reward_mean", "normalized_score"):
+                values = [r[play][name] for r in results if r.get(play, {}).get(name) is not None]
+                if values:
+                    row[f"{play}_{name}"] = [statistics.fmean(values), min(values), max(values)]
         if reasons := [r["left_out"] for r in results if "left_out" in r]:
             row["left_out"] = reasons[0]
         if all("curve" in r for r in results):
