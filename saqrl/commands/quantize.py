@@ -23,6 +23,7 @@ from saqrl.experiment.quantize import (
     compare,
     examine_beside,
     find,
+    fitting_sizes,
     gather,
     settings_of,
     summarize,
@@ -167,10 +168,14 @@ def main(arguments: Sequence[str]) -> int:
     others = {spec: read(spec) for spec in asked.beside}
     if not material.held_out:
         say(f"note: errors are measured on {material.measured_on}")
+    codes, too_many = fitting_sizes(material, asked.codes)
+    notes = [too_many] if too_many else []
+    for note in notes:
+        say(f"note: {note}")
     examinations, left_out = compare(
         material,
         quantizers=asked.quantizer,
-        codes=sorted(set(asked.codes)),
+        codes=codes,
         prior_steps=asked.prior_steps,
         reporter=reporter,
         preset=asked.preset,
@@ -181,7 +186,7 @@ def main(arguments: Sequence[str]) -> int:
         "reading": vars(asked.options),
         "preset": asked.preset,
     }
-    summary |= summarize(material, examinations, left_out)
+    summary |= summarize(material, examinations, left_out, notes)
     beside = examine_beside(
         others,
         best_suggested(examinations, summary).hyperparameters,

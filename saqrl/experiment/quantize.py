@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float32, Int, Key
 
 from saqrl.datasets import Transitions
+from saqrl.datasets.audit import ACTIONS_PER_CODE, audit
+from saqrl.datasets.errors import counted, listing
 from saqrl.datasets.scaling import ObservationScaling
 from saqrl.datasets.split import split_episodes
 from saqrl.experiment import engine
@@ -40,6 +42,13 @@ LIVELY = 0.5
 HELD_OUT = 0.2
 # Error over the deviation up to which codes are exact.
 EXACT = 1e-6
+# And above which codes as many as there are actions have not found them.
+MISSED = 0.02
+# A dimension is overlooked where its error is above this share of its own deviation and so many
+# times that of all dimensions together.
+OVERLOOKED, TIMES_OVERLOOKED = 0.5, 3
+# Actions within less than this share of their range waste the rest of it.
+NARROW = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +64,15 @@ class Material:
     shown_transitions: Transitions
     held_out: bool
     noise: NoiseEstimate | None
+    distinct: int
+    """Different actions (chunks of them) among those trained on."""
+    supported: int
+    """Codes that `saqrl inspect` says the training episodes can fill at most."""
+
+    @property
+    def most_codes(self) -> int:
+        """As many as there are actions to stand for; two where there is one, as no fewer can be."""
+        return max(self.distinct, 2)
 
     @property
     def half_width(self) -> Float32[np.ndarray, " chunk_act"]:
@@ -115,6 +133,31 @@ def gather(data: Transitions, *, preset: str = "default", **changes: Any) -> Mat
         shown_transitions=shown,
         held_out=left is not None,
         noise=estimate_noise(training.features, training.actions, episodes, seed=settings.seed),
+        distinct=len(np.unique(training.actions, axis=0)),
+        supported=audit(kept).supported_codes,
+    )
+
+
+def fitting_sizes(material: Material, codes: Sequence[int]) -> tuple[list[int], str | None]:
+    """(sizes in order, what to say of those that were too large).
+
+    Where actions repeat, as many codes as there are different ones stand for all of them exactly:
+    that many are tried in place of more.
+    """
+    sizes, most = sorted(set(codes)), material.most_codes
+    larger = [size for size in sizes if size > most]
+    if not larger or 2 * material.distinct > len(material.training.actions):
+        return sizes, None
+    tried = sorted({most, *(size for size in sizes if size <= most)})
+    if material.distinct == 1:
+        return tried, (
+            "the actions never change: one code is enough, and 2, the fewest there may be, are "
+            f"tried in place of {listing(larger)}"
+        )
+    return tried, (
+        f"there are only {material.distinct} distinct actions to stand for, and {listing(larger)} "
+        f"codes were asked for: {most} are tried in their place (--codes {most}; in a run "
+        f"--quantizer.codes {most})"
     )
 
 
@@ -137,11 +180,13 @@ def examine(
 
     ValueError where the quantizer cannot be for these actions or this many rows.
     """
-    rows = len(material.training.actions)
-    if quantizer.codes > rows:
+    if quantizer.codes > material.most_codes:
+        rows = len(material.training.actions)
+        few = material.distinct < rows
+        which = f"{counted(material.distinct, 'distinct action')} among the " if few else ""
         raise ValueError(
-            f"{quantizer.codes} codes but only {rows} transitions to train on: choose at most "
-            f"{rows} codes"
+            f"{quantizer.codes} codes but only {which}{rows} transitions to train on: choose at "
+            f"most {material.most_codes} codes"
         )
     name = f"{QUANTIZERS.name_of(quantizer)} {quantizer.codes}"
     key = jax.random.key(material.settings.seed)
@@ -172,7 +217,7 @@ def examine(
         "steps": step,
         **measured,
         "training_error_per_deviation": _training_error(material, action_quantizer),
-        "notes": codebook_notes(np.asarray(codes), codec.num_codes),
+        "notes": codebook_notes(np.asarray(codes), codec.num_codes) if codec.num_codes > 2 else [],
         "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
     }
     return Examination(record, quantizer, action_quantizer, shown_codes, decoded)
@@ -271,11 +316,13 @@ def noise_per_deviation(material: Material) -> float | None:
     return float(np.sqrt((material.noise.variance * scale).sum() / variance))
 
 
-def suggest_codes(records: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
+def suggest_codes(
+    records: Sequence[Mapping[str, Any]], *, most: int | None = None
+) -> tuple[int, str]:
     """(codes, reason) from the records of one quantizer at several sizes.
 
     The smallest size after which a doubling takes less than a tenth off the held-out error, or
-    leaves half of the codes unused.
+    leaves half of the codes unused. `most` is how many codes the data could fill at all.
     """
     ordered = sorted(records, key=lambda record: record["num_codes"])
     for now, larger in itertools.pairwise(ordered):
@@ -300,6 +347,14 @@ def suggest_codes(records: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
     last = ordered[-1]
     if last["error_per_deviation"] <= EXACT:
         return last["codes"], "its codes stand for the held-out actions exactly"
+    if most is not None and last["codes"] >= most:
+        reason = "there are no more distinct actions than that"
+        if last["error_per_deviation"] > MISSED:
+            reason += (
+                f"; its codes miss them by {last['error_per_deviation']:.3f} of their deviation "
+                "all the same, so try more --steps, another --seed or another quantizer"
+            )
+        return last["codes"], reason
     if len(ordered) == 1:
         return last["codes"], "the only size that was tried"
     return last["codes"], (
@@ -348,18 +403,23 @@ def summarize(
     material: Material,
     examinations: Sequence[Examination],
     left_out: Sequence[Mapping[str, Any]],
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The whole comparison as JSON."""
+    """The whole comparison as JSON; `notes` were said before it, and more may follow them."""
     records = [examination.record for examination in examinations]
     names = list(dict.fromkeys(record["quantizer"] for record in records))
-    suggestions = {}
+    suggestions, suggested = {}, []
     for name in names:
-        count, reason = suggest_codes([r for r in records if r["quantizer"] == name])
+        own = [record for record in records if record["quantizer"] == name]
+        count, reason = suggest_codes(own, most=material.most_codes)
         suggestions[name] = {"codes": count, "reason": reason}
+        suggested.append(next(record for record in own if record["codes"] == count))
     noise = material.noise
     return {
         "measured_on": material.measured_on,
         "training_rows": len(material.training.actions),
+        "distinct_actions": material.distinct,
+        "supported_codes": material.supported,
         "shown_rows": len(material.shown.actions),
         "chunk": material.settings.chunk,
         "seed": material.settings.seed,
@@ -373,7 +433,48 @@ def summarize(
         "results": records,
         "left_out": list(left_out),
         "suggestions": suggestions,
+        "notes": [*notes, *_notes(material, suggested)],
     }
+
+
+def _notes(material: Material, suggested: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What is to be minded about the quantizers at their suggested sizes."""
+    many = [r for r in suggested if material.supported < r["codes"] < material.most_codes]
+    if many:
+        names = listing(f"{r['quantizer']} {r['codes']}" for r in many)
+        yield (
+            f"the suggested {names} are more than the {material.supported} codes that saqrl "
+            f"inspect calls supported by the episodes trained on ({ACTIONS_PER_CODE} actions each, "
+            "those alike in a row counted once): an agent may not tell so many apart; try fewer as "
+            "well, or record more"
+        )
+    width = material.data.actions.shape[1]
+    found = {r["quantizer"]: overlooked(r, width) for r in suggested}
+    if not any(found.values()):
+        return
+    dimensions = sorted(set().union(*found.values()))
+    names = listing(name for name, columns in found.items() if columns)
+    low, high = material.data.actions.min(0), material.data.actions.max(0)
+    narrow = high - low < NARROW * 2 * material.data.action_range.half_width
+    ends = [f"{d}: about {low[d]:.4g} to {high[d]:.4g}" for d in dimensions if narrow[d]]
+    remedy = (
+        "set action_low and action_high in the file to the data's own lowest and highest "
+        f"({listing(ends)}); saqrl convert makes an npz, which has both, of any other format"
+        if ends
+        else "they fill their range, so only more codes or another quantizer bring them closer"
+    )
+    yield (
+        f"the codes of {names} all but drop some action dimensions ({listing(dimensions)}), which "
+        "vary too little for the error of all dimensions together to show it (the page has each "
+        f"dimension's own): {remedy}"
+    )
+
+
+def overlooked(record: Mapping[str, Any], width: int) -> list[int]:
+    """Action dimensions with a large error of their own beside a small one of all together."""
+    least = max(OVERLOOKED, TIMES_OVERLOOKED * record["error_per_deviation"])
+    own = record["error"]["rms_per_deviation"]  # a chunk holds every dimension several times
+    return sorted({i % width for i, error in enumerate(own) if error and error > least})
 
 
 def best_suggested(examinations: Sequence[Examination], summary: Mapping[str, Any]) -> Examination:
@@ -385,13 +486,17 @@ def best_suggested(examinations: Sequence[Examination], summary: Mapping[str, An
 def examine_beside(
     others: Mapping[str, Material], quantizer: Any, *, prior_steps: int, reporter: Reporter
 ) -> dict[str, tuple[Material, Examination]]:
-    """Other datasets by SPEC, with the same hyperparameters learned on each."""
+    """Other datasets by SPEC, with the same hyperparameters learned on each.
+
+    Fewer codes where there are not so many actions.
+    """
     found = {}
     for spec, material in others.items():
         reporter.say(f"{spec}:")
+        fitting = replace(quantizer, codes=min(quantizer.codes, material.most_codes))
         found[spec] = (
             material,
-            examine(material, quantizer, prior_steps=prior_steps, reporter=reporter),
+            examine(material, fitting, prior_steps=prior_steps, reporter=reporter),
         )
     return found
 

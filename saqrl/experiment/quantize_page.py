@@ -290,6 +290,7 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
             f"{other['error_per_deviation_p95']:.3f} at the 95th percentile, prior hits "
             f"{other['prior_accuracy']:.2f}."
         )
+    said += [f"Note: {note}." for note in summary["notes"]]
     for left in summary["left_out"]:
         said.append(f"Left out: {left['quantizer']} with {left['codes']} codes ({left['reason']}).")
     for result in summary["results"]:

@@ -12,7 +12,8 @@ import pytest
 
 from saqrl.commands import quantize as command
 from saqrl.commands import train as train_command
-from saqrl.datasets import EnvironmentSpec, Transitions
+from saqrl.datasets import EnvironmentSpec, Transitions, load_dataset
+from saqrl.datasets.audit import audit
 from saqrl.datasets.scaling import ActionRange
 from saqrl.experiment import quantize as laboratory
 from saqrl.experiment import replay as replays
@@ -194,6 +195,121 @@ def test_the_floor_counts_dimensions_in_the_units_of_the_environment():
     assert found["noise_share"] == pytest.approx(0.5)
 
 
+def circling(episodes: int = 10, steps: int = 60) -> dict[str, np.ndarray]:
+    """An npz of actions on an ellipse that is a thousand times as long as it is wide."""
+    draw = np.random.default_rng(0)
+    angles = (draw.uniform(0, 6, (episodes, 1)) + 0.1 * np.arange(steps)).ravel()
+    return {
+        "observations": np.stack([np.sin(angles), np.cos(angles)], 1).astype(np.float32),
+        "actions": np.stack([np.sin(angles), 1e-3 * np.cos(angles)], 1).astype(np.float32),
+        "rewards": np.zeros(len(angles), np.float32),
+        "terminals": np.zeros(len(angles), bool),
+        "timeouts": np.arange(1, len(angles) + 1) % steps == 0,
+    }
+
+
+def compared(path, capsys, *words: str) -> tuple[dict, str]:
+    """(the JSON, what was said) of a small comparison without replay."""
+    little = ["--prior-steps", "2", "--replay", "0", "--json", *words]
+    assert command.main([str(path), *little]) == 0
+    captured = capsys.readouterr()
+    return json.loads(captured.out.splitlines()[-1]), captured.err
+
+
+def test_a_dimension_that_the_codes_drop_is_named_and_the_remedy_brings_it_back(tmp_path, capsys):
+    arrays = circling()
+    np.savez(tmp_path / "log.npz", **arrays)
+    words = ["--quantizer", "kmeans", "vqvae", "--codes", "64", "--steps", "400"]
+    summary, said = compared(tmp_path / "log.npz", capsys, *words, "--hidden", "32")
+    for result in summary["results"]:
+        assert result["error_per_deviation"] < 0.05
+        assert result["error"]["rms_per_deviation"][1] > 0.5
+    (note,) = [note for note in summary["notes"] if "all but drop" in note]
+    assert said.count("all but drop") == 1
+    assert "kmeans, vqvae all but drop some action dimensions (1)" in note
+    assert "action_low and action_high" in note
+    assert "(1: about -0.001 to 0.001)" in note
+
+    ends = {"action_low": arrays["actions"].min(0), "action_high": arrays["actions"].max(0)}
+    np.savez(tmp_path / "remedied.npz", **arrays, **ends)
+    summary, said = compared(tmp_path / "remedied.npz", capsys, *words, "--hidden", "32")
+    assert "all but drop" not in said
+    for result in summary["results"]:
+        one, other = result["error"]["rms_per_deviation"]
+        assert max(one, other) < 0.5
+        # Both fill their range in the same shape; before, their errors were 20 times apart. What
+        # is left is where the centres of so few rows came to lie.
+        assert max(one, other) < 2 * min(one, other)
+
+
+def test_a_noisy_dimension_that_fills_its_range_is_not_sent_to_its_extremes():
+    draw = np.random.default_rng(0)
+    actions = draw.uniform(-1, 1, (40, 2)).astype(np.float32) * np.float32([100, 1])
+    data = dataclasses.replace(
+        walk(episodes=4, steps=10),
+        actions=actions,
+        action_range=ActionRange(np.float32([-100, -1]), np.float32([100, 1])),
+    )
+    found = {"quantizer": "bins", "codes": 2, "error_per_deviation": 0.01}
+    errors = {"error": {"rms_per_deviation": [0.01, 0.9]}}
+    (note,) = laboratory._notes(laboratory.gather(data), [found | errors])
+    assert "(1)" in note
+    assert "they fill their range" in note
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [([0.02, 0.6], [1]), ([0.02, 0.4], []), ([0.02, None, 0.02, 0.6], [1]), ([0.25, 0.7], [])],
+)
+def test_a_dimension_is_dropped_above_half_its_deviation_and_thrice_the_whole_error(own, expected):
+    whole = 0.25 if own[0] == 0.25 else 0.02
+    found = {"error_per_deviation": whole, "error": {"rms_per_deviation": own}}
+    assert laboratory.overlooked(found, 2) == expected
+
+
+def test_more_codes_than_distinct_actions_are_not_tried(tmp_path, capsys):
+    arrays = circling()
+    choices = np.float32([[0, 1], [1, 0], [0.5, 0.5], [-1, -0.3]])
+    arrays["actions"] = choices[np.random.default_rng(0).integers(0, 4, 600)]
+    np.savez(tmp_path / "four.npz", **arrays)
+    words = ["--quantizer", "kmeans", "vqvae", "--codes", "2", "16", "64", "--steps", "50"]
+    summary, said = compared(tmp_path / "four.npz", capsys, *words)
+    assert [r["codes"] for r in summary["results"]] == [2, 4, 2, 4]
+    assert {s["codes"] for s in summary["suggestions"].values()} <= {2, 4}
+    assert not summary["left_out"]
+    (note,) = summary["notes"]
+    assert "only 4 distinct actions" in note
+    assert "16, 64 codes were asked for" in note
+    assert "--quantizer.codes 4" in note
+    assert f"note: {note}\n" in said
+    material = laboratory.gather(load_dataset(str(tmp_path / "four.npz")))
+    five = laboratory.make_quantizer("kmeans", codes=5)
+    with pytest.raises(
+        ValueError, match=r"5 codes but only 4 distinct actions among the \d+ trans"
+    ):
+        laboratory.examine(material, five, prior_steps=1, reporter=Reporter(quiet=True))
+
+
+def test_actions_that_never_change_need_one_code_and_that_is_said(tmp_path, capsys):
+    arrays = circling()
+    arrays["actions"] = np.full((600, 2), 0.3, np.float32)
+    np.savez(tmp_path / "still.npz", **arrays)
+    words = ["--quantizer", "kmeans", "--codes", "16", "32", "--steps", "5"]
+    summary, said = compared(tmp_path / "still.npz", capsys, *words)
+    assert summary["suggestions"]["kmeans"]["codes"] == 2
+    assert "note: the actions never change: one code is enough" in said
+    assert "ask for fewer codes" not in said
+
+
+def test_suggesting_more_codes_than_inspect_supports_is_said():
+    found = {"quantizer": "vqvae", "codes": 64, "error_per_deviation": 0.1}
+    errors = {"error": {"rms_per_deviation": [0.1, 0.1]}}
+    material = laboratory.gather(walk(episodes=10, steps=60))
+    (note,) = laboratory._notes(material, [found | errors])
+    assert f"vqvae 64 are more than the {material.supported} codes" in note
+    assert material.supported == audit(walk(episodes=10, steps=60)).supported_codes
+
+
 def record(codes: int, error: float, used: int | None = None) -> dict[str, object]:
     return {
         "codes": codes,
@@ -219,6 +335,16 @@ def test_the_suggested_size_has_its_reason(records, codes, reason):
     count, words = laboratory.suggest_codes(records[::-1])
     assert count == codes
     assert reason in words
+
+
+def test_codes_for_every_action_are_enough_and_must_find_them():
+    few = [record(2, 0.5), record(4, 0.0005)]
+    assert laboratory.suggest_codes(few, most=4) == (
+        4,
+        "there are no more distinct actions than that",
+    )
+    _, words = laboratory.suggest_codes([record(2, 0.5), record(4, 0.3)], most=4)
+    assert "miss them by 0.300" in words
 
 
 def test_dead_codes_are_said():
