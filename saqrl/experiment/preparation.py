@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int, Int64
+from jaxtyping import Array, Bool, Float, Float32, Int, Int64
 
 from saqrl.agents import CodedTransitions
 from saqrl.baselines import ContinuousTransitions
@@ -18,6 +18,7 @@ from saqrl.experiment.settings import RewardScale, Settings
 from saqrl.nn import MLP
 from saqrl.policy import Policy
 from saqrl.quantizers import ActionBatch, ActionQuantizer, Codec
+from saqrl.quantizers.binary import BinaryCodec
 
 # Fewer episodes than this are all trained on: each of them is worth more than a report.
 EPISODES_FOR_HELD_OUT = 10
@@ -165,14 +166,45 @@ def action_error(policy: Policy, log: Transitions) -> float:
     return float(np.sqrt(np.square(missed).sum(-1).mean() / total_variance(acted)))
 
 
-@jax.jit
 def encode_all(codec: Codec, data: ActionBatch) -> Int[Array, " n"]:
-    """The code of every transition."""
+    """The code of every transition.
+
+    Where a gripper's value comes before the distance, all codes of a state are decoded only where
+    the nearest one has the other value.
+    """
+    if not (isinstance(codec, BinaryCodec) and codec.binary.any_two_valued):
+        return _encode_rows(codec, data)
+    codes, wrong = _nearest_rows(codec, data)
+    rows = np.flatnonzero(np.asarray(wrong))
+    if not len(rows):
+        return codes
+    # Few lengths, so that few programs are compiled.
+    padded = np.resize(rows, 1 << (len(rows) - 1).bit_length())
+    chosen = _encode_rows(codec, jax.tree.map(lambda leaf: leaf[padded], data))
+    return codes.at[rows].set(chosen[: len(rows)])
+
+
+@jax.jit
+def _encode_rows(codec: Codec, data: ActionBatch) -> Int[Array, " n"]:
     return jax.lax.map(
         lambda row: type(codec).encode(codec, *row),
         (data.observations, data.actions),
         batch_size=BLOCK,
     )
+
+
+@jax.jit
+def _nearest_rows(
+    codec: BinaryCodec, data: ActionBatch
+) -> tuple[Int[Array, " n"], Bool[Array, " n"]]:
+    """The codec's own choices, and where they have a wrong value of two."""
+
+    def look(row: tuple[Array, Array]) -> tuple[Array, Array]:
+        code = type(codec).nearest(codec, *row)
+        decoded = type(codec).decode(codec, row[0], code)
+        return code, codec.binary.wrong(decoded, row[1]) > 0
+
+    return jax.lax.map(look, (data.observations, data.actions), batch_size=BLOCK)
 
 
 @jax.jit

@@ -5,7 +5,7 @@ much as a motion over the whole range; and an action is given a code that decode
 wherever one of the state's codes does.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -26,6 +26,18 @@ class BinaryDimensions(eqx.Module):
         """Where there are two values; in the rest of `only` there is one."""
         return self.only & (self.low < self.high)
 
+    @property
+    def any_two_valued(self) -> bool:
+        """Outside a program, or where the dimensions are its constants."""
+        return bool((np.asarray(self.only) & (np.asarray(self.low) < np.asarray(self.high))).any())
+
+    def wrong(
+        self, decoded: Float[Array, "*batch act"], action: Float[Array, " act"]
+    ) -> Int[Array, "*batch"]:
+        """How many dimensions with two values came out as the other one."""
+        other = self.widen(decoded) != self.widen(action)
+        return (self.two_valued & other).sum(-1)
+
     def widen(self, action: Float[Array, "*batch act"]) -> Float[Array, "*batch act"]:
         """-1 and 1 for the lower and the higher of two values; elsewhere the action itself."""
         side = jnp.where(action - self.low > self.high - action, 1.0, -1.0)
@@ -38,8 +50,9 @@ class BinaryDimensions(eqx.Module):
         return jnp.where(self.two_valued, side, kept)
 
 
-class Codes(Protocol):
-    """As much of a codec as is needed here."""
+@runtime_checkable
+class BinaryCodec(Protocol):
+    """A codec that has a choice of its own, and dimensions with two values that come before it."""
 
     @property
     def binary(self) -> BinaryDimensions: ...
@@ -47,33 +60,33 @@ class Codes(Protocol):
     @property
     def num_codes(self) -> int: ...
 
+    def nearest(
+        self, observation: Float[Array, " features"], action: Float[Array, " act"]
+    ) -> Int[Array, ""]: ...
+
     def decode(
         self, observation: Float[Array, " features"], code: Int[Array, ""]
     ) -> Float[Array, " act"]: ...
 
 
-def keep_binary(
-    codec: Codes,
-    observation: Float[Array, " features"],
-    action: Float[Array, " act"],
-    code: Int[Array, ""],
+def encode_exactly(
+    codec: BinaryCodec, observation: Float[Array, " features"], action: Float[Array, " act"]
 ) -> Int[Array, ""]:
-    """`code`, or the one that decodes nearest among those with more of the action's own values."""
-    binary = codec.binary
+    """`nearest`, or what decodes nearest of the codes with more of the action's own values."""
+    code = codec.nearest(observation, action)
 
     def best() -> Int[Array, ""]:
         decoded = jax.vmap(codec.decode, (None, 0))(observation, jnp.arange(codec.num_codes))
-        wrong = (binary.two_valued & (binary.widen(decoded) != binary.widen(action))).sum(-1)
+        wrong = codec.binary.wrong(decoded, action)
         distance = jnp.square(decoded - action).sum(-1)
-        nearest = jnp.argmin(jnp.where(wrong == wrong.min(), distance, jnp.inf))
-        return jnp.where(wrong[code] == wrong.min(), code, nearest).astype(jnp.int32)
+        closest = jnp.argmin(jnp.where(wrong == wrong.min(), distance, jnp.inf))
+        return jnp.where(wrong[code] == wrong.min(), code, closest).astype(jnp.int32)
 
     # Where no dimension has two values nothing is decoded: all states share the condition, and
     # outside a program, as in an export, it is known.
-    if isinstance(binary.only, jax.core.Tracer):
-        return jax.lax.cond(binary.two_valued.any(), best, lambda: code)
-    known = np.asarray(binary.only) & (np.asarray(binary.low) < np.asarray(binary.high))
-    return best() if known.any() else code
+    if isinstance(codec.binary.only, jax.core.Tracer):
+        return jax.lax.cond(codec.binary.two_valued.any(), best, lambda: code)
+    return best() if codec.binary.any_two_valued else code
 
 
 def find_binary(actions: Float[Array, "n act"]) -> BinaryDimensions:

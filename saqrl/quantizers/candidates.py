@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Key
 from saqrl import nn
 from saqrl.quantizers import ActionBatch, Quantization
 from saqrl.quantizers import codebook as books
-from saqrl.quantizers.binary import BinaryDimensions, find_binary, keep_binary, watch_binary
+from saqrl.quantizers.binary import BinaryDimensions, encode_exactly, find_binary, watch_binary
 
 # Of the moving average of the codes' use, which is only reported.
 USAGE_DECAY = 0.99
@@ -90,8 +90,13 @@ class CandidatesCodec(eqx.Module):
     def encode(
         self, observation: Float[Array, " features"], action: Float[Array, " act"]
     ) -> Int[Array, ""]:
+        return encode_exactly(self, observation, action)
+
+    def nearest(
+        self, observation: Float[Array, " features"], action: Float[Array, " act"]
+    ) -> Int[Array, ""]:
         distance = jnp.square(self._candidates(observation) - action).sum(-1)
-        return keep_binary(self, observation, action, distance.argmin().astype(jnp.int32))
+        return distance.argmin().astype(jnp.int32)
 
     def decode(
         self, observation: Float[Array, " features"], code: Int[Array, ""]

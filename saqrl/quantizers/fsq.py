@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 from saqrl import nn
 from saqrl.quantizers import ActionBatch, Quantization
 from saqrl.quantizers import codebook as books
-from saqrl.quantizers.binary import BinaryDimensions, find_binary, keep_binary, watch_binary
+from saqrl.quantizers.binary import BinaryDimensions, encode_exactly, find_binary, watch_binary
 from saqrl.quantizers.joint import code_of, digits_of, require_enumerable, share_out
 
 # Of the moving average of the codes' use, which is only reported.
@@ -108,10 +108,14 @@ class FSQCodec(eqx.Module):
     def encode(
         self, observation: Float[Array, " features"], action: Float[Array, " act"]
     ) -> Int[Array, ""]:
+        return encode_exactly(self, observation, action)
+
+    def nearest(
+        self, observation: Float[Array, " features"], action: Float[Array, " act"]
+    ) -> Int[Array, ""]:
         widened = self.binary.widen(action)
         bounded = jnp.tanh(self.encoder(jnp.concatenate([observation, widened])))
-        code = code_of(round_to_levels(bounded, self.levels), self.levels)
-        return keep_binary(self, observation, action, code)
+        return code_of(round_to_levels(bounded, self.levels), self.levels)
 
     def decode(
         self, observation: Float[Array, " features"], code: Int[Array, ""]

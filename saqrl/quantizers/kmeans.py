@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key
 from saqrl import nn
 from saqrl.quantizers import ActionBatch, Quantization
 from saqrl.quantizers import codebook as books
-from saqrl.quantizers.binary import BinaryDimensions, find_binary, keep_binary, watch_binary
+from saqrl.quantizers.binary import BinaryDimensions, encode_exactly, find_binary, watch_binary
 
 
 class State(eqx.Module):
@@ -76,8 +76,12 @@ class KMeansCodec(eqx.Module):
     def encode(
         self, observation: Float[Array, " features"], action: Float[Array, " act"]
     ) -> Int[Array, ""]:
-        code = books.nearest_code(self.binary.widen(action), self.centres)
-        return keep_binary(self, observation, action, code)
+        return encode_exactly(self, observation, action)
+
+    def nearest(
+        self, observation: Float[Array, " features"], action: Float[Array, " act"]
+    ) -> Int[Array, ""]:
+        return books.nearest_code(self.binary.widen(action), self.centres)
 
     def decode(
         self, observation: Float[Array, " features"], code: Int[Array, ""]

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Key
 from saqrl import nn
 from saqrl.quantizers import ActionBatch, Quantization
 from saqrl.quantizers import codebook as books
-from saqrl.quantizers.binary import BinaryDimensions, find_binary, keep_binary, watch_binary
+from saqrl.quantizers.binary import BinaryDimensions, encode_exactly, find_binary, watch_binary
 from saqrl.quantizers.joint import code_of, digits_of, require_enumerable, share_out
 
 
@@ -152,12 +152,16 @@ class ResidualCodec(eqx.Module):
     def encode(
         self, observation: Float[Array, " features"], action: Float[Array, " act"]
     ) -> Int[Array, ""]:
+        return encode_exactly(self, observation, action)
+
+    def nearest(
+        self, observation: Float[Array, " features"], action: Float[Array, " act"]
+    ) -> Int[Array, ""]:
         widened = self.binary.widen(action)
         encoding = books.bounded(self.encoder(jnp.concatenate([observation, widened])))
         first = books.nearest_code(encoding, self.coarse)
         second = books.nearest_code(encoding - self.coarse[first], self.fine)
-        code = code_of(jnp.stack([first, second]), self.levels)
-        return keep_binary(self, observation, action, code)
+        return code_of(jnp.stack([first, second]), self.levels)
 
     def decode(
         self, observation: Float[Array, " features"], code: Int[Array, ""]

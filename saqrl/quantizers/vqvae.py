@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Key
 from saqrl import nn
 from saqrl.quantizers import ActionBatch, Quantization
 from saqrl.quantizers import codebook as books
-from saqrl.quantizers.binary import BinaryDimensions, find_binary, keep_binary, watch_binary
+from saqrl.quantizers.binary import BinaryDimensions, encode_exactly, find_binary, watch_binary
 
 
 class Networks(eqx.Module):
@@ -181,10 +181,14 @@ class VQCodec(eqx.Module):
     def encode(
         self, observation: Float[Array, " features"], action: Float[Array, " act"]
     ) -> Int[Array, ""]:
+        return encode_exactly(self, observation, action)
+
+    def nearest(
+        self, observation: Float[Array, " features"], action: Float[Array, " act"]
+    ) -> Int[Array, ""]:
         joined = _join(observation, self.binary.widen(action), scale=self.state_scale)
         encoding = self.encoder(joined)
-        code = books.nearest_code(books.bounded(encoding) if self.bounded else encoding, self.codes)
-        return keep_binary(self, observation, action, code)
+        return books.nearest_code(books.bounded(encoding) if self.bounded else encoding, self.codes)
 
     def decode(
         self, observation: Float[Array, " features"], code: Int[Array, ""]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from saqrl.experiment import engine
+from saqrl.experiment.preparation import encode_all
 from saqrl.quantizers import QUANTIZERS, ActionBatch
 from saqrl.quantizers.binary import find_binary
 from saqrl.quantizers.bins import Bins
@@ -100,6 +101,9 @@ def test_a_gripper_keeps_its_value_wherever_a_code_of_the_state_has_it(name):
         return decoded, jax.vmap(codec.decode)(data.observations, codes)
 
     decoded, kept = run()
+    codec = quantizer.codec(quantizer.init(jax.random.key(0), data))
+    every = encode_all(codec, data)
+    np.testing.assert_array_equal(every, jax.vmap(codec.encode)(data.observations, data.actions))
     gripper = np.asarray(data.actions[:, 1])
     assert set(np.unique(decoded[..., 1])) <= set(gripper)
     possible = (decoded[..., 1] == gripper[:, None]).any(1)
