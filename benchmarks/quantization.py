@@ -305,7 +305,7 @@ def summary_of(lines: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _steps_to_the_paper(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Study (f): for each way to learn, the first step at which it is at the paper's last error."""
+    """Study (f): for each way to learn, the first step at the lowest error of the paper's preset."""
     curves = {
         (line["job"]["data"], line["seed"], line["job"]["quantizer"]): line["result"]["curve"]
         for line in lines
@@ -316,7 +316,7 @@ def _steps_to_the_paper(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
         paper = curves.get((data, seed, "paper"))
         if name == "paper" or paper is None:
             continue
-        target = paper[-1][1]
+        target = min(error for _, error in paper)
         reached = next((step for step, error in curve if error <= target), None)
         rows.append(
             {
