@@ -305,7 +305,7 @@ def summary_of(lines: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _steps_to_the_paper(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Study (f): for each way to learn, the first step at the lowest error of the paper's preset."""
+    """Study (f): for each way to learn, when it is at the paper's last and at its lowest error."""
     curves = {
         (line["job"]["data"], line["seed"], line["job"]["quantizer"]): line["result"]["curve"]
         for line in lines
@@ -314,16 +314,16 @@ def _steps_to_the_paper(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     rows = []
     for (data, seed, name), curve in curves.items():
         paper = curves.get((data, seed, "paper"))
-        if name == "paper" or paper is None:
+        if paper is None:
             continue
-        target = min(error for _, error in paper)
-        reached = next((step for step, error in curve if error <= target), None)
+        last, lowest = paper[-1][1], min(error for _, error in paper)
         rows.append(
             {
                 "data": data,
                 "seed": seed,
                 "quantizer": name,
-                "steps": reached,
+                "steps_to_last": next((step for step, error in curve if error <= last), None),
+                "steps_to_lowest": next((step for step, error in curve if error <= lowest), None),
                 "paper_steps": paper[-1][0],
             }
         )
