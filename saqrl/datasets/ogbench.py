@@ -20,7 +20,7 @@ from saqrl.datasets.errors import DatasetError, counted, listing
 from saqrl.datasets.npz import Members, array_names, opened
 from saqrl.datasets.options import DEFAULT, ReadOptions
 from saqrl.datasets.source import existing_file, file_record
-from saqrl.datasets.transitions import EnvironmentSpec, Transitions
+from saqrl.datasets.transitions import EnvironmentSpec, RecordedStart, Transitions
 
 SUMMARY = "OGBench npz: trajectories with qpos, rewards made for the task that --env names"
 SUFFIXES = (".npz",)
@@ -128,7 +128,7 @@ def _read_file(path: Path, file: Path, task: str | None) -> Transitions:
     fields: dict[str, np.ndarray] = {key: arrays[key] for key in FIELDS if key in arrays}
     if "masks" in arrays:
         fields["terminals"] = 1 - arrays["masks"]
-    return assemble(
+    transitions = assemble(
         {**fields, "timeouts": ends},
         source=str(path),
         environment=None if task is None else EnvironmentSpec(task),
@@ -136,6 +136,18 @@ def _read_file(path: Path, file: Path, task: str | None) -> Transitions:
         notes=notes,
         keys={"timeouts": "terminals", "terminals": "masks"},
     )
+    return replace(transitions, starts=_starts(path, arrays, transitions))
+
+
+def _starts(
+    path: Path, arrays: dict[str, np.ndarray], transitions: Transitions
+) -> tuple[RecordedStart, ...] | None:
+    """Positions and velocities at the first row of every episode, where the file has both."""
+    if not {"qpos", "qvel"} <= arrays.keys():
+        return None
+    rows = transitions.episode_starts  # every row of the arrays is a row of the transitions
+    states = np.hstack([arrays[name][rows].reshape(len(rows), -1) for name in ("qpos", "qvel")])
+    return tuple(RecordedStart(state, path) for state in states.astype(np.float64))
 
 
 def _ends(path: Path, terminals: np.ndarray) -> np.ndarray:

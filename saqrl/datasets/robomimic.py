@@ -28,7 +28,7 @@ from saqrl.datasets.hdf5 import (
 )
 from saqrl.datasets.options import DEFAULT, ReadOptions
 from saqrl.datasets.source import existing_file, file_record, parsed_object
-from saqrl.datasets.transitions import EnvironmentSpec, Transitions
+from saqrl.datasets.transitions import EnvironmentSpec, RecordedStart, Transitions
 
 if TYPE_CHECKING:
     import h5py
@@ -186,8 +186,24 @@ class _Log:
             notes=notes,
             keys={"timeouts": "dones", "terminals": "dones"},
         )
-        named = replace(transitions, observation_keys=self.keys)
+        starts = tuple(start for demo in demos if (start := self._start(demo)) is not None)
+        named = replace(
+            transitions,
+            observation_keys=self.keys,
+            starts=starts if len(starts) == len(demos) else None,
+        )
         return with_extras(self.path, named, self.extras) if self.whole else named
+
+    def _start(self, demo: str) -> RecordedStart | None:
+        """The simulator's state before the first action, where it is recorded."""
+        place = f"data/{demo}/states"
+        try:
+            group = local_group(self.path, f"data/{demo}", self.data)
+            states = local_dataset(self.path, place, group)
+            first = np.asarray(states[0], np.float64)
+        except Exception:  # missing or damaged: this costs replays, not the data
+            return None
+        return RecordedStart(first, self.path, demo) if first.ndim == 1 else None
 
     def _joined(self, name: str, parts: list[np.ndarray]) -> np.ndarray:
         if len({part.shape[1:] for part in parts}) > 1:
@@ -309,6 +325,24 @@ class _Log:
         return EnvironmentSpec(
             f"robosuite/{name}", {**kept, "observation_keys": [key for key, _ in self.keys]}
         )
+
+
+def recorded_model(start: RecordedStart) -> str | None:
+    """The scene of a demonstration as MuJoCo's XML; None where the file does not hold it.
+
+    A demonstration without `model_file` of its own has that of another with the same `model_md5`.
+    Raises FileNotFoundError or DatasetError.
+    """
+    with open_hdf5(start.path) as file:
+        data = local_group(start.path, "data", file)
+        own = local_group(start.path, f"data/{start.episode}", data)
+        model, digest = attribute(own, "model_file"), attribute(own, "model_md5")
+        if model is None and digest is not None:
+            for name in names_of(start.path, data):
+                other = local_group(start.path, f"data/{name}", data)
+                if attribute(other, "model_md5") == digest:
+                    model = model or attribute(other, "model_file")
+        return model if isinstance(model, str) else None
 
 
 def default_keys(known: Iterable[str]) -> tuple[str, ...]:

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 
 from saqrl.datasets.scaling import ActionRange
 
@@ -15,6 +16,17 @@ class EnvironmentSpec:
 
     id: str
     options: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedStart:
+    """The simulator's state at the first step of an episode, where the file has it."""
+
+    state: Float64[np.ndarray, " state"]
+    """As the simulator of the data flattens it."""
+    path: Path
+    episode: str = ""
+    """The file's name of the episode, under which `path` may hold its own model of the scene."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,13 @@ class Transitions:
     """Episodes of equal number are copies of one, which a split keeps on one side."""
     held_out: "Transitions | None" = None
     """The file's own held-out episodes, where it has a split of its own."""
+    starts: tuple[RecordedStart, ...] | None = None
+    """Of each episode, where the file holds the simulator's state."""
+
+    def __post_init__(self) -> None:
+        # A mixture is made from its first part, whose starts are not those of the whole.
+        if self.starts is not None and len(self.starts) != self.num_episodes:
+            object.__setattr__(self, "starts", None)
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -72,7 +91,8 @@ class Transitions:
         rows = np.concatenate([np.arange(a, b) for a, b in zip(starts, ends, strict=True)])
         begins = np.concatenate([[0], np.cumsum(ends - starts)[:-1]]).astype(np.int64)
         groups = None if self.groups is None else self.groups[episodes]
-        return replace(self.select_rows(rows, begins), groups=groups)
+        recorded = None if self.starts is None else tuple(self.starts[e] for e in episodes)
+        return replace(self.select_rows(rows, begins), groups=groups, starts=recorded)
 
     def select_rows(
         self, rows: Int64[np.ndarray, " chosen"], episode_starts: Int64[np.ndarray, " episodes"]
@@ -89,5 +109,6 @@ class Transitions:
             next_observations=self.next_observations[rows],
             terminated=self.terminated[rows],
             groups=None,
+            starts=None,
             episode_starts=episode_starts,
         )

@@ -17,18 +17,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
 
-from saqrl.datasets import EnvironmentSpec, Transitions
+from saqrl.datasets import Transitions
+from saqrl.datasets.robomimic import recorded_model
 from saqrl.datasets.scaling import ActionRange, ObservationScaling
+from saqrl.datasets.transitions import RecordedStart
 from saqrl.experiment.progress import Reporter
-from saqrl.policy.environments import make_environment
+from saqrl.policy.environments import FlatEnvironment, make_environment
 from saqrl.policy.scores import normalized_score
 from saqrl.quantizers import ActionQuantizer
 
 # The start counts as restored where no number of the observation is farther off than this share
 # of its size (or of 1).
 START_TOLERANCE = 1e-3
+# robosuite's reward of a solved task, shaped or not.
+SOLVED = 1 - 1e-6
 
 Place = Callable[[Any, Float32[np.ndarray, " obs"]], None]
+Restore = Callable[[Any, RecordedStart], None]
 Choose = Callable[[int, np.ndarray], np.ndarray]
 
 
@@ -116,6 +121,53 @@ STARTS: Mapping[str, Place] = {
 }
 
 
+def _restore_robosuite(env: Any, start: RecordedStart) -> None:
+    """The demonstration's own scene and state, as robomimic restores them, and then some.
+
+    Its EnvRobosuite.reset_to leaves the controllers of the arms at the posture of a reset; that is
+    where they pull the joints that the hand does not need, and so the recording is left by
+    millimetres within one step.
+    """
+    task = env._task
+    try:
+        model = recorded_model(start)
+        if model is not None:
+            task.reset_from_xml_string(task.edit_model_xml(model))
+    except Exception as error:  # whatever robosuite and MuJoCo find wrong with a scene
+        raise NoReplay(
+            f"{start.path}: the scene of {start.episode} cannot be loaded ({error})"
+        ) from error
+    _require_size(start, len(task.sim.get_state().flatten()))
+    task.sim.set_state_from_flattened(start.state)
+    task.sim.forward()
+    for robot in task.robots:
+        for controller in robot.composite_controller.part_controllers.values():
+            controller.update_initial_joints(task.sim.data.qpos[controller.qpos_index])
+    env._observed()  # relative poses are made from what was seen the time before
+
+
+def _restore_cubes(env: Any, start: RecordedStart) -> None:
+    """OGBench's arm and cubes with the recorded positions and velocities."""
+    _require_size(start, env.model.nq + env.model.nv)
+    env.set_state(start.state[: env.model.nq], start.state[env.model.nq :])
+    env.pre_step()  # the controller goes on from where the arm is
+
+
+def _require_size(start: RecordedStart, size: int) -> None:
+    if len(start.state) != size:
+        raise NoReplay(
+            f"{start.path}: the recorded state has {len(start.state)} numbers and the simulator's "
+            f"{size}: name the environment that the data are from with --env"
+        )
+
+
+# Where the file's own state of the simulator is taken instead, if it has one.
+RECORDED_STARTS: Mapping[str, Restore] = {
+    r"robosuite/\w+": _restore_robosuite,
+    r"cube-(single|double|triple|quadruple)(-\w+)*-v0": _restore_cubes,
+}
+
+
 def replay(
     data: Transitions,
     quantizer: ActionQuantizer,
@@ -133,7 +185,7 @@ def replay(
     """
     if data.environment is None:
         raise NoReplay("the data name no environment to execute them in: give --env")
-    place = _start_of(data.environment)
+    _start_of(data, 0)  # refuse before the simulator is loaded
     environment = make_environment(data.environment.id, options=data.environment.options)
     act = _Decoder(quantizer, scaling, data.action_range)
     # A recording may be longer than an episode of the task: so far as that goes, then.
@@ -150,14 +202,20 @@ def replay(
                 if done == episodes:
                     break
                 start, end = int(data.episode_starts[episode]), int(data.episode_ends[episode])
+                if end - start == 1:
+                    refused = refused or NoReplay("episodes of one step have nothing to repeat")
+                    continue
                 steps = slice(start, min(end, start + limit))
                 observations, actions = data.observations[steps], data.actions[steps]
                 try:
-                    _restore(environment, place, observations[0], data.environment.id)
+                    restore = partial(
+                        _restore, environment, _start_of(data, episode), observations[0]
+                    )
+                    restore()
                 except NoReplay as reason:  # others may begin where they can be restored
                     refused = refused or reason
                     continue
-                rewards = data.rewards[steps]
+                rewards = _until_solved(data.rewards[steps], data.environment.id)
                 rows["recorded"].append((float(rewards.sum()), float(rewards.max())))
                 codes = act.encode(observations, actions)
                 noisy = actions + draw.normal(0, 1, actions.shape) * error
@@ -168,7 +226,7 @@ def replay(
                     "noise": partial(_recorded, noisy),
                 }
                 for name, choose in plays.items():
-                    _restore(environment, place, observations[0], data.environment.id)
+                    restore()
                     rows[name].append(_play(environment, choose, observations[0], len(actions)))
                 done += 1
                 update(done, "")
@@ -208,37 +266,68 @@ def _recorded(actions: np.ndarray, step: int, observation: np.ndarray) -> np.nda
     return actions[step]
 
 
-def _start_of(spec: EnvironmentSpec) -> Place:
+def _start_of(data: Transitions, episode: int) -> Callable[[Any], None]:
+    """What puts the environment at the start of an episode; NoReplay where nothing tells it."""
+    assert data.environment is not None
+    name = data.environment.id
+    if data.starts is not None:
+        start = data.starts[episode]
+        for pattern, restore in RECORDED_STARTS.items():
+            if re.fullmatch(pattern, name):
+                return lambda env: restore(env, start)
+    observation = data.observations[data.episode_starts[episode]]
     for pattern, place in STARTS.items():
-        if re.fullmatch(pattern, spec.id):
-            return place
+        if re.fullmatch(pattern, name):
+            return lambda env: place(env, observation)
     raise NoReplay(
-        f"the observations of {spec.id} do not determine the simulator's state, so recorded "
-        "starts cannot be restored"
+        f"the observations of {name} do not determine the simulator's state, so recorded starts "
+        + (
+            "cannot be restored: the file holds no states"
+            if any(re.fullmatch(pattern, name) for pattern in RECORDED_STARTS)
+            else "cannot be restored"
+        )
     )
 
 
 def _restore(
-    environment: gymnasium.Env, place: Place, observation: np.ndarray, environment_id: str
+    environment: FlatEnvironment, start: Callable[[Any], None], observation: np.ndarray
 ) -> None:
     """Put the environment where the recording began; NoReplay where it does not get there."""
     environment.reset(seed=0)
-    place(environment.unwrapped, observation)
     inner: Any = environment.unwrapped
-    names = ("_get_obs", "get_obs", "compute_observation")
+    start(inner)
+    names = ("_get_obs", "get_obs", "compute_observation", "_observed")
     read = next(getattr(inner, name) for name in names if hasattr(inner, name))
-    seen = np.asarray(read(), np.float32).ravel()
+    seen = environment._flat(read())
+    if seen.shape != observation.shape:
+        raise NoReplay(
+            f"{environment._name} observes {len(seen)} numbers and the data have "
+            f"{len(observation)}: name the environment that they are from with --env"
+        )
     off = np.abs(seen - observation) / np.maximum(np.abs(observation), 1)
     if off.max() > START_TOLERANCE:
         raise NoReplay(
-            f"a recorded start of {environment_id} cannot be restored: observation "
+            f"a recorded start of {environment._name} cannot be restored: observation "
             f"{int(off.argmax())} comes out at {seen[off.argmax()]:.4g}, recorded is "
             f"{observation[off.argmax()]:.4g}"
         )
 
 
+def _until_solved(
+    rewards: Float32[np.ndarray, " n"], environment_id: str
+) -> Float32[np.ndarray, " n"]:
+    """The rewards that an episode of the task would have had.
+
+    A robosuite task ends here once it is solved; robomimic's recordings go on holding it.
+    """
+    if not environment_id.startswith("robosuite/"):
+        return rewards
+    solved = np.flatnonzero(rewards >= SOLVED)
+    return rewards[: solved[0] + 1] if solved.size else rewards
+
+
 def _play(
-    environment: gymnasium.Env,
+    environment: gymnasium.Env[Any, Any],
     choose: Choose,
     observation: np.ndarray,
     steps: int,

@@ -69,6 +69,19 @@ def test_the_validation_file_is_the_held_out_split(path, walk):
     assert load_dataset(str(path.with_name("cube-single-play-v0-val.npz"))).held_out is None
 
 
+def test_states_of_the_simulator_begin_every_episode(path, walk, tmp_path):
+    assert load_dataset(str(path)).starts is None  # without velocities there is no state
+    velocities = np.random.default_rng(1).normal(size=(9, 20)).astype(np.float32)
+    masks = np.ones(9, np.float32)
+    masks[6] = 0  # solved inside the second trajectory: another episode begins behind it
+    np.savez(tmp_path / "cube-single-play-v1.npz", **walk, qvel=velocities, masks=masks)
+    log = load_dataset(str(tmp_path / "cube-single-play-v1.npz"))
+    states = np.hstack([walk["qpos"], velocities])
+    assert log.episode_starts.tolist() == [0, 4, 6]
+    found = np.stack([start.state for start in log.starts])
+    np.testing.assert_array_equal(found, states[[0, 5, 7]])
+
+
 def test_held_out_actions_are_scaled_as_those_trained_on(path, walk):
     wider = {**walk, "actions": 3 * walk["actions"]}
     np.savez(path.with_name("cube-single-play-v0-val.npz"), **wider)

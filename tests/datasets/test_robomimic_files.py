@@ -8,7 +8,7 @@ import pytest
 
 from saqrl.datasets import DatasetError, ReadOptions, load_dataset
 from saqrl.datasets.hdf5 import attribute
-from saqrl.datasets.robomimic import default_keys
+from saqrl.datasets.robomimic import default_keys, recorded_model
 
 ENV_ARGS = {
     "env_name": "TwoArmLift",
@@ -93,6 +93,52 @@ def test_held_out_actions_are_scaled_as_those_trained_on(path):
     log = load_dataset(str(path), options=ReadOptions(mask="train"))
     assert log.held_out.actions.max() == 3
     assert log.held_out.action_range is log.action_range
+
+
+@pytest.fixture
+def recorded(path):
+    """States of five numbers in every demonstration; one scene for two of them."""
+    with h5py.File(path, "r+") as file:
+        for number, name in enumerate(["demo_0", "demo_2", "demo_10"]):
+            demo = file["data"][name]
+            demo["states"] = np.full((4, 5), number, float) + 0.1 * np.arange(4)[:, None]
+            demo.attrs["model_md5"] = "ab" if number < 2 else "cd"
+        file["data/demo_0"].attrs["model_file"] = "<mujoco model='one'/>" + " " * 100_000
+        file["data/demo_10"].attrs["model_file"] = "<mujoco model='other'/>"
+    return path
+
+
+def test_the_simulators_first_states_stay_with_their_episodes(recorded):
+    log = load_dataset(str(recorded))
+    assert [start.state.tolist() for start in log.starts] == [[n] * 5 for n in range(3)]
+    chosen = log.select_episodes(np.array([2, 0]))
+    assert [start.episode for start in chosen.starts] == ["demo_10", "demo_0"]
+    assert log.select_rows(np.arange(4), np.array([0])).starts is None
+    mixed = load_dataset(f"{recorded} + 2*{recorded}")
+    assert mixed.starts is None
+    assert mixed.select_episodes(np.array([8])).num_episodes == 1
+    split = load_dataset(str(recorded), options=ReadOptions(mask="train"))
+    assert [start.episode for start in split.starts] == ["demo_0", "demo_10"]
+    assert [start.episode for start in split.held_out.starts] == ["demo_2"]
+
+
+def test_a_scene_is_found_with_the_demonstration_or_with_its_equal(recorded):
+    models = [recorded_model(start).strip() for start in load_dataset(str(recorded)).starts]
+    one, other = "<mujoco model='one'/>", "<mujoco model='other'/>"
+    assert models == [one, one, other]
+    with h5py.File(recorded, "r+") as file:
+        del file["data/demo_10"].attrs["model_file"]
+    assert recorded_model(load_dataset(str(recorded)).starts[2]) is None
+
+
+@pytest.mark.parametrize("states", [None, np.zeros(4), np.zeros((0, 5)), np.array([b"x"] * 4)])
+def test_missing_or_odd_states_cost_replays_not_the_data(recorded, states):
+    with h5py.File(recorded, "r+") as file:
+        del file["data/demo_2/states"]
+        if states is not None:
+            file["data/demo_2/states"] = states
+    log = load_dataset(str(recorded))
+    assert (len(log), log.starts) == (12, None)
 
 
 @pytest.mark.parametrize("libver", [None, "earliest", "latest"])
