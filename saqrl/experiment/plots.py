@@ -53,7 +53,7 @@ def intervals(
     shown: Mapping[str, str],
     centre: float | None = None,
 ) -> bytes:
-    """A line for every estimate with its interval, in the colours `shown`.
+    """A point for every estimate, with its interval where it has one, in the colours `shown`.
 
     `centre` marks where there is no difference.
     """
@@ -62,14 +62,16 @@ def intervals(
     names = list(estimates)
     for place, name in enumerate(names):
         value, low, high = estimates[name]
-        axes.plot([low, high], [place, place], color=shown[name], linewidth=6, alpha=0.35)
+        if estimates[name].has_interval:
+            axes.plot([low, high], [place, place], color=shown[name], linewidth=6, alpha=0.35)
         axes.plot([value], [place], "o", color=shown[name], markersize=6)
     if centre is not None:
         axes.axvline(centre, color="#5B6770", linewidth=1, linestyle="--")
         axes.set_xlim(-0.03, 1.03)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel(f"{label}, 95 % interval")
+    repeated = any(estimate.has_interval for estimate in estimates.values())
+    axes.set_xlabel(f"{label}, 95 % interval" if repeated else label)
     _tidy(axes)
     return _png(figure)
 
@@ -85,9 +87,11 @@ def bars(
     figure, grid = _panels(len(panels), height)
     for axes, (task, panel) in zip(grid, panels.items(), strict=False):
         places = np.arange(len(panel))
-        values = np.array(list(panel.values()))
-        axes.barh(places, values[:, 0], color=[shown[method] for method in panel], height=0.7)
-        axes.hlines(places, values[:, 1], values[:, 2], color="#1d2129", linewidth=1.5)
+        values = [estimate.value for estimate in panel.values()]
+        axes.barh(places, values, color=[shown[method] for method in panel], height=0.7)
+        for place, estimate in zip(places, panel.values(), strict=True):
+            if estimate.has_interval:
+                axes.hlines(place, estimate.low, estimate.high, color="#1d2129", linewidth=1.5)
         axes.set_yticks(places, list(panel))
         axes.invert_yaxis()
         axes.set_title(task, fontsize=10)

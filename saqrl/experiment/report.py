@@ -22,6 +22,7 @@ from saqrl.experiment.statistics import (
     interquartile_mean,
     interquartile_mean_interval,
     probability_of_improvement,
+    tasks_in_common,
 )
 
 Row = Mapping[str, Any]
@@ -117,9 +118,7 @@ def _per_task(rows: Sequence[Row], scores: Mapping[str, Mapping[str, list[float]
                 (
                     task,
                     method,
-                    ("**{}**" if estimate.value == best else "{}").format(
-                        _interval(estimate) if len(runs) > 1 else f"{estimate.value:.1f}"
-                    ),
+                    ("**{}**" if estimate.value == best else "{}").format(_interval(estimate)),
                     runs[0]["measure"],
                     str(len(runs)),
                     f"{max(row['curve'][-1][0] for row in runs):,}",
@@ -149,23 +148,42 @@ def _overall(
     most = max(len(by_task) for by_task in scores.values())
     rare = [method for method, by_task in scores.items() if 2 * len(by_task) < most]
     kept = {method: by_task for method, by_task in scores.items() if method not in rare}
-    tasks = [
-        task
-        for task in dict.fromkeys(task for by_task in kept.values() for task in by_task)
-        if task in comparable and all(task in by_task for by_task in kept.values())
+    averageable = [
+        {task: seeds for task, seeds in by_task.items() if task in comparable}
+        for by_task in kept.values()
     ]
+    tasks = tasks_in_common(averageable)
     if not tasks:
         return []
     estimates = {
         method: interquartile_mean_interval({task: by_task[task] for task in tasks})
         for method, by_task in kept.items()
     }
-    left_out = f" Tried on too few data sets: {', '.join(rare)}." if rare else ""
+    once = [
+        task
+        for task in averageable[0]
+        if task not in tasks and all(task in by_task for by_task in averageable)
+    ]
+    text = f"Interquartile mean over the seeds of {', '.join(tasks)}: the data sets on which "
+    if all(estimate.has_interval for estimate in estimates.values()):
+        text += (
+            "every method has finished at least two seeds. Each weighs the same, however many "
+            "seeds it has; seeds are drawn anew within each for the intervals, which say how the "
+            "figure would vary with other seeds of these data sets, not with other data sets."
+        )
+    else:
+        text += (
+            "every method has finished. Each weighs the same, however many seeds it has. On none "
+            "of them has every method two seeds: only one that has two on each has an interval."
+        )
+    if once:
+        text += f" Left out, with a single seed of some method: {', '.join(once)}."
+    if rare:
+        text += f" Tried on too few data sets: {', '.join(rare)}."
     return [
         Section(
             "All data sets together",
-            f"Interquartile mean over all seeds of {', '.join(tasks)}: the data sets on which "
-            f"every method has finished, drawn anew within each for the intervals.{left_out}",
+            text,
             ("method", "score [95 %]"),
             tuple((method, _interval(estimate)) for method, estimate in estimates.items()),
             ("overall.png", plots.intervals(estimates, label="interquartile mean", shown=shown)),
@@ -181,22 +199,26 @@ def _improvement(
     of_pair: dict[str, str] = {}
     for ours in (method for method in scores if method.startswith("saq-")):
         for theirs in (method for method in scores if not method.startswith("saq-")):
-            tasks = [task for task in scores[ours] if task in scores[theirs]]
+            tasks = tasks_in_common((scores[ours], scores[theirs]))
             if not tasks:
                 continue
+            runs = (sum(len(scores[m][task]) for task in tasks) for m in (ours, theirs))
             estimate = probability_of_improvement(scores[ours], scores[theirs])
             if ours.split("-")[1] == theirs:  # the picture shows each method over its counterpart
                 estimates[f"{ours} > {theirs}"] = estimate
                 of_pair[f"{ours} > {theirs}"] = shown[ours]
-            lines.append((ours, theirs, _interval(estimate, digits=2), str(len(tasks))))
+            probability = _interval(estimate, digits=2)
+            lines.append((ours, theirs, probability, str(len(tasks)), "{} : {}".format(*runs)))
     if not lines:
         return []
     return [
         Section(
             "Probability of improvement",
             "How probably a run of the first method scores higher than one of the second on the "
-            "same data, averaged over data sets (ties count one half); 0.5 is no difference.",
-            ("method", "over", "probability [95 %]", "data sets"),
+            "same data, averaged over data sets (ties count one half); 0.5 is no difference. Data "
+            "sets where either has a single run are left out, unless there is no other: then the "
+            "probability rests on as many runs of each as stand beside it, without an interval.",
+            ("method", "over", "probability [95 %]", "data sets", "runs"),
             tuple(lines),
             _improvement_picture(estimates, of_pair),
         )
@@ -231,7 +253,7 @@ def _bars(
         )
     return Section(
         "Each data set",
-        "Interquartile means with 95 % intervals.",
+        "Interquartile means, with 95 % intervals where there is more than one seed.",
         picture=("bars.png", plots.bars(panels, labels=labels, shown=shown)),
     )
 
@@ -399,6 +421,8 @@ img { max-width: 100%; height: auto; margin: 1rem 0 }
 
 
 def _interval(estimate: Estimate, *, digits: int = 1) -> str:
+    if not estimate.has_interval:
+        return f"{estimate.value:.{digits}f}"
     value, low, high = (f"{number:.{digits}f}" for number in estimate)
     return f"{value} [{low}, {high}]"
 

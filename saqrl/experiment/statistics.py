@@ -1,9 +1,10 @@
 """Scores of several seeds on several tasks: robust means, intervals, comparisons.
 
 Source: Agarwal et al. 2021 (arXiv 2108.13264), section 4. A method's scores are a mapping from
-task to one number per seed; tasks may have different numbers of seeds.
+task to one number per seed; tasks may have different numbers of seeds and weigh the same.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -20,27 +21,42 @@ SEED = 0
 
 
 class Estimate(NamedTuple):
-    """A value with its bootstrap interval."""
+    """A value with its bootstrap interval; low and high are NaN where there is none."""
 
     value: float
     low: float
     high: float
 
+    @property
+    def has_interval(self) -> bool:
+        return not math.isnan(self.low)
+
 
 def interquartile_mean(scores: Sequence[float] | Float64[np.ndarray, " n"]) -> float:
     """Mean of the middle half: floor(n/4) of the sorted scores are left out on each side."""
-    return float(_interquartile_means(np.asarray(scores, np.float64)[None])[0])
+    return float(_interquartile_means([np.asarray(scores, np.float64)[None]])[0])
 
 
 def interquartile_mean_interval(scores: Scores, *, resamplings: int = RESAMPLINGS) -> Estimate:
-    """Interquartile mean over all seeds of all tasks.
+    """Interquartile mean over all tasks, each of the same weight whatever its number of seeds.
 
-    The interval is a percentile bootstrap that draws seeds with replacement within each task.
+    The mean of the middle half after every task's scores have been repeated until all tasks have
+    equally many; with equal numbers of seeds it is the plain one over all of them. The interval is
+    a percentile bootstrap that draws seeds with replacement within each task. A task with one seed
+    would add no spread to it, so there is none unless every task has two.
     """
+    value = float(_interquartile_means(_as_samples(scores))[0])
+    if _fewest(scores) < 2:
+        return _without_interval(value)
     generator = np.random.default_rng(SEED)
-    drawn = np.concatenate(_resample(scores, generator, resamplings), axis=1)
-    value = interquartile_mean(np.concatenate([np.asarray(s, np.float64) for s in scores.values()]))
-    return _estimate(value, _interquartile_means(drawn))
+    return _estimate(value, _interquartile_means(_resample(scores, generator, resamplings)))
+
+
+def tasks_in_common(methods: Sequence[Scores]) -> list[str]:
+    """The tasks that all methods have: those with two seeds of each, or all where none has."""
+    tasks = [task for task in methods[0] if all(task in scores for scores in methods)]
+    repeated = [t for t in tasks if all(len(scores[t]) > 1 for scores in methods)]
+    return repeated or tasks
 
 
 def probability_of_improvement(
@@ -48,13 +64,13 @@ def probability_of_improvement(
 ) -> Estimate:
     """How probably a seed of ours beats a seed of theirs on a task, averaged over tasks.
 
-    Ties count one half (the Mann-Whitney statistic). Only tasks that both have are compared;
-    ValueError where there is none. The interval draws the seeds of both anew.
+    Ties count one half (the Mann-Whitney statistic). Only `tasks_in_common` are compared;
+    ValueError where there is none. The interval draws the seeds of both anew; there is none where
+    no task has two seeds of both.
     """
-    tasks = [task for task in ours if task in theirs]
+    tasks = tasks_in_common((ours, theirs))
     if not tasks:
         raise ValueError("no task has scores of both methods")
-    generator = np.random.default_rng(SEED)
     left, right = ({task: scores[task] for task in tasks} for scores in (ours, theirs))
 
     def mean(first: Samples, second: Samples) -> Float64[np.ndarray, " draws"]:
@@ -62,6 +78,9 @@ def probability_of_improvement(
         return np.mean(per_task, axis=0)
 
     exact = mean(_as_samples(left), _as_samples(right))
+    if min(_fewest(left), _fewest(right)) < 2:
+        return _without_interval(float(exact[0]))
+    generator = np.random.default_rng(SEED)
     drawn = mean(_resample(left, generator, resamplings), _resample(right, generator, resamplings))
     return _estimate(float(exact[0]), drawn)
 
@@ -98,12 +117,27 @@ def _resample(scores: Scores, generator: np.random.Generator, draws: int) -> Sam
     return samples
 
 
-def _interquartile_means(samples: Float64[np.ndarray, "draws n"]) -> Float64[np.ndarray, " draws"]:
-    size = samples.shape[1]
-    if not size:
+def _fewest(scores: Scores) -> int:
+    """Seeds of the task that has the fewest."""
+    return min(map(len, scores.values()), default=0)
+
+
+def _interquartile_means(samples: Samples) -> Float64[np.ndarray, " draws"]:
+    """Over all tasks of each draw, as if scores were repeated until all tasks had equally many."""
+    sizes = [task.shape[1] for task in samples]
+    if not sizes or not all(sizes):
         raise ValueError("there are no scores to average")
-    cut = size // 4
-    return np.sort(samples, axis=1)[:, cut : size - cut].mean(1)
+    repeated = math.lcm(*sizes)
+    times = np.repeat([repeated // size for size in sizes], sizes)
+    scores = np.concatenate(samples, axis=1)
+    order = np.argsort(scores, axis=1)
+    # Where the repetitions of each sorted score begin and end among all of them.
+    ends = np.cumsum(times[order], axis=1)
+    begins = ends - times[order]
+    total = repeated * len(sizes)
+    cut = total // 4
+    kept = np.clip(ends, cut, total - cut) - np.clip(begins, cut, total - cut)
+    return (np.take_along_axis(scores, order, axis=1) * kept).sum(1) / (total - 2 * cut)
 
 
 def _win_rates(
@@ -111,6 +145,10 @@ def _win_rates(
 ) -> Float64[np.ndarray, " draws"]:
     x, y = ours[:, :, None], theirs[:, None, :]
     return ((x > y) + 0.5 * (x == y)).mean((1, 2))
+
+
+def _without_interval(value: float) -> Estimate:
+    return Estimate(value, math.nan, math.nan)
 
 
 def _estimate(value: float, drawn: Float64[np.ndarray, " draws"]) -> Estimate:

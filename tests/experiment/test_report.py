@@ -100,6 +100,42 @@ def test_data_sets_are_averaged_only_where_all_methods_finished(rows):
     assert "of can:" in by_title(rows)["All data sets together"].text
 
 
+def test_a_data_set_with_single_seeds_is_left_out_of_the_whole_and_named(rows):
+    single = [row("square", method, 0, 0.0) for method in ("saq-bc", "bc", "gmm")]
+    section = by_title([*rows, *single])["All data sets together"]
+    assert section.rows == by_title(rows)["All data sets together"].rows
+    assert section.text.endswith("Left out, with a single seed of some method: square.")
+    assert "at least two seeds" in section.text
+
+
+def test_data_sets_with_more_seeds_do_not_weigh_more(rows):
+    more = [row("square", m, seed, 0.0) for m in ("saq-bc", "bc", "gmm") for seed in range(2)]
+    twice = [row("square", m, seed, 0.0) for m in ("saq-bc", "bc", "gmm") for seed in range(6)]
+    few, many = (
+        by_title([*rows, *added])["All data sets together"].rows for added in (more, twice)
+    )
+    assert [line[1].split()[0] for line in few] == [line[1].split()[0] for line in many]
+
+
+def test_single_seeds_everywhere_make_no_interval(rows):
+    single = [r for r in rows if r["seed"] == 0 and "error" not in r]
+    found = by_title(single)
+    whole = found["All data sets together"]
+    assert whole.rows == (("saq-bc", "60.0"), ("bc", "40.0"), ("gmm", "61.0"))
+    assert "On none of them has every method two seeds" in whole.text
+    assert found["Probability of improvement"].rows == (
+        ("saq-bc", "bc", "1.00", "2", "2 : 2"),
+        ("saq-bc", "gmm", "0.00", "2", "2 : 2"),
+    )
+
+
+def test_improvement_says_on_how_many_data_sets_and_runs_it_rests(rows):
+    single = [row("square", "saq-bc", seed, 0.0) for seed in range(3)]
+    single.append(row("square", "bc", 0, 50.0))
+    table = by_title([*rows, *single])["Probability of improvement"].rows
+    assert table[0] == ("saq-bc", "bc", "1.00 [1.00, 1.00]", "2", "6 : 6")
+
+
 def test_a_method_that_was_tried_on_few_data_sets_does_not_hide_the_others(rows):
     more = [row("square", method, 0, 50.0) for method in ("saq-bc", "bc", "cql")]
     section = by_title([*rows, *more])["All data sets together"]

@@ -1,6 +1,7 @@
 """Robust means and comparisons against brute force."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -63,6 +64,71 @@ def test_bootstrap_interval_is_that_of_all_resamplings():
     assert found.low == pytest.approx(low, abs=0.7)
     assert found.high == pytest.approx(high, abs=0.7)
     assert found.value == statistics.interquartile_mean([0, 5, 7, 50, 60, 61])
+
+
+some_tasks = st.lists(st.lists(numbers, min_size=1, max_size=6), min_size=1, max_size=4)
+
+
+@given(some_tasks)
+def test_tasks_weigh_the_same_however_many_seeds_they_have(tasks):
+    """As if each score were written down again until every task has as many as any other."""
+    most = math.lcm(*map(len, tasks))
+    written = [score for task in tasks for score in task for _ in range(most // len(task))]
+    found = statistics.interquartile_mean_interval(dict(enumerate(tasks)), resamplings=2)
+    assert found.value == pytest.approx(statistics.interquartile_mean(written), abs=1e-6)
+
+
+@given(st.integers(1, 5).flatmap(lambda n: st.lists(st.lists(numbers, min_size=n, max_size=n),
+    min_size=1, max_size=5)))  # fmt: skip
+def test_with_equal_numbers_of_seeds_it_is_the_interquartile_mean_of_all_runs(tasks):
+    """scipy.stats.trim_mean(scores, 0.25) over all of them, as rliable has it."""
+    scores = sorted(score for task in tasks for score in task)
+    cut = int(0.25 * len(scores))
+    plain = np.mean(scores[cut : len(scores) - cut])
+    found = statistics.interquartile_mean_interval(dict(enumerate(tasks)), resamplings=2)
+    assert found.value == pytest.approx(plain, abs=1e-6)
+
+
+def test_five_seeds_of_one_task_do_not_outvote_one_of_another():
+    found = statistics.interquartile_mean_interval({"five": [0.0] * 5, "one": [100.0]})
+    assert found.value == 50
+
+
+def test_bootstrap_of_unequal_numbers_of_seeds_is_that_of_all_resamplings():
+    scores = {"two": [0.0, 9.0], "three": [3.0, 6.0, 8.0]}
+    every = [
+        statistics.interquartile_mean([*left * 3, *right * 2])
+        for left in itertools.product(scores["two"], repeat=2)
+        for right in itertools.product(scores["three"], repeat=3)
+    ]
+    found = statistics.interquartile_mean_interval(scores, resamplings=20_000)
+    assert found.value == statistics.interquartile_mean([0, 9] * 3 + [3, 6, 8] * 2)
+    # Quantiles of the 108 equally probable means, each a step of the same distribution.
+    assert (found.low, found.high) == pytest.approx(np.quantile(every, [0.025, 0.975]), abs=0.3)
+
+
+def test_a_task_with_one_seed_leaves_no_interval():
+    """Drawn with the others it would add no spread, and the interval would be too narrow."""
+    found = statistics.interquartile_mean_interval({"a": [1.0, 2.0, 3.0], "b": [9.0]})
+    assert not found.has_interval
+    assert math.isnan(found.high)
+    assert statistics.interquartile_mean_interval({"a": [1.0, 2.0, 3.0]}).has_interval
+
+
+def test_one_run_a_side_gives_a_point_without_an_interval():
+    found = statistics.probability_of_improvement({"a": [2.0]}, {"a": [1.0]})
+    assert found.value == 1
+    assert not found.has_interval
+
+
+def test_improvement_leaves_out_tasks_with_a_single_run_where_others_have_more():
+    ours = {"twice": [1.0, 3.0], "once": [9.0, 9.0], "never": [9.0]}
+    theirs = {"twice": [2.0, 2.0], "once": [0.0], "theirs": [0.0]}
+    assert statistics.tasks_in_common((ours, theirs)) == ["twice"]
+    found = statistics.probability_of_improvement(ours, theirs)
+    assert found == (0.5, 0, 1)
+    del ours["twice"]
+    assert statistics.probability_of_improvement(ours, theirs).value == 1
 
 
 def test_seeds_are_drawn_within_their_task_only():
