@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import jax
 
@@ -20,6 +20,7 @@ from saqrl.agents import AGENTS
 from saqrl.agents.bc import BC
 from saqrl.arrays import read_arrays, write_arrays, write_atomically
 from saqrl.baselines import BASELINES
+from saqrl.datasets import load_dataset
 from saqrl.experiment.naming import distinct_names
 from saqrl.experiment.presets import build_settings
 from saqrl.experiment.progress import Reporter
@@ -181,7 +182,7 @@ def assign(settings: Settings, assignments: Sequence[str]) -> Settings:
     """The settings with `OWNER.FIELD=VALUE` applied, each where its owner is in play.
 
     OWNER is quantizer, prior, or a method: saq-iql on codes, iql without.
-    ValueError names what is malformed or unknown.
+    ValueError names what is malformed or unknown, and the choices of a field that has a few.
     """
     agent = settings.agent_name
     method = f"saq-{agent}" if settings.actions == "quantized" else agent
@@ -201,6 +202,10 @@ def assign(settings: Settings, assignments: Sequence[str]) -> Settings:
         if name not in {f.name for f in fields(part)}:
             near = closest(name, [f.name for f in fields(part)])
             raise ValueError(f"--set {assignment}: {owner} has no {name!r}; {near}")
+        kind = get_type_hints(type(part))[name]
+        if get_origin(kind) is Literal and text not in get_args(kind):
+            choices = " or ".join(map(repr, get_args(kind)))
+            raise ValueError(f"--set {assignment}: {text!r} is not {choices}")
         value = _typed(text, getattr(part, name), assignment)
         settings = replace(settings, **{attribute: replace(part, **{name: value})})
     return settings
@@ -230,13 +235,15 @@ def run_grid(
     """Train what has not finished, and return the last row of every cell.
 
     Codes are taken from equal cells, of these and of `sharing`, where those have finished.
-    A cell that fails is reported, recorded and skipped; the next call tries it again. ValueError
-    before anything is trained where a folder holds a run with other settings.
+    A cell that fails is reported, recorded and skipped; the next call tries it again. Before
+    anything is trained: ValueError where a folder holds a run with other settings or a policy could
+    be scored in no environment; what `load_dataset` raises where the data cannot be read.
     """
     for cell in cells:
         _refuse_other_settings(cell, out)
-    out.mkdir(parents=True, exist_ok=True)
     rows = {key_of(row): row for row in read_table(out / TABLE)}
+    _refuse_unscored([cell for cell in cells if "error" in rows.get(cell.key, {"error": None})])
+    out.mkdir(parents=True, exist_ok=True)
     for number, cell in enumerate(cells, start=1):
         known = rows.get(cell.key)
         if known is not None and "error" not in known:
@@ -394,6 +401,25 @@ def _refuse_other_settings(cell: Cell, out: Path) -> None:
         difference = first_difference(saved_settings(folder), cell.settings)
         if difference:
             raise ValueError(f"{folder}: {difference}: name another --out, or remove that folder")
+
+
+def _refuse_unscored(cells: Sequence[Cell]) -> None:
+    """Of all cells with the same data one is looked at: reading is what tells the environment."""
+    unnamed = [cell.settings for cell in cells if cell.settings.env is None]
+    for settings in {(s.dataset, s.data_episodes, s.angles): s for s in unnamed}.values():
+        assert settings.dataset is not None  # `plan` gives every cell one
+        data = load_dataset(
+            settings.dataset,
+            angles=settings.angles,
+            episodes=settings.data_episodes,
+            options=settings.reading,
+        )
+        if data.environment is None:
+            raise ValueError(
+                f"{settings.dataset} names no environment, and methods are compared by their "
+                "scores in one: name it with --env ID, or give a preset that has one as "
+                "PRESET=SPEC (saqrl presets)"
+            )
 
 
 def _identity(cell: Cell) -> dict[str, Any]:

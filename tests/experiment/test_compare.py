@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium
 import jax
@@ -89,11 +90,19 @@ def test_assignments_reach_their_owner_only():
         ("igl.tau=3", "unknown 'igl'"),
         ("iql.tau=high", "'high' is not a value like 0.7"),
         ("iql.hidden=a,b", "is not a value like"),
+        ("quantizer.encodings=typo", "'typo' is not 'bounded' or 'free'"),
+        ("iql.precision=float16", "'float16' is not 'float32' or 'bfloat16'"),
     ],
 )
 def test_assignments_that_mean_nothing_are_refused(assignment, message):
     with pytest.raises(ValueError, match=message):
         cells("iql", assignments=[assignment])
+
+
+def test_assignments_choose_among_names():
+    (cell,) = cells("saq-bc", assignments=["quantizer.encodings=free", "saq-bc.schedule=constant"])
+    assert cell.settings.quantizer.encodings == "free"
+    assert cell.settings.agent.schedule == "constant"
 
 
 def test_a_given_chunk_is_played_whole_and_evaluations_are_spread_evenly():
@@ -133,6 +142,8 @@ class Trainer:
 def trainer(monkeypatch):
     made = Trainer()
     monkeypatch.setattr(compare, "train", made)
+    scored = SimpleNamespace(environment="gym_pusht/PushT-v0")
+    monkeypatch.setattr(compare, "load_dataset", lambda *_, **__: scored)
     return made
 
 
@@ -291,6 +302,33 @@ def test_a_shared_quantizer_changes_no_bit_of_a_run(walk, tmp_path):
         assert ours.files == own.files
         for name in ours.files:
             np.testing.assert_array_equal(ours[name], own[name], err_msg=name)
+
+
+def test_data_without_an_environment_are_refused_before_anything_is_trained(
+    walk, tmp_path, monkeypatch
+):
+    trained = Trainer()
+    monkeypatch.setattr(compare, "train", trained)
+    planned = plan([walk], methods(("bc",), BOTH), [0], changes={})
+    with pytest.raises(ValueError, match=r"walk\.npz names no environment.*--env ID"):
+        grid(planned, tmp_path / "out")
+    assert trained.asked == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_are_read_once_for_all_cells_that_have_not_finished(trainer, tmp_path, monkeypatch):
+    read = []
+
+    def load(spec, **_):
+        read.append(spec)
+        return SimpleNamespace(environment="gym_pusht/PushT-v0")
+
+    monkeypatch.setattr(compare, "load_dataset", load)
+    for _ in range(2):
+        grid(cells("bc", "iql", seeds=(0, 1)), tmp_path)
+    assert read == ["npz:walk.npz"]
+    grid(cells("bc", seeds=(2,), changes={"env": "gym_pusht/PushT-v0"}), tmp_path)
+    assert read == ["npz:walk.npz"]
 
 
 def test_codes_are_shared_only_where_everything_they_depend_on_agrees():
