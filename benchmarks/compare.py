@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from saqrl.arrays import write_atomically
-from saqrl.experiment.compare import TABLE, Cell, Method, Task, methods, plan, run_grid
+from saqrl.experiment.compare import TABLE, Cell, Method, Task, methods, plan, read_table, run_grid
 from saqrl.experiment.progress import Reporter
 from saqrl.experiment.versions import versions
 
@@ -158,13 +158,19 @@ def known_rows(table: Path, out: Path) -> None:
         shutil.copyfile(table, out / TABLE)
 
 
-def describe(cells: list[Cell]) -> dict[str, Any]:
-    """What a reader needs to know of the machine and of each method's settings."""
+def describe(cells: list[Cell], known: dict[str, Any], table: Path) -> dict[str, Any]:
+    """What a reader needs to know of the machine and of each method's settings.
+
+    Of `known`, the record so far, the settings of the rows that have finished stay: the cells may
+    be a part of the grid only, and may have changed since.
+    """
+    finished = {f"{row['task']} {row['method']}" for row in read_table(table) if "error" not in row}
+    kept = {name: s for name, s in known.get("settings", {}).items() if name in finished}
     return {
         "command": "python benchmarks/compare.py",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
         "versions": versions(),
-        "settings": {f"{c.task} {c.method.name}": c.settings.to_json() for c in cells},
+        "settings": {f"{c.task} {c.method.name}": c.settings.to_json() for c in cells} | kept,
     }
 
 
@@ -183,9 +189,11 @@ def main() -> None:
         return
     RESULTS.mkdir(parents=True, exist_ok=True)
     seeds_of_first = [cell for cells in grid for cell in cells if cell.seed == 0]
-    record = json.dumps(describe(seeds_of_first), indent=1)
-    write_atomically(RESULTS / "compare.json", record.encode())
     known_rows(RESULTS / "compare.jsonl", OUT)
+    path = RESULTS / "compare.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    record = json.dumps(describe(seeds_of_first, known, OUT / TABLE), indent=1)
+    write_atomically(path, record.encode())
     reporter = Reporter()
     for cells in grid:
         run_grid(cells, OUT, reporter)
