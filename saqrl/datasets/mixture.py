@@ -13,7 +13,7 @@ import numpy as np
 
 from saqrl.datasets.errors import DatasetError, counted, listing
 from saqrl.datasets.scaling import ActionRange
-from saqrl.datasets.transitions import Transitions
+from saqrl.datasets.transitions import RecordedStart, Transitions
 
 WEIGHTED = re.compile(r"(?P<weight>\d+(\.\d*)?|\.\d+)\s*\*\s*(?P<spec>.*)", re.DOTALL)
 # More copies are a mistake, not a mixture.
@@ -71,6 +71,7 @@ def mixed(spec: str, parts: Sequence[Transitions], weights: Sequence[float]) -> 
         environment=environments[0] if environments else None,
         groups=np.concatenate(groups),
         held_out=None,
+        starts=_starts(chosen),
         provenance={
             "format": "mixture",
             "path": spec,
@@ -79,6 +80,16 @@ def mixed(spec: str, parts: Sequence[Transitions], weights: Sequence[float]) -> 
             "notes": _notes(parts, weights, chosen),
         },
     )
+
+
+def _starts(parts: Sequence[Transitions]) -> tuple[RecordedStart, ...] | None:
+    """The simulator's states of all episodes, where every part has them."""
+    starts: list[RecordedStart] = []
+    for part in parts:
+        if part.starts is None:
+            return None
+        starts += part.starts
+    return tuple(starts)
 
 
 def _repeated(

@@ -59,11 +59,6 @@ class Transitions:
     starts: tuple[RecordedStart, ...] | None = None
     """Of each episode, where the file holds the simulator's state."""
 
-    def __post_init__(self) -> None:
-        # A mixture is made from its first part, whose starts are not those of the whole.
-        if self.starts is not None and len(self.starts) != self.num_episodes:
-            object.__setattr__(self, "starts", None)
-
     def __len__(self) -> int:
         return len(self.rewards)
 

@@ -1,10 +1,15 @@
 """Which episodes count, how often, and what they are rewarded with."""
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from saqrl.datasets import DatasetError, ReadOptions, load_dataset
+from saqrl.datasets.mixture import mixed
 from saqrl.datasets.split import split_episodes
+from saqrl.datasets.transitions import RecordedStart
 from tests.datasets.files import small_log
 
 
@@ -97,3 +102,13 @@ def test_the_range_of_a_mixture_holds_all_of_its_actions(spec, tmp_path):
     log = load_dataset(f"{spec} + npz:{tmp_path / 'other.npz'}")
     assert (log.actions >= log.action_range.low).all()
     assert (log.actions <= log.action_range.high).all()
+
+
+def test_recorded_starts_follow_their_episodes_into_a_mixture(spec):
+    log = read(spec)
+    numbers = np.arange(log.num_episodes, dtype=np.float64)
+    starts = tuple(RecordedStart(number[None], Path("small.npz")) for number in numbers)
+    with_starts = dataclasses.replace(log, starts=starts)
+    both = mixed("a;b", [with_starts, with_starts], [1.0, 2.0])
+    assert [int(start.state[0]) for start in both.starts] == 3 * list(range(log.num_episodes))
+    assert mixed("a;b", [with_starts, log], [1.0, 1.0]).starts is None
