@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -190,9 +191,17 @@ def _quietly(words: Sequence[str], what: str) -> tuple[Any, Settings]:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
             return read_flags(words)
     except SystemExit as error:
-        # The first line inside tyro's box is the complaint; help and frames follow.
-        lines = (line.strip(" │╭╮╰╯─-\t") for line in said.getvalue().splitlines())
-        told = [line for line in lines if line and "options" not in line.lower()]
-        raise ValueError(f"{what}: {told[0] if told else 'cannot be parsed'}") from error
+        raise ValueError(f"{what}: {_complaint(said.getvalue())}") from error
     except ValueError as error:
         raise ValueError(f"{what}: {error}") from error
+
+
+def _complaint(box: str) -> str:
+    """The text of tyro's box: what stands under its title, up to the next rule."""
+    stripped = (line.strip(" │╭╮╰╯─-\t") for line in box.splitlines())
+    blocks = [list(lines) for filled, lines in itertools.groupby(stripped, bool) if filled]
+    if not blocks:
+        return "cannot be parsed"
+    # The title has a rule under it, or is the box's own upper edge.
+    text = blocks[0][1:] or (blocks[1] if len(blocks) > 1 else blocks[0])
+    return " ".join(text)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from saqrl.commands import sweep as sweeping
 from saqrl.experiment import sweep
 from saqrl.experiment.sweep import Job, Outcome, Plan, Trial, read_plan, score_of, summarize
 
@@ -188,3 +189,19 @@ def test_a_sweep_finishes_reports_and_goes_on(place, engine):
     changed = saqrl(*words, cwd=place)
     assert changed.returncode == 2
     assert "name another --out for the changed sweep" in changed.stderr
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        " Invalid choice \n ------- \n  'typo' is none of \n  these. \n ------- \n  help\n",
+        "╭─ Invalid choice ─╮\n│ 'typo' is none of │\n│ these.            │\n│ ─── │\n│ help │\n",
+    ],
+)
+def test_of_a_parsers_box_the_complaint_is_kept(box):
+    assert sweeping._complaint(box) == "'typo' is none of these."
+
+
+def test_a_value_that_a_field_does_not_have_is_named_with_those_it_has():
+    with pytest.raises(ValueError, match=r"trial x: invalid choice 'typo' for .*'bounded', 'free'"):
+        sweeping._quietly(["--quantizer.encodings", "typo"], "trial x")
