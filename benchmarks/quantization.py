@@ -293,7 +293,8 @@ def summary_of(lines: list[dict[str, Any]]) -> dict[str, Any]:
                 row[name] = [statistics.fmean(values), min(values), max(values)]
         for play in ("recorded", "actions", "codes", "noise"):
             for name in ("return_mean", "max_reward_mean", "normalized_score"):
-                values = [r[play][name] for r in results if r.get(play, {}).get(name) is not None]
+                played = [r[play] for r in results if isinstance(r.get(play), dict)]
+                values = [p[name] for p in played if p.get(name) is not None]
                 if values:
                     row[f"{play}_{name}"] = [statistics.fmean(values), min(values), max(values)]
         if reasons := [r["left_out"] for r in results if "left_out" in r]:
