@@ -91,6 +91,10 @@ ON_SPARSE: Trials = {
     "saq-iql": ((), ("saq-iql.temperature=5.0",)),
     "saq-brac": ((), ("saq-brac.alpha=5.0",)),
     "iql": (("iql.beta=1.0",),),
+    "brac": (
+        (),
+        ("brac.alpha=30.0", "brac.learning_rate=0.001", "brac.behaviour_share=0.5"),
+    ),
 }
 # Noise that few demonstrations do not average out: what each side has against learning it by heart.
 ON_FEW: Trials = {
