@@ -53,6 +53,8 @@ FEW_CODES = (*ON_DEMONSTRATIONS, "quantizer.codes=16")
 LONGER_BEHAVIOUR = ("brac.alpha=30.0", "brac.learning_rate=0.001", "brac.behaviour_share=0.5")
 # Noisy experts: tried with five episodes of the door on seeds 100 to 102.
 FEW_DEMONSTRATIONS = (*FEW_CODES, "quantizer.state_scale=0.3")
+# Tried there as well (seed 100), and the expectile with ten episodes.
+FEWEST_DEMONSTRATIONS = (*FEW_DEMONSTRATIONS, "bc.weight_decay=0.3", "iql.tau=0.9")
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,13 @@ SPARSE = {
 }
 SETS = (
     Set("pusht", PUSHT, "pusht", WIDE, steps=6_000, quantizer_steps=8_000),
-    Set("door-expert-5", DOOR, "door-expert", **first(5)),
+    Set(
+        "door-expert-5",
+        DOOR,
+        "door-expert",
+        changes={"data_episodes": 5},
+        chosen=FEWEST_DEMONSTRATIONS,
+    ),
     Set("door-expert-25", DOOR, "door-expert-25", chosen=FEW_DEMONSTRATIONS),
     Set("pen-expert-25", PEN, **first(25)),
     Set("pusht-chunk8", PUSHT, "pusht-chunk8", WIDE, 6_000, 8_000, chosen=ON_DEMONSTRATIONS),
