@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from saqrl.arrays import write_atomically
-from saqrl.experiment.compare import TABLE, Cell, Method, Task, methods, plan, read_table, run_grid
-from saqrl.experiment.progress import Reporter
-from saqrl.experiment.versions import versions
+from saqrl.studies.compare import TABLE, Cell, Method, Task, methods, plan, read_table, run_grid
+from saqrl.training.progress import Reporter
+from saqrl.training.versions import versions
 
 RESULTS = Path(__file__).parent / "results"
 OUT = Path("runs/benchmark")

@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def write(data: Path, asked: argparse.Namespace) -> dict[str, Any]:
-    from saqrl.datasets.mapped import write_each
+    from saqrl.datasets.formats.mapped import write_each
 
     began = time.perf_counter()
     write_each(data, logs(asked.transitions))
@@ -120,11 +120,11 @@ def logs(transitions: int) -> Iterator[Any]:
 
 def memory(data: Path) -> dict[str, Any]:
     """A whole run in this process; MB, the highest so far."""
-    from saqrl.experiment.preparation import PART_ROWS
-    from saqrl.experiment.presets import build_settings
-    from saqrl.experiment.progress import Reporter
-    from saqrl.experiment.settings import with_steps
-    from saqrl.experiment.train import train
+    from saqrl.training.features import PART_ROWS
+    from saqrl.training.presets import build_settings
+    from saqrl.training.progress import Reporter
+    from saqrl.training.settings import with_steps
+    from saqrl.training.train import train
 
     settings = build_settings("default", agent="iql", quantizer="vqvae")
     every = PART_ROWS // settings.agent.batch_size
@@ -157,9 +157,9 @@ def rate(data: Path, rows: int) -> dict[str, Any]:
     import jax
 
     from saqrl.datasets import load_dataset
-    from saqrl.experiment.preparation import Prepared, encode_all, fit_scaling, reward_factor
-    from saqrl.experiment.presets import build_settings
-    from saqrl.experiment.stream import Parts
+    from saqrl.training.features import Prepared, encode_all, fit_scaling, reward_factor
+    from saqrl.training.presets import build_settings
+    from saqrl.training.stream import Parts
 
     settings = build_settings("default", agent="iql", quantizer="vqvae")
     began = time.perf_counter()
@@ -186,7 +186,7 @@ def rate(data: Path, rows: int) -> dict[str, Any]:
         return build
 
     key = jax.random.key(1)
-    from saqrl.experiment import engine
+    from saqrl.training import engine
 
     learner = replace(settings.prior, steps=1)
     untrained = engine.initialise(learner, key, coded(None)(inside))
@@ -209,7 +209,7 @@ def alternate(
     """Turns of two parts each, on the stream and in memory; the state that the stream has made."""
     import jax
 
-    from saqrl.experiment import engine
+    from saqrl.training import engine
 
     every = parts.rows // algorithm.batch_size
     turn = 2 * every

@@ -25,15 +25,15 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from saqrl import runtime
 from saqrl.agents import AGENTS
 from saqrl.datasets.scaling import ActionRange, ObservationScaling
+from saqrl.deploy import runtime
+from saqrl.deploy.export import export, onnx_bytes
+from saqrl.deploy.onnx_graph import Graph, Node, Tensor
+from saqrl.deploy.runtime import OnnxEngine
 from saqrl.policy import Policy
-from saqrl.policy.export import export, onnx_bytes
-from saqrl.policy.graph import Graph, Node, Tensor
 from saqrl.policy.storage import controller_skeleton
 from saqrl.quantizers import QUANTIZERS
-from saqrl.runtime import OnnxEngine
 
 OBSERVATION, ACT, CODES = 39, 28, 64
 WARM, TIMED = 500, 5000

@@ -34,23 +34,23 @@ import numpy as np
 
 from saqrl.arrays import write_atomically
 from saqrl.datasets import load_dataset
-from saqrl.experiment import engine
-from saqrl.experiment.codebooks import reconstruction_error
-from saqrl.experiment.preparation import encode_all
-from saqrl.experiment.presets import build_settings
-from saqrl.experiment.progress import Reporter
-from saqrl.experiment.quantize import (
+from saqrl.quantizers import QUANTIZERS
+from saqrl.studies.codebooks.replay import replay
+from saqrl.studies.codebooks.study import (
     Material,
     examine,
     gather,
     make_quantizer,
     noise_per_deviation,
 )
-from saqrl.experiment.replay import replay
-from saqrl.experiment.settings import with_steps
-from saqrl.experiment.train import train
-from saqrl.experiment.versions import versions
-from saqrl.quantizers import QUANTIZERS
+from saqrl.training import engine
+from saqrl.training.codebook_health import reconstruction_error
+from saqrl.training.features import encode_all
+from saqrl.training.presets import build_settings
+from saqrl.training.progress import Reporter
+from saqrl.training.settings import with_steps
+from saqrl.training.train import train
+from saqrl.training.versions import versions
 
 RESULTS = Path(__file__).parent / "results"
 RUNS = Path("runs/quantization")

@@ -76,7 +76,7 @@ def main() -> None:
         print(json.dumps(measure(asked.one)))
         return
     from saqrl.datasets import load_dataset
-    from saqrl.datasets.convert import convert
+    from saqrl.datasets.formats.writers import convert
 
     rows = []
     for name in FILES:

@@ -80,7 +80,7 @@ def measure(width: int, count: int, asked: Any) -> dict[str, Any]:
 
     import jax
 
-    from saqrl.experiment import engine
+    from saqrl.training import engine
 
     algorithm, data, _ = build("agent", asked.agent, width, "paper")
 

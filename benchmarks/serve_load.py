@@ -23,7 +23,7 @@ import websockets
 from latency import ACT, OBSERVATION, _processor, policy_of
 from websockets.asyncio.client import connect
 
-from saqrl.policy.export import export
+from saqrl.deploy.export import export
 
 CLIENTS = (1, 8, 64)
 REQUESTS = 8000  # of all clients together

@@ -112,7 +112,7 @@ def measure(kind: str, name: str, asked: Any) -> dict[str, Any]:
     import jax.numpy as jnp
     import numpy as np
 
-    from saqrl.experiment import engine
+    from saqrl.training import engine
 
     algorithm, data, reference = build(kind, name, asked.widths[0], asked.preset)
     key = jax.random.key(0)
@@ -169,9 +169,9 @@ def build(kind: str, name: str, width: int, preset: str) -> tuple[Any, Any, Call
     import numpy as np
 
     from saqrl.agents import CodedTransitions
-    from saqrl.experiment import engine
-    from saqrl.experiment.presets import build_settings
     from saqrl.quantizers import ActionBatch
+    from saqrl.training import engine
+    from saqrl.training.presets import build_settings
 
     generator = np.random.default_rng(0)
     observations, following = generator.normal(size=(2, ROWS, OBSERVATION)).astype(np.float32)
@@ -262,7 +262,7 @@ def host_milliseconds(kind: str, name: str, preset: str) -> float:
     """Of an interval, from above: one step of the same algorithm with networks of width 8."""
     import jax
 
-    from saqrl.experiment import engine
+    from saqrl.training import engine
 
     algorithm, data, _ = build(kind, name, 8, preset)
     training = engine.intervals(algorithm, data, jax.random.key(0), pauses=[1])

@@ -18,13 +18,13 @@ from typing import Any
 
 from throughput import machine
 
-from saqrl.experiment.compare import MEASURES, measure_of
-from saqrl.experiment.presets import build_settings
-from saqrl.experiment.progress import Reporter
-from saqrl.experiment.run import read_history
-from saqrl.experiment.settings import Settings, with_steps
-from saqrl.experiment.train import train
-from saqrl.experiment.versions import versions
+from saqrl.studies.compare import MEASURES, measure_of
+from saqrl.training.presets import build_settings
+from saqrl.training.progress import Reporter
+from saqrl.training.run_folder import read_history
+from saqrl.training.settings import Settings, with_steps
+from saqrl.training.train import train
+from saqrl.training.versions import versions
 
 RESULTS = Path(__file__).parent / "results" / "time_to_score.json"
 PICTURE = Path(__file__).parents[1] / "docs" / "results" / "time-to-score.png"

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from compare import CAN, DATA, DOOR, PUSHT, RESULTS, known_rows
 
-from saqrl.experiment.compare import TABLE, Cell, Task, methods, plan, run_grid
-from saqrl.experiment.progress import Reporter
+from saqrl.studies.compare import TABLE, Cell, Task, methods, plan, run_grid
+from saqrl.training.progress import Reporter
 
 OUT = Path("runs/tuning")
 SEED = 100

@@ -14,8 +14,8 @@ _PUBLIC = {
     "ActionQuantizer": "saqrl.quantizers",
     "Policy": "saqrl.policy",
     "load_policy": "saqrl.policy.storage",
-    "Settings": "saqrl.experiment.settings",
-    "train": "saqrl.experiment.train",
+    "Settings": "saqrl.training.settings",
+    "train": "saqrl.training.train",
 }
 __all__ = ["__version__", *_PUBLIC]
 

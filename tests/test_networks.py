@@ -10,7 +10,7 @@ import pytest
 from saqrl import nn
 from saqrl.agents import CodedTransitions
 from saqrl.agents.bc import BC
-from saqrl.experiment import engine
+from saqrl.training import engine
 
 GENERATOR = np.random.default_rng(0)
 WEIGHT = GENERATOR.normal(size=(5, 3)).astype(np.float32)

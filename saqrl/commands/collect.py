@@ -9,8 +9,8 @@ from typing import Literal
 import tyro
 
 from saqrl.commands.output import print_json, say
-from saqrl.datasets.collect import check_destination, collect, save
-from saqrl.experiment.progress import Reporter
+from saqrl.environments.oracles.collect import check_destination, collect, save
+from saqrl.training.progress import Reporter
 
 
 @dataclass

@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 import tyro
 
 from saqrl.commands.output import print_json, say
-from saqrl.experiment.compare import Task, methods, plan, run_grid
-from saqrl.experiment.naming import dataset_name
-from saqrl.experiment.presets import PRESETS
-from saqrl.experiment.progress import Reporter
+from saqrl.datasets.naming import dataset_name
 from saqrl.registry import closest
+from saqrl.studies.compare import Task, methods, plan, run_grid
+from saqrl.training.presets import PRESETS
+from saqrl.training.progress import Reporter
 
 # Flags that are settings of every run, where they are given.
 CHANGES = ("env", "angles", "chunk", "data_episodes", "eval_episodes")

@@ -10,17 +10,17 @@ import tyro
 from saqrl.commands.output import print_json, say
 from saqrl.commands.reading import DatasetOptions, with_positional_dataset
 from saqrl.datasets import DatasetError, Transitions, load_dataset
-from saqrl.datasets.collect import check_destination, save
-from saqrl.datasets.convert import (
+from saqrl.datasets.errors import counted
+from saqrl.datasets.formats.writers import (
     convert,
     convert_each,
     first_difference,
     first_difference_of_parts,
     format_of,
 )
-from saqrl.datasets.errors import counted
 from saqrl.datasets.mixture import parts_of
 from saqrl.datasets.options import DEFAULT
+from saqrl.environments.oracles.collect import check_destination, save
 
 
 @dataclass
@@ -102,10 +102,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def _convert_coded(asked: Convert, out: Path) -> int:
     """Observations, codes, rewards and ends, as d3rlpy's MDPDataset takes them."""
-    from saqrl.experiment.coded import coded_trajectories
-    from saqrl.experiment.train import saved_settings
-    from saqrl.experiment.training_data import load_training_data
     from saqrl.policy.storage import load_policy
+    from saqrl.training.coded import coded_trajectories
+    from saqrl.training.train import saved_settings
+    from saqrl.training.training_data import load_training_data
 
     check_destination(out)
     run = Path(str(asked.coded))

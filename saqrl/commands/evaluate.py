@@ -9,14 +9,14 @@ import tyro
 
 from saqrl.commands.output import print_json, say, score_words
 from saqrl.datasets import EnvironmentSpec
-from saqrl.experiment.evaluation import evaluate, open_arena
-from saqrl.experiment.offline import FittedQ
-from saqrl.experiment.progress import Reporter
-from saqrl.experiment.ranking import value_run
-from saqrl.experiment.run import policy_folder, read_config, read_result
-from saqrl.experiment.train import saved_settings
 from saqrl.policy.storage import load_policy
 from saqrl.policy.video import check_video_path, record_episode
+from saqrl.studies.fitted_q import FittedQ
+from saqrl.studies.ranking import value_run
+from saqrl.training.evaluation import evaluate, open_arena
+from saqrl.training.progress import Reporter
+from saqrl.training.run_folder import policy_folder, read_config, read_result
+from saqrl.training.train import saved_settings
 
 
 @dataclass

@@ -11,12 +11,12 @@ import tyro
 from saqrl.commands.output import print_json, say
 from saqrl.datasets import Transitions
 from saqrl.datasets.chunks import chunk_actions
-from saqrl.experiment.preparation import split
-from saqrl.experiment.run import policy_folder, read_config
-from saqrl.experiment.train import saved_settings
-from saqrl.experiment.training_data import load_training_data, training_spec
-from saqrl.policy.export import export
+from saqrl.deploy.export import export
 from saqrl.policy.storage import load_policy
+from saqrl.training.features import split
+from saqrl.training.run_folder import policy_folder, read_config
+from saqrl.training.train import saved_settings
+from saqrl.training.training_data import load_training_data, training_spec
 
 # Rows of the held-out episodes that the written file is compared on.
 COMPARED = 512
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
         f"{'held-out' if held_out else 'training'} observations{ties}"
     )
     if asked.part == "policy":
-        say(f"next: saqrl serve {out}   or   saqrl.runtime.load({str(out)!r})")
+        say(f"next: saqrl serve {out}   or   saqrl.deploy.runtime.load({str(out)!r})")
     if asked.json:
         record: dict[str, Any] = {
             "out": str(out),

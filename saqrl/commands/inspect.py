@@ -11,9 +11,9 @@ from rich.console import Console
 from saqrl.commands.output import print_json, say
 from saqrl.commands.reading import DatasetOptions, with_positional_dataset
 from saqrl.datasets import load_dataset
-from saqrl.datasets.audit import audit
-from saqrl.datasets.audit_picture import draw, require_picture_path
-from saqrl.datasets.audit_text import render
+from saqrl.datasets.audit.findings import audit
+from saqrl.datasets.audit.picture import draw, require_picture_path
+from saqrl.datasets.audit.text import render
 from saqrl.datasets.options import DEFAULT
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import tyro
 
 from saqrl.commands.output import print_json
-from saqrl.experiment.presets import PRESETS, Preset
+from saqrl.training.presets import PRESETS, Preset
 
 
 @dataclass

@@ -14,8 +14,17 @@ from saqrl.datasets import load_dataset
 from saqrl.datasets.errors import listing
 from saqrl.datasets.options import DEFAULT
 from saqrl.datasets.scaling import Scale
-from saqrl.experiment.progress import Reporter
-from saqrl.experiment.quantize import (
+from saqrl.quantizers import QUANTIZERS
+from saqrl.studies.codebooks.page import (
+    HEADER,
+    replay_sentences,
+    require_plots,
+    sentences,
+    table,
+    write_page,
+)
+from saqrl.studies.codebooks.replay import NoReplay, replay
+from saqrl.studies.codebooks.study import (
     HELD_OUT,
     Examination,
     Material,
@@ -28,16 +37,7 @@ from saqrl.experiment.quantize import (
     settings_of,
     summarize,
 )
-from saqrl.experiment.quantize_page import (
-    HEADER,
-    replay_sentences,
-    require_plots,
-    sentences,
-    table,
-    write_page,
-)
-from saqrl.experiment.replay import NoReplay, replay
-from saqrl.quantizers import QUANTIZERS
+from saqrl.training.progress import Reporter
 
 # Fields of the quantizers that flags of the command's own set.
 OWN_FLAGS = ("codes", "steps", "patience", "batch_size", "hidden")

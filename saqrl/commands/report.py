@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import tyro
 
 from saqrl.commands.output import print_json, say
-from saqrl.experiment.offline import FittedQ
-from saqrl.experiment.progress import Reporter
-from saqrl.experiment.ranking import Valued, comparable, correlation, value_runs
-from saqrl.experiment.report import load_rows, offline_sections, write_report
+from saqrl.studies.fitted_q import FittedQ
+from saqrl.studies.ranking import Valued, comparable, correlation, value_runs
+from saqrl.studies.report import load_rows, offline_sections, write_report
+from saqrl.training.progress import Reporter
 
 
 @dataclass

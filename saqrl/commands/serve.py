@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from saqrl.commands.output import say
-from saqrl.runtime import load
+from saqrl.deploy.runtime import load
 
 
 @dataclass
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     asked = tyro.cli(
         Serve, args=list(arguments), prog="saqrl serve", config=(tyro.conf.FlagCreatePairsOff,)
     )
-    from saqrl.server import Limits, PolicyServer, check_address, serve_until_stopped
+    from saqrl.deploy.server import Limits, PolicyServer, check_address, serve_until_stopped
 
     if not 0 <= asked.port <= 65535:
         raise ValueError(f"--port {asked.port} is no port; 0 to 65535")

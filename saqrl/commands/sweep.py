@@ -15,13 +15,13 @@ import tyro
 from saqrl.arrays import write_atomically
 from saqrl.commands.output import print_json, say
 from saqrl.commands.train import read_flags
-from saqrl.experiment import sweep
-from saqrl.experiment.progress import Reporter
-from saqrl.experiment.run import hold
-from saqrl.experiment.settings import Settings, first_difference
-from saqrl.experiment.sweep import Job, Outcome, Plan, Trial
-from saqrl.experiment.train import saved_settings
 from saqrl.registry import closest
+from saqrl.studies import sweep
+from saqrl.studies.sweep import Job, Outcome, Plan, Trial
+from saqrl.training.progress import Reporter
+from saqrl.training.run_folder import hold
+from saqrl.training.settings import Settings, first_difference
+from saqrl.training.train import saved_settings
 
 # Flags of train that decide which others there are, and those that the sweep gives itself.
 CHOICES = ("preset", "agent", "quantizer", "actions", "dataset", "env")

@@ -11,14 +11,14 @@ import tyro
 
 from saqrl.commands.output import print_json, say, score_words
 from saqrl.commands.reading import with_one_dataset
-from saqrl.experiment.compare import MEASURES, measure_of
-from saqrl.experiment.naming import dataset_name
-from saqrl.experiment.presets import MAIN_JOB, PRESETS, build_settings
-from saqrl.experiment.progress import Reporter
-from saqrl.experiment.run import read_config
-from saqrl.experiment.settings import Settings, first_difference, with_steps
-from saqrl.experiment.train import saved_settings, train, train_seeds
+from saqrl.datasets.naming import dataset_name
 from saqrl.quantizers import QUANTIZERS
+from saqrl.studies.compare import MEASURES, measure_of
+from saqrl.training.presets import MAIN_JOB, PRESETS, build_settings
+from saqrl.training.progress import Reporter
+from saqrl.training.run_folder import read_config
+from saqrl.training.settings import Settings, first_difference, with_steps
+from saqrl.training.train import saved_settings, train, train_seeds
 
 # Settings that the command line names otherwise, or not at all.
 _NESTED = ("agent", "quantizer", "prior", "reading")

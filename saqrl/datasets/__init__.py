@@ -33,13 +33,13 @@ __all__ = [
 
 # Name in SPEC -> module. More particular formats come first: the first that recognises wins.
 FORMATS: Mapping[str, str] = {
-    "ogbench": "saqrl.datasets.ogbench",
-    "robomimic": "saqrl.datasets.robomimic",
-    "minari": "saqrl.datasets.minari",
-    "lerobot": "saqrl.datasets.lerobot",
-    "d4rl": "saqrl.datasets.d4rl",
-    "npz": "saqrl.datasets.npz",
-    "mapped": "saqrl.datasets.mapped",
+    "ogbench": "saqrl.datasets.formats.ogbench",
+    "robomimic": "saqrl.datasets.formats.robomimic",
+    "minari": "saqrl.datasets.formats.minari",
+    "lerobot": "saqrl.datasets.formats.lerobot",
+    "d4rl": "saqrl.datasets.formats.d4rl",
+    "npz": "saqrl.datasets.formats.npz",
+    "mapped": "saqrl.datasets.formats.mapped",
 }
 
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from saqrl.datasets import EnvironmentSpec
-from saqrl.policy.environments import make_environment
+from saqrl.environments.make import make_environment
 from saqrl.policy.policy import Act, Player, Policy
 from saqrl.policy.rollout import EVALUATION_SEEDS, evaluation_key
 

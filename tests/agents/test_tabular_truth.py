@@ -16,7 +16,7 @@ from saqrl.agents.bc import BC
 from saqrl.agents.brac import BRAC
 from saqrl.agents.cql import CQL
 from saqrl.agents.iql import IQL
-from saqrl.experiment import engine
+from saqrl.training import engine
 
 STATES, CODES, DISCOUNT = 5, 3, 0.8
 LINEAR = {"hidden": (), "layer_norm": False, "critics": 1, "discount": DISCOUNT}

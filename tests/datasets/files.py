@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from saqrl.datasets import EnvironmentSpec, Transitions, load_dataset
-from saqrl.datasets.convert import convert
+from saqrl.datasets.formats.writers import convert
 
 FORMATS = ("npz", "d4rl", "minari", "robomimic", "lerobot", "ogbench")
 

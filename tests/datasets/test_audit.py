@@ -10,8 +10,8 @@ from rich.console import Console
 
 from saqrl.datasets import load_dataset
 from saqrl.datasets.assembly import assemble
-from saqrl.datasets.audit import audit
-from saqrl.datasets.audit_text import bar_chart, number, render
+from saqrl.datasets.audit.findings import audit
+from saqrl.datasets.audit.text import bar_chart, number, render
 from saqrl.datasets.scaling import ActionRange
 
 REAL_FILES = [

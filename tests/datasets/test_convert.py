@@ -7,7 +7,7 @@ import pytest
 
 from saqrl.commands.convert import main
 from saqrl.datasets import DatasetError, ReadOptions, load_dataset
-from saqrl.datasets.convert import TARGETS, convert, first_difference
+from saqrl.datasets.formats.writers import TARGETS, convert, first_difference
 from tests.datasets.files import small_log
 
 

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from saqrl.datasets import DatasetError, load_dataset
-from saqrl.datasets.d4rl import read
+from saqrl.datasets.formats.d4rl import read
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from saqrl.datasets import DatasetError, ReadOptions, load_dataset
-from saqrl.datasets.convert import convert
+from saqrl.datasets.formats.writers import convert
 
 pa = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")

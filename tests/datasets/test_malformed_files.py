@@ -166,7 +166,7 @@ def serve(connection) -> None:
     import warnings
 
     from saqrl.datasets import load_dataset
-    from saqrl.datasets.audit import audit
+    from saqrl.datasets.audit.findings import audit
 
     warnings.simplefilter("error")
     while True:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from saqrl.commands.convert import main
 from saqrl.datasets import DatasetError, load_dataset
-from saqrl.datasets.audit import audit
-from saqrl.datasets.convert import convert, first_difference
-from saqrl.datasets.mapped import COLUMNS, Successors, write_each
+from saqrl.datasets.audit.findings import audit
+from saqrl.datasets.formats.mapped import COLUMNS, Successors, write_each
+from saqrl.datasets.formats.writers import convert, first_difference
 from saqrl.datasets.scaling import ActionRange, ObservationScaling
 from saqrl.datasets.statistics import blocks
 from tests.datasets.files import small_log

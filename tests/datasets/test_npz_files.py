@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
 from saqrl.datasets import DatasetError, load_dataset
-from saqrl.datasets.npz import read
+from saqrl.datasets.formats.npz import read
 
 
 @pytest.fixture

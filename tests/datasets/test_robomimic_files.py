@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from saqrl.datasets import DatasetError, ReadOptions, load_dataset
-from saqrl.datasets.hdf5 import attribute
-from saqrl.datasets.robomimic import default_keys, recorded_model
+from saqrl.datasets.formats.hdf5 import attribute
+from saqrl.datasets.formats.robomimic import recorded_model
+from saqrl.environments.robomimic_keys import default_keys
 
 ENV_ARGS = {
     "env_name": "TwoArmLift",

@@ -7,8 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from saqrl.experiment import engine
-from saqrl.experiment.preparation import encode_all
 from saqrl.quantizers import QUANTIZERS, ActionBatch
 from saqrl.quantizers.binary import find_binary
 from saqrl.quantizers.bins import Bins
@@ -17,6 +15,8 @@ from saqrl.quantizers.fsq import FSQ
 from saqrl.quantizers.kmeans import KMeans, KMeansCodec
 from saqrl.quantizers.residual import ResidualVQ
 from saqrl.quantizers.vqvae import VQVAE, UnconditionedVQVAE
+from saqrl.training import engine
+from saqrl.training.features import encode_all
 
 LITTLE = {"hidden": (), "batch_size": 8, "steps": 4}
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from saqrl.experiment import engine
 from saqrl.quantizers import ActionBatch
 from saqrl.quantizers import codebook as books
 from saqrl.quantizers.vqvae import VQVAE
+from saqrl.training import engine
 
 SMALL = VQVAE(codes=8, code_size=4, hidden=(32,), batch_size=64, steps=1)
 BY_GRADIENT = dataclasses.replace(
@@ -177,8 +177,8 @@ def test_revival_and_kmeans_keep_more_codes_alive_than_the_paper_preset():
 def test_bounded_encodings_do_not_run_away(real_data):
     """With their scale left free, 32 codes of this file end at a twentieth of the accuracy."""
     from saqrl.datasets import load_dataset
-    from saqrl.experiment.codebooks import reconstruction_error
-    from saqrl.experiment.quantize import gather
+    from saqrl.studies.codebooks.study import gather
+    from saqrl.training.codebook_health import reconstruction_error
 
     material = gather(load_dataset(str(real_data / "d4rl/hopper-expert.hdf5")), seed=0)
     rows, found = material.training.action_batch(), {}

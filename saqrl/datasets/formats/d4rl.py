@@ -1,0 +1,105 @@
+"""D4RL's flat HDF5: one data set a field at the root, one row a step (arXiv 2004.07219).
+
+The `d4rl` package is not needed. Groups such as infos/ are ignored; metadata/env_id names the
+environment. Nothing outside the file is followed: no links, no external or virtual storage.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from saqrl.datasets.assembly import BOUNDS, FIELDS, assemble
+from saqrl.datasets.errors import DatasetError, listing, nearest
+from saqrl.datasets.extras import NAME, with_extras
+from saqrl.datasets.formats.hdf5 import local_dataset, names_of, open_hdf5, read_array, scalar
+from saqrl.datasets.options import DEFAULT, ReadOptions
+from saqrl.datasets.source import existing_file, file_record, parsed_object
+from saqrl.datasets.transitions import EnvironmentSpec, Transitions
+
+if TYPE_CHECKING:
+    import h5py
+
+SUMMARY = "D4RL's flat HDF5: observations, actions, rewards, terminals, timeouts at the root"
+SUFFIXES = (".hdf5", ".h5", ".hdf")
+OPTIONS = ()
+
+
+def recognises(path: Path) -> bool:
+    """Whether this is HDF5 with observations and actions as data sets at the root."""
+    import h5py
+
+    if not h5py.is_hdf5(path):
+        return False
+    try:
+        with h5py.File(path, "r") as file:
+            return all(
+                file.get(key, getclass=True) is h5py.Dataset for key in ("observations", "actions")
+            )
+    except Exception:  # damaged: the reader that is asked for by name says how
+        return False
+
+
+def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = None) -> Transitions:
+    """Read `path`; see `assembly` for the rules, among them the dropping of last steps.
+
+    Raises FileNotFoundError, or DatasetError for a damaged file, missing keys and whatever
+    `assemble` refuses.
+    """
+    with open_hdf5(path) as file:
+        datasets = _datasets(path, file)
+        datasets |= {key: local_dataset(path, key, file) for key in BOUNDS if key in file}
+        arrays = {key: read_array(path, key, dataset) for key, dataset in datasets.items()}
+        recorded = _metadata(file)
+    environment_id, added = recorded.pop("env_id", None), recorded.pop(NAME, None)
+    record: dict[str, object] = {"format": "d4rl", **file_record(existing_file(path))}
+    if recorded:
+        record["recorded"] = recorded
+    transitions = assemble(
+        arrays,
+        source=str(path),
+        environment=EnvironmentSpec(str(environment_id)) if environment_id else None,
+        provenance=record,
+    )
+    extras = {} if added is None else parsed_object(path, NAME, added)
+    return with_extras(path, transitions, extras)
+
+
+def _datasets(path: Path, file: "h5py.File") -> dict[str, "h5py.Dataset"]:
+    """The data sets of the known fields, each checked to lie in this file, of equal length."""
+    names = names_of(path, file)
+    missing = [key for key in ("observations", "actions") if key not in names]
+    if not {"terminals", "timeouts"} & set(names):
+        missing.append("terminals")
+    if missing:
+        wanted = listing(f"{key}{nearest(key, names)}" for key in missing)
+        raise DatasetError(
+            f"{path}: missing {wanted}; the file has {listing(names)}; rename or add the keys at "
+            "the root, or name another format"
+        )
+    datasets = {key: local_dataset(path, key, file) for key in FIELDS if key in names}
+    # Before anything is read: a damaged header may promise more rows than memory holds.
+    steps = datasets["actions"].shape[0]
+    for key, dataset in datasets.items():
+        if dataset.shape[0] != steps:
+            raise DatasetError(
+                f"{path}: {key} has {dataset.shape[0]:,} rows and actions has {steps:,}; "
+                "every field needs one row a step"
+            )
+    return datasets
+
+
+def _metadata(file: "h5py.File") -> dict[str, object]:
+    """The single strings and numbers under metadata/; damage to a record costs nothing."""
+    import h5py
+
+    recorded: dict[str, object] = {}
+    try:
+        if file.get("metadata", getclass=True, getlink=True) is not h5py.HardLink:
+            return recorded
+        group = file["metadata"]
+        for key in group:
+            if group.get(key, getclass=True, getlink=True) is h5py.HardLink:
+                value = scalar(group[key])
+                recorded |= {} if value is None else {key: value}
+    except Exception:  # whatever the bytes happen to mean: what was read so far is kept
+        return recorded
+    return recorded

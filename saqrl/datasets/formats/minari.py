@@ -1,0 +1,310 @@
+"""Minari (Younis et al. 2024): a folder with data/main_data.hdf5 and data/metadata.json.
+
+Both are read directly, so that the `minari` package is needed only to download. An episode holds
+one observation more than actions: the last is the true successor of the last action. Dictionaries
+become one vector, keys in alphabetical order at every level, as Gymnasium flattens them.
+"""
+
+import json
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from saqrl.datasets.assembly import assemble
+from saqrl.datasets.errors import DatasetError, listing, nearest
+from saqrl.datasets.extras import NAME, bounds_of, with_extras
+from saqrl.datasets.formats.hdf5 import (
+    is_group,
+    local_group,
+    names_of,
+    numbers,
+    open_hdf5,
+)
+from saqrl.datasets.options import DEFAULT, ReadOptions
+from saqrl.datasets.source import file_record, parsed_object
+from saqrl.datasets.transitions import EnvironmentSpec, Transitions
+
+if TYPE_CHECKING:
+    import h5py
+
+SUMMARY = "Minari data set: an id such as D4RL/door/human-v2, or its folder"
+SUFFIXES = (".hdf5",)
+OPTIONS = ("keys",)
+
+DATASET_ID = re.compile(r"[\w.-]+(/[\w.-]+)*-v\d+")
+MAIN_FILE, METADATA = "main_data.hdf5", "metadata.json"
+# More text than any description of a data set has.
+METADATA_LIMIT = 1 << 24
+
+
+def recognises(path: Path) -> bool:
+    """Whether this is a data set's folder, its data folder, or its main file."""
+    return _data_folder(path) is not None
+
+
+def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = None) -> Transitions:
+    """Read a folder, or the id of a data set below MINARI_DATASETS_PATH; else download it.
+
+    Raises FileNotFoundError, ImportError where a download needs the package, or DatasetError.
+    """
+    folder = _data_folder(path.expanduser()) or _data_folder(datasets_folder() / path)
+    if folder is None:
+        folder = _downloaded(path)
+    metadata = _metadata(path, folder)
+    main = folder / MAIN_FILE
+    if not main.is_file():
+        raise DatasetError(
+            f"{path}: {main} is missing (data format {metadata.get('data_format')}); only the "
+            "format hdf5 is read: convert it with minari, or download it again"
+        )
+    rows: dict[str, list[np.ndarray]] = {}
+    with open_hdf5(main) as file:
+        names = [name for name in names_of(main, file) if re.fullmatch(r"episode_\d{1,9}", name)]
+        _check_episodes(path, names, metadata)
+        keys: tuple[tuple[str, int], ...] | None = None
+        for name in sorted(names, key=lambda name: int(name[8:])):
+            episode, found = _episode(main, name, file, options.keys)
+            if keys is not None and found != keys:
+                raise DatasetError(
+                    f"{main}: {name} observes {_layout(found)} and the first episode "
+                    f"{_layout(keys)}; every episode needs the same"
+                )
+            keys = found
+            for field, array in episode.items():
+                rows.setdefault(field, []).append(array)
+    assert keys is not None
+    named = keys if keys[0][0] else ()
+    if len({len(parts) for parts in rows.values()}) > 1:
+        raise DatasetError(f"{main}: some episodes lack fields that others have; copy it again")
+    arrays = {field: _joined(main, field, parts) for field, parts in rows.items()}
+    notes = [f"Observations are {listing((k for k, _ in named), limit=20)}."] if named else []
+    extras = metadata.get(NAME)
+    extras = extras if isinstance(extras, dict) else {}
+    arrays |= bounds_of(path, extras) or _bounds(metadata)
+    if extras.get("has_rewards") is False:
+        arrays.pop("rewards", None)
+    transitions = assemble(
+        arrays,
+        source=str(path),
+        environment=_environment(path, metadata, [key for key, _ in named], options),
+        provenance=_record(path, main, metadata),
+        notes=notes,
+        keys={"terminals": "terminations", "timeouts": "truncations"},
+    )
+    return with_extras(path, replace(transitions, observation_keys=named), extras)
+
+
+def datasets_folder() -> Path:
+    """Where Minari keeps its data sets."""
+    named = os.environ.get("MINARI_DATASETS_PATH")
+    return Path(named) if named else Path("~/.minari/datasets").expanduser()
+
+
+def _data_folder(path: Path) -> Path | None:
+    if path.name == MAIN_FILE and path.is_file():
+        path = path.parent
+    for folder in (path / "data", path):
+        if (folder / METADATA).is_file() or (folder / MAIN_FILE).is_file():
+            return folder
+    return None
+
+
+def _downloaded(path: Path) -> Path:
+    name, folder = path.as_posix(), datasets_folder()
+    if path.exists():
+        raise DatasetError(
+            f"{path}: no data/{MAIN_FILE} and data/{METADATA} in it; name the folder of one data "
+            "set, or its id"
+        )
+    local = [
+        found.parent.parent.relative_to(folder).as_posix()
+        for found in folder.glob(f"**/data/{METADATA}")
+    ]
+    if path.is_absolute() or not DATASET_ID.fullmatch(name):
+        raise FileNotFoundError(f"{path}: no such Minari data set{nearest(name, local)}")
+    absent = f"{name}: not below {folder} (MINARI_DATASETS_PATH){nearest(name, local)}"
+    try:
+        import minari
+    except ImportError as error:
+        raise ImportError(
+            f"{absent}, and downloading it needs the package minari, which is not installed: "
+            'pip install "saqrl[minari]"'
+        ) from error
+    try:
+        minari.download_dataset(name)
+    except Exception as error:  # its storage back ends each have their own
+        raise DatasetError(
+            f"{absent}, and downloading it failed ({error}); give the path of its folder"
+        ) from error
+    found = _data_folder(folder / path)
+    if found is None:
+        raise DatasetError(f"{absent}, and its download holds no {METADATA}")
+    return found
+
+
+def _metadata(path: Path, folder: Path) -> dict[str, object]:
+    file = folder / METADATA
+    if not file.is_file():
+        raise DatasetError(f"{path}: {file} is missing; copy the whole folder again")
+    if file.stat().st_size > METADATA_LIMIT:
+        raise DatasetError(f"{path}: {file} is no description of a data set; copy it again")
+    return parsed_object(path, METADATA, file.read_text(errors="replace"))
+
+
+def _check_episodes(path: Path, names: list[str], metadata: dict[str, object]) -> None:
+    if not names:
+        raise DatasetError(
+            f"{path}: {MAIN_FILE} holds no episode_0, episode_1, ...; copy the data set again"
+        )
+    promised = metadata.get("total_episodes")
+    if isinstance(promised, int) and promised != len(names):
+        raise DatasetError(
+            f"{path}: {METADATA} promises {promised:,} episodes and {MAIN_FILE} holds "
+            f"{len(names):,}; the copy is incomplete, copy it again"
+        )
+
+
+def _episode(
+    main: Path, name: str, file: "h5py.File", asked: tuple[str, ...]
+) -> tuple[dict[str, np.ndarray], tuple[tuple[str, int], ...]]:
+    """Fields of one episode, one row a step, and the layout of its observations."""
+    group = local_group(main, name, file)
+    names = names_of(main, group)
+    needed = ("observations", "actions", "terminations", "truncations")
+    if missing := [key for key in needed if key not in names]:
+        raise DatasetError(
+            f"{main}: {name} lacks {listing(missing)}; it has {listing(names)}; copy it again"
+        )
+    fields = {"actions": "actions", "terminals": "terminations", "timeouts": "truncations"}
+    if "rewards" in names:
+        fields["rewards"] = "rewards"
+    episode = {field: numbers(main, f"{name}/{key}", group) for field, key in fields.items()}
+    steps = len(episode["actions"])
+    for field, array in episode.items():
+        if len(array) != steps:
+            raise DatasetError(
+                f"{main}: {name}/{fields[field]} has {len(array):,} rows and its actions have "
+                f"{steps:,}; every field needs one row a step"
+            )
+        if field != "actions" and array.size != steps:
+            raise DatasetError(
+                f"{main}: {name}/{fields[field]} has shape {array.shape}; one number a step, "
+                f"({steps},), is needed"
+            )
+    if steps == 0:
+        raise DatasetError(f"{main}: {name} has no steps; remove it")
+    parts = _observations(main, f"{name}/observations", group)
+    table, layout = _flattened(main, name, parts, asked)
+    if len(table) != steps + 1:
+        raise DatasetError(
+            f"{main}: {name}/observations has {len(table):,} rows and its actions {steps:,}; one "
+            "more than actions is expected, the last after the last action"
+        )
+    episode |= {"observations": table[:-1], "next_observations": table[1:]}
+    episode |= {field: episode[field].ravel() for field in ("terminals", "timeouts")}
+    # An episode that was cut by its recorder ends as at a time limit.
+    flags = (episode["terminals"] != 0) | (episode["timeouts"] != 0)
+    if not flags[-1]:
+        episode["timeouts"] = np.append(episode["timeouts"][:-1], 1)
+    return episode, layout
+
+
+def _observations(main: Path, place: str, group: "h5py.Group") -> dict[str, np.ndarray]:
+    """The arrays below observations by their path; a plain array has the path ''."""
+    if not is_group(main, place, group):
+        return {"": numbers(main, place, group)}
+    found: dict[str, np.ndarray] = {}
+    waiting = [(place, group)]
+    for _ in range(256):  # more groups than any space has; a ring of them would never end
+        if not waiting:
+            return found
+        key, parent = waiting.pop()
+        inside = local_group(main, key, parent)
+        for name in names_of(main, inside):
+            below = f"{key}/{name}"
+            if is_group(main, below, inside):
+                waiting.append((below, inside))
+            else:
+                found[below.removeprefix(f"{place}/")] = numbers(main, below, inside)
+    raise DatasetError(f"{main}: {place} holds groups without end; copy it again")
+
+
+def _flattened(
+    main: Path, name: str, parts: dict[str, np.ndarray], asked: tuple[str, ...]
+) -> tuple[np.ndarray, tuple[tuple[str, int], ...]]:
+    if not parts:
+        raise DatasetError(f"{main}: {name}/observations is empty; copy it again")
+    if unknown := [key for key in asked if key not in parts]:
+        known = listing(sorted(parts)) if "" not in parts else "none: they are one plain vector"
+        raise DatasetError(
+            f"{main}: there is no observation key {unknown[0]}{nearest(unknown[0], parts)}; keys: "
+            f"{known}"
+        )
+    chosen = asked or tuple(sorted(parts, key=lambda key: key.split("/")))
+    tables = []
+    for key in chosen:
+        array = parts[key]
+        label = f"{name}/observations{'/' if key else ''}{key}"
+        if array.ndim > 2:
+            raise DatasetError(
+                f"{main}: {label} has shape {array.shape}: images and stacked frames are not "
+                "supported; choose others with --dataset.keys"
+            )
+        tables.append(array if array.ndim == 2 else array.reshape(-1, 1))
+    if len({len(table) for table in tables}) > 1:
+        raise DatasetError(
+            f"{main}: the parts of {name}/observations have different lengths; copy it again"
+        )
+    layout = tuple((key, table.shape[1]) for key, table in zip(chosen, tables, strict=True))
+    return np.concatenate(tables, axis=1), layout
+
+
+def _layout(keys: tuple[tuple[str, int], ...]) -> str:
+    return listing(f"{key or 'a vector'} ({width})" for key, width in keys)
+
+
+def _joined(main: Path, field: str, parts: list[np.ndarray]) -> np.ndarray:
+    if len({part.shape[1:] for part in parts}) > 1:
+        raise DatasetError(
+            f"{main}: {field} change their width from episode to episode; every row needs the same"
+        )
+    return np.concatenate(parts)
+
+
+def _bounds(metadata: dict[str, object]) -> dict[str, np.ndarray]:
+    """The action range that the metadata declare, where they declare a Box."""
+    try:
+        space = json.loads(str(metadata.get("action_space")))
+        low, high = (np.asarray(space[end], np.float64).ravel() for end in ("low", "high"))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return {}
+    return {"action_low": low, "action_high": high}
+
+
+def _environment(
+    path: Path, metadata: dict[str, object], keys: list[str], options: ReadOptions
+) -> EnvironmentSpec | None:
+    """For evaluation the metadata may name another environment than the one that made the data."""
+    text = metadata.get("eval_env_spec") or metadata.get("env_spec")
+    if not text:
+        return None
+    spec = parsed_object(path, f"env_spec in {METADATA}", text)
+    if not isinstance(spec.get("id"), str):
+        raise DatasetError(f"{path}: env_spec in {METADATA} has no id; copy it again")
+    keywords = spec.get("kwargs")
+    chosen = {"observation_keys": keys} if options.keys else {}
+    limit = spec.get("max_episode_steps")
+    horizon = {"max_episode_steps": limit} if isinstance(limit, int) else {}
+    return EnvironmentSpec(
+        str(spec["id"]), {**(keywords if isinstance(keywords, dict) else {}), **horizon, **chosen}
+    )
+
+
+def _record(path: Path, main: Path, metadata: dict[str, object]) -> dict[str, object]:
+    kept = ("dataset_id", "minari_version", "algorithm_name", "author", "code_permalink")
+    recorded = {key: metadata[key] for key in kept if key in metadata}
+    return {"format": "minari", **file_record(main), "path": str(path), "recorded": recorded}

@@ -1,0 +1,452 @@
+"""A policy as one file that runs without JAX: ONNX, or npz for NumPy alone.
+
+The graph (`saqrl.deploy.onnx_graph`) takes raw observations and gives actions in the environment's
+units. A file is kept only if, run back from disk, it decides as the policy does.
+"""
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int, Key
+
+from saqrl import __version__
+from saqrl.agents import operators
+from saqrl.arrays import write_atomically
+from saqrl.datasets.scaling import ActionRange, ObservationScaling
+from saqrl.deploy import runtime
+from saqrl.deploy.onnx_graph import Graph, UnsupportedOperator, draws_of, trace
+from saqrl.policy.policy import Act, CodeController, Policy
+
+FileFormat = Literal["onnx", "npz"]
+Part = Literal["policy", "encoder", "decoder"]
+
+OPSET = 18
+IR_VERSION = 9  # of opset 19's time: read by every onnxruntime since 1.14
+AGREEMENT = 1e-5
+"""Largest difference to the policy, in units of half an action's range (the networks' units)."""
+REFERENCES = 256
+"""Observations that stand for the data in the distance of a new one."""
+TIE = 1e-4
+"""Scores that differ by less, relative to the largest in size, are equal to float32 networks."""
+LARGEST_TIED_SHARE = 0.01
+
+
+class ExportError(ValueError):
+    """The policy cannot be exported, or the file does not do what the policy does."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Where the data are, to tell how far from them an observation lies."""
+
+    features: Float32[np.ndarray, "references features"]
+    scale: float
+    """The distance that 99 % of the data do not exceed."""
+
+    @classmethod
+    def fit(cls, features: Float32[np.ndarray, "n features"], *, seed: int = 0) -> "Reference":
+        """Spread over the data: each next reference is the row farthest from all before it.
+
+        Source: Gonzalez 1985, "Clustering to minimize the maximum intercluster distance". The
+        scale is measured on other rows than those that the references are taken from.
+        """
+        generator = np.random.default_rng(seed)
+        rows = generator.permutation(len(features))[:8192]
+        half = max(len(rows) // 2, 1)
+        pool, judged = features[rows[:half]], features[rows[half:]]
+        if not len(judged):
+            judged = pool
+        chosen = [0]
+        nearest = np.linalg.norm(pool - pool[0], axis=1)
+        while len(chosen) < min(REFERENCES, len(pool)) and nearest.max() > 0:
+            chosen.append(int(nearest.argmax()))
+            nearest = np.minimum(nearest, np.linalg.norm(pool - pool[chosen[-1]], axis=1))
+        references = pool[chosen]
+        distances = [np.linalg.norm(references - row, axis=1).min() for row in judged]
+        scale = float(np.quantile(distances, 0.99))
+        return cls(references.astype(np.float32), scale if scale > 0 else 1.0)
+
+    def distance(self, features: Float[Array, " features"]) -> Float[Array, ""]:
+        """To the nearest reference, over the scale: above 1 is farther than the data's own."""
+        squares = (-2 * self.features) @ features + jnp.square(self.features).sum(-1)
+        return jnp.sqrt(jnp.maximum(squares.min() + jnp.square(features).sum(), 0)) / self.scale
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How a written file compared with the policy."""
+
+    observations: int
+    largest_difference: float
+    """In the networks' units, where half an action's range is 1."""
+    ties: int
+    """Observations on which the two chose different codes of equal score."""
+
+
+def export(
+    policy: Policy,
+    path: Path,
+    *,
+    file_format: FileFormat,
+    part: Part,
+    act: Act,
+    observations: Float32[np.ndarray, "n obs"],
+    held_out: Float32[np.ndarray, "m obs"],
+    held_out_actions: Float32[np.ndarray, "m chunk act"],
+    provenance: Mapping[str, Any],
+) -> Verification:
+    """Write `path` and keep it only if it agrees with the policy on the held-out rows.
+
+    `observations` say where the data are (for the distance score). ExportError where the policy
+    has an operator that cannot be exported, has no such part, or the file disagrees.
+    """
+    graph = graph_of(policy, part=part, act=act, observations=observations)
+    metadata = _metadata(policy, graph, part, act, provenance)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.unverified.{file_format}")
+    content = onnx_bytes if file_format == "onnx" else npz_bytes
+    try:
+        write_atomically(aside, content(graph, metadata))
+        engine = runtime.load_graph(aside)
+        if part == "policy":
+            verification = verify_policy(policy, engine, held_out, act=act)
+        elif part == "encoder":
+            verification = verify_encoder(policy, engine, held_out, held_out_actions)
+        else:
+            verification = verify_decoder(policy, engine, held_out)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return verification
+
+
+def graph_of(
+    policy: Policy, *, part: Part, act: Act, observations: Float32[np.ndarray, "n obs"]
+) -> Graph:
+    """The traced graph of a part of the policy; ExportError where it cannot be had."""
+    raw = _struct((policy.observation_size,), jnp.float32)
+    try:
+        if part == "policy":
+            reference = Reference.fit(policy.observation_scaling(observations))
+            names = ["action", "distance"]
+            names += ["code", "entropy"] if isinstance(policy.controller, CodeController) else []
+            decision, draws = _decision(policy, reference, act), act == "sample"
+            return trace(decision, {"observation": raw}, names, draws=draws)
+        if part == "encoder":
+            inputs = {"observation": raw, "action": _chunk_struct(policy)}
+            return trace(_encoder(policy), inputs, ["code"])
+        code = _struct((), jnp.int32)
+        return trace(_decoder(policy), {"observation": raw, "code": code}, ["action"])
+    except UnsupportedOperator as error:
+        described = policy.description
+        name = described["agent"]["name"]
+        raise ExportError(
+            f"the {part} of {described['kind']} {name} ({act}) cannot be exported: there is no "
+            f"rule for {error}"
+        ) from error
+
+
+def features_of(
+    scaling: ObservationScaling, observation: Float[Array, " obs"]
+) -> Float[Array, " features"]:
+    """ObservationScaling for one observation, in operators that a graph has."""
+    expanded = observation
+    if scaling.angles:
+        rest = [i for i in range(len(observation)) if i not in scaling.angles]
+        turned = observation[np.asarray(scaling.angles)]
+        kept = [observation[np.asarray(rest)]] if rest else []
+        expanded = jnp.concatenate([*kept, jnp.cos(turned), jnp.sin(turned)])
+    features = (expanded - scaling.mean) * scaling.inverse_scale
+    return jnp.clip(features, -scaling.limit, scaling.limit)
+
+
+def _to_environment(
+    action_range: ActionRange, unit: Float[Array, "chunk act"]
+) -> Float[Array, "chunk act"]:
+    middle = (action_range.low + action_range.high) / 2
+    scaled = jnp.clip(unit, -1, 1) * action_range.half_width + middle
+    return jnp.clip(scaled, action_range.low, action_range.high)
+
+
+def _struct(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
+
+
+def _chunk_struct(policy: Policy) -> jax.ShapeDtypeStruct:
+    shape = (policy.chunk, len(policy.action_range.low))
+    return _struct(shape, jnp.float32)
+
+
+def _decision(policy: Policy, reference: Reference, act: Act) -> Callable[..., Any]:
+    """Raw observation (and a key) to the outputs of the graph."""
+    controller, scaling = policy.controller, policy.observation_scaling
+    shape = _chunk_struct(policy).shape
+
+    def decide(observation: Float[Array, " obs"], key: Key[Array, ""] | None = None) -> Any:
+        features = features_of(scaling, observation)
+        distance = reference.distance(features)
+        # Greedy choices do not look at their key.
+        drawn = jax.random.key(0) if key is None else key
+        if not isinstance(controller, CodeController):
+            unit = controller.decide(features, drawn, greedy=act == "greedy")
+            return _to_environment(policy.action_range, unit.reshape(shape)), distance
+        code = controller.choose(features, drawn, greedy=act == "greedy")
+        unit = controller.quantizer.decode(features, code)
+        action = _to_environment(policy.action_range, unit.reshape(shape))
+        entropy = operators.entropy(controller.quantizer.log_prior(features))
+        return action, distance, code, entropy
+
+    return decide
+
+
+def _code_controller(policy: Policy) -> CodeController:
+    if not isinstance(policy.controller, CodeController):
+        raise ExportError("a continuous policy has no quantizer to export; use --part policy")
+    return policy.controller
+
+
+def _encoder(policy: Policy) -> Callable[..., Any]:
+    codec, scaling = _code_controller(policy).quantizer.codec, policy.observation_scaling
+    action_range = policy.action_range
+    middle = (action_range.low + action_range.high) / 2
+
+    def encode(observation: Float[Array, " obs"], action: Float[Array, "chunk act"]) -> Any:
+        unit = (action - middle) / action_range.half_width
+        return codec.encode(features_of(scaling, observation), unit.reshape(-1))
+
+    return encode
+
+
+def _decoder(policy: Policy) -> Callable[..., Any]:
+    codec, scaling = _code_controller(policy).quantizer.codec, policy.observation_scaling
+    shape = _chunk_struct(policy).shape
+
+    def decode(observation: Float[Array, " obs"], code: Int[Array, ""]) -> Any:
+        unit = codec.decode(features_of(scaling, observation), code)
+        return _to_environment(policy.action_range, unit.reshape(shape))
+
+    return decode
+
+
+def verify_policy(
+    policy: Policy,
+    engine: runtime.Engine,
+    observations: Float32[np.ndarray, "n obs"],
+    *,
+    act: Act,
+) -> Verification:
+    """Compare the file's actions with Policy.plan's; ExportError where they differ.
+
+    Two float32 programs may pick different codes where the best scores are equal to within TIE.
+    Such rows are counted, must be few, and the action must be the one that the policy itself
+    decodes from the code that the file chose.
+    """
+    keys = jax.random.split(jax.random.key(0), len(observations))
+    expected = policy.plan(observations, keys, act=act)
+    controller = policy.controller
+    features = jnp.asarray(policy.observation_scaling(observations))
+    noise = {}
+    if act == "sample":
+        drawn = jax.jit(jax.vmap(partial(draws_of, partial(controller.decide, greedy=False))))(
+            features, keys
+        )
+        names = [draw["name"] for draw in engine.metadata["draws"]]
+        noise = dict(zip(names, map(np.asarray, drawn), strict=True))
+    found = engine({"observation": observations, **noise})
+    ties = 0
+    if isinstance(controller, CodeController):
+        scores = np.asarray(_scores(controller, features))
+        if act == "sample":
+            scores = scores + noise["noise"]
+        rows, best = np.arange(len(scores)), scores.max(1)
+        allowed = np.where(scores > operators.DISALLOWED / 2, scores, 0)
+        size = np.maximum(np.abs(allowed).max(1), 1)
+        short = best - scores[rows, found["code"]]
+        other = found["code"] != scores.argmax(1)
+        if (worst := (short / size).max()) > TIE:
+            raise ExportError(
+                f"the exported graph chooses other codes than the policy (a score {worst:.2g} "
+                "below the best); nothing was written"
+            )
+        ties = int(other.sum())
+        if ties > max(1, LARGEST_TIED_SHARE * len(scores)):
+            raise ExportError(
+                f"the exported graph chooses other codes on {ties} of {len(scores)} observations, "
+                "all with equal scores: the agent cannot tell codes apart; nothing was written"
+            )
+        if ties:
+            expected[other] = _decoded(policy, features[other], found["code"][other])
+    difference = _largest_difference(policy, found["action"], expected)
+    return Verification(len(observations), difference, ties)
+
+
+def verify_decoder(
+    policy: Policy, engine: runtime.Engine, observations: Float32[np.ndarray, "n obs"]
+) -> Verification:
+    """Compare the file's actions with the quantizer's for codes drawn evenly."""
+    quantizer = _code_controller(policy).quantizer
+    codes = np.random.default_rng(0).integers(0, quantizer.num_codes, len(observations))
+    found = engine({"observation": observations, "code": codes})
+    expected = _decoded(policy, jnp.asarray(policy.observation_scaling(observations)), codes)
+    return Verification(
+        len(observations), _largest_difference(policy, found["action"], expected), 0
+    )
+
+
+def verify_encoder(
+    policy: Policy,
+    engine: runtime.Engine,
+    observations: Float32[np.ndarray, "n obs"],
+    actions: Float32[np.ndarray, "n chunk act"],
+) -> Verification:
+    """Compare the file's codes with the quantizer's.
+
+    Where they differ, both codes must stand for the action equally well (a tie).
+    """
+    quantizer = _code_controller(policy).quantizer
+    features = jnp.asarray(policy.observation_scaling(observations))
+    unit = jnp.asarray(policy.action_range.to_unit(actions).reshape(len(actions), -1))
+    expected = np.asarray(jax.jit(jax.vmap(quantizer.codec.encode))(features, unit))
+    found = engine({"observation": observations, "action": actions})["code"]
+    other = found != expected
+    ties = int(other.sum())
+    if ties > max(1, LARGEST_TIED_SHARE * len(found)):
+        raise ExportError(
+            f"the exported encoder gives other codes on {ties} of {len(found)} actions; "
+            "nothing was written"
+        )
+    return Verification(len(found), 0.0, ties)
+
+
+@jax.jit
+def _scores(
+    controller: CodeController, features: Float[Array, "n features"]
+) -> Float[Array, "n codes"]:
+    return jax.vmap(lambda row: controller.actor.logits(row, controller.quantizer.log_prior(row)))(
+        features
+    )
+
+
+def _decoded(
+    policy: Policy, features: Float[Array, "n features"], codes: Int[np.ndarray, " n"]
+) -> Float32[np.ndarray, "n chunk act"]:
+    quantizer = _code_controller(policy).quantizer
+    decode = jax.jit(jax.vmap(quantizer.decode))
+    unit = np.asarray(decode(features, jnp.asarray(codes, jnp.int32)))
+    return policy.action_range.from_unit(unit.reshape(len(codes), *_chunk_struct(policy).shape))
+
+
+def _largest_difference(
+    policy: Policy,
+    found: Float32[np.ndarray, "n chunk act"],
+    expected: Float32[np.ndarray, "n chunk act"],
+) -> float:
+    if found.shape != expected.shape or not np.isfinite(found).all():
+        raise ExportError(
+            f"the exported graph gives actions of shape {found.shape}, or not finite; expected "
+            f"{expected.shape}; nothing was written"
+        )
+    differences = np.abs(found.astype(np.float64) - expected) / policy.action_range.half_width
+    largest = float(differences.max())
+    if largest > AGREEMENT:
+        raise ExportError(
+            f"the exported graph differs from the policy by {largest:.2g} of half an action's "
+            f"range (at most {AGREEMENT:g} is allowed); nothing was written"
+        )
+    return largest
+
+
+def _metadata(
+    policy: Policy, graph: Graph, part: Part, act: Act, provenance: Mapping[str, Any]
+) -> dict[str, Any]:
+    return {
+        "format": runtime.FORMAT,
+        "part": part,
+        "saqrl": __version__,
+        "jax": jax.__version__,
+        "kind": policy.description.get("kind"),
+        "agent": policy.description.get("agent"),
+        "quantizer": policy.description.get("quantizer"),
+        "act": act,
+        "env": policy.environment and policy.environment.id,
+        "observation_size": policy.observation_size,
+        "angles": list(policy.observation_scaling.angles),
+        "action_size": len(policy.action_range.low),
+        "action_low": policy.action_range.low.tolist(),
+        "action_high": policy.action_range.high.tolist(),
+        "chunk": policy.chunk,
+        "execute": policy.execute,
+        "inputs": {name: asdict(tensor) for name, tensor in graph.inputs.items()},
+        "outputs": {name: asdict(tensor) for name, tensor in graph.outputs.items()},
+        "draws": [
+            {"name": name, "shape": list(tensor.shape), "distribution": tensor.distribution}
+            for name, tensor in graph.inputs.items()
+            if tensor.distribution is not None
+        ],
+        **provenance,
+    }
+
+
+def npz_bytes(graph: Graph, metadata: Mapping[str, Any]) -> bytes:
+    """The graph's constants as arrays, its operators as JSON."""
+    described = {
+        "metadata": json.dumps(metadata),
+        "outputs": list(graph.outputs),
+        "nodes": [asdict(node) for node in graph.nodes],
+    }
+    buffer = io.BytesIO()
+    np.savez(buffer, graph=np.asarray(json.dumps(described)), **graph.constants)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def onnx_bytes(graph: Graph, metadata: Mapping[str, Any]) -> bytes:
+    """The graph as a checked ONNX model with a batch of any size.
+
+    ImportError with the remedy where onnx is missing.
+    """
+    try:
+        from onnx import TensorProto, checker, helper, numpy_helper
+    except ImportError as error:
+        raise ImportError(
+            'exporting to ONNX needs onnx and onnxruntime: pip install "saqrl[export]"'
+        ) from error
+    types = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "bool": TensorProto.BOOL}
+
+    def declared(tensors: Mapping[str, Any]) -> list[Any]:
+        return [
+            helper.make_tensor_value_info(name, types[t.dtype], ["batch", *t.shape])
+            for name, t in tensors.items()
+        ]
+
+    nodes = [
+        helper.make_node(
+            node.op,
+            list(node.inputs),
+            [node.output],
+            **cast(Any, dict(node.attributes)),
+        )
+        for node in graph.nodes
+    ]
+    constants = [numpy_helper.from_array(array, name) for name, array in graph.constants.items()]
+    body = helper.make_graph(
+        nodes, "saqrl", declared(graph.inputs), declared(graph.outputs), constants
+    )
+    model = helper.make_model(
+        body,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="saqrl",
+        producer_version=__version__,
+    )
+    helper.set_model_props(model, {runtime.METADATA_KEY: json.dumps(metadata)})
+    checker.check_model(model, full_check=True)
+    content: bytes = model.SerializeToString()
+    return content

@@ -1,0 +1,258 @@
+"""A WebSocket server around an exported policy, in the messages of openpi's client.
+
+On connecting the server sends its metadata; each request is a map with the observation under one
+of OBSERVATION_KEYS, each answer a map with "actions" (chunk, act). Messages are msgpack with
+NumPy arrays as {b"__ndarray__", b"data", b"dtype", b"shape"}. A request that cannot be answered
+gets a text message that says why, and the connection stays. Needs no JAX.
+Protocol: github Physical-Intelligence/openpi, packages/openpi-client.
+"""
+
+import asyncio
+import contextlib
+import hmac
+import http
+import ipaddress
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from saqrl.deploy.runtime import RobotPolicy
+
+try:
+    import msgpack
+    from websockets.asyncio.server import Server, ServerConnection, serve
+    from websockets.exceptions import ConnectionClosed
+    from websockets.http11 import Request, Response
+except ImportError as error:
+    raise ImportError('serving needs websockets and msgpack: pip install "saqrl[serve]"') from error
+
+OBSERVATION_KEYS = ("observation", "state", "observation/state", "observation.state")
+NUMBERS = "fiub"
+
+
+class RequestError(ValueError):
+    """A request that cannot be answered; the text goes to the client."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one client may ask of the server."""
+
+    message_bytes: int = 1 << 20
+    """A larger message closes its connection."""
+    messages_per_second: float = 2000.0
+    """Of one connection; beyond it the server reads more slowly."""
+    connections: int = 256
+    """More are turned away."""
+
+
+def check_address(host: str, token: str | None) -> None:
+    """ValueError where anybody on the network could drive the robot."""
+    if token is not None and not token:
+        raise ValueError("the token is empty; give one that nobody guesses, or leave --token out")
+    if not _is_loopback(host) and token is None:
+        raise ValueError(
+            f"--host {host} can be reached from other machines: add --token SECRET, or keep "
+            "127.0.0.1"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class PolicyServer:
+    """Answers every connection with the same policy; each request is planned for on its own."""
+
+    def __init__(self, policy: RobotPolicy, *, token: str | None = None, limits: Limits):
+        self._policy, self._token, self._limits = policy, token, limits
+        self._open = 0
+        self._greeting = pack(dict(policy.metadata))
+        self.answered = 0
+        self.refused = 0
+
+    async def run(
+        self, host: str, port: int, *, ready: Callable[[int], None], stop: asyncio.Event
+    ) -> None:
+        """Serve until `stop`; `ready(port)` is called when clients can connect.
+
+        ValueError where the address cannot be had.
+        """
+        check_address(host, self._token)
+        try:
+            server = await serve(
+                self._converse,
+                host,
+                port,
+                process_request=self._admit,
+                compression=None,
+                max_size=self._limits.message_bytes,
+                # A page in somebody's browser sends an Origin; a robot does not.
+                origins=[None],
+                open_timeout=5,
+                close_timeout=2,
+            )
+        except OSError as error:
+            raise ValueError(
+                f"cannot listen on {host}:{port} ({error.strerror or error}): choose another "
+                "--port (0 takes a free one) or --host"
+            ) from error
+        async with server:
+            ready(_port(server))
+            await stop.wait()
+
+    def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
+        """Answer the health check, and turn away who may not or cannot come in."""
+        if request.path == "/healthz":
+            return connection.respond(http.HTTPStatus.OK, "OK\n")
+        if self._token is not None:
+            given = request.headers.get("Authorization", "")
+            scheme, _, secret = given.partition(" ")
+            known = scheme.lower() in ("api-key", "bearer")
+            if not (known and hmac.compare_digest(secret.encode(), self._token.encode())):
+                return connection.respond(
+                    http.HTTPStatus.UNAUTHORIZED, "send the header Authorization: Api-Key TOKEN\n"
+                )
+        if self._open >= self._limits.connections:
+            return connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, "too many clients\n")
+        return None
+
+    async def _converse(self, connection: ServerConnection) -> None:
+        self._open += 1
+        allowance = _Allowance(self._limits.messages_per_second)
+        try:
+            await connection.send(self._greeting)
+            async for message in connection:
+                await allowance.spend()
+                await connection.send(self.answer(message))
+        except ConnectionClosed:
+            pass  # gone in the middle of an answer
+        finally:
+            self._open -= 1
+
+    def answer(self, message: str | bytes) -> str | bytes:
+        """The reply to one message: packed actions, or a text that says what is wrong with it."""
+        began = time.perf_counter()
+        try:
+            observation = read_observation(message)
+            plan = self._policy.plan(observation[None])
+        except ValueError as error:
+            self.refused += 1
+            return f"error: {error}"
+        self.answered += 1
+        found: dict[str, Any] = {
+            "actions": plan.actions[0],
+            "distance": float(plan.distance[0]),
+            "clipped": self._policy.on_edge(plan.actions[0]),
+        }
+        if plan.code is not None and plan.entropy is not None:
+            found |= {"code": int(plan.code[0]), "entropy": float(plan.entropy[0])}
+        found["server_timing"] = {"infer_ms": 1000 * (time.perf_counter() - began)}
+        return pack(found)
+
+
+class _Allowance:
+    """A token bucket of one second's messages."""
+
+    def __init__(self, per_second: float):
+        self._per_second, self._left, self._seen = per_second, per_second, time.monotonic()
+
+    async def spend(self) -> None:
+        now = time.monotonic()
+        gained = (now - self._seen) * self._per_second
+        self._left, self._seen = min(self._left + gained, self._per_second) - 1, now
+        if self._left < 0:
+            await asyncio.sleep(-self._left / self._per_second)
+
+
+def read_observation(message: str | bytes) -> np.ndarray:
+    """The observation in a request; RequestError says what is missing or wrong."""
+    if isinstance(message, str):
+        raise RequestError("expected a binary message with msgpack, this one is text")
+    try:
+        request = msgpack.unpackb(message, object_hook=_array, strict_map_key=False)
+    except Exception as error:  # msgpack's exceptions have no common base; bytes are untrusted
+        raise RequestError(f"the message is no msgpack ({_words(error)})") from error
+    if not isinstance(request, dict):
+        raise RequestError(f"expected a map with {OBSERVATION_KEYS[0]!r}")
+    for name in OBSERVATION_KEYS:
+        if name in request:
+            break
+    else:
+        raise RequestError(
+            f"no observation: expected one of the keys {', '.join(OBSERVATION_KEYS)}"
+        )
+    try:
+        observation = np.asarray(request[name])
+    except ValueError as error:
+        raise RequestError(f"{name!r} is no array of numbers") from error
+    if observation.dtype.kind not in NUMBERS:
+        raise RequestError(f"{name!r} is no array of numbers")
+    if observation.ndim != 1:
+        raise RequestError(f"{name!r} has shape {observation.shape}; expected one observation")
+    return observation
+
+
+def pack(message: Mapping[str, Any]) -> bytes:
+    """Packed with arrays as openpi's client reads them."""
+    return bytes(msgpack.packb(message, default=_described))
+
+
+def _described(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return {
+            b"__ndarray__": True,
+            b"data": value.tobytes(),
+            b"dtype": value.dtype.str,
+            b"shape": value.shape,
+        }
+    raise TypeError(f"{type(value).__name__} cannot be sent")
+
+
+def _array(found: dict[Any, Any]) -> Any:
+    if b"__npgeneric__" in found:
+        return np.dtype(_number_type(found[b"dtype"])).type(found[b"data"])
+    if b"__ndarray__" not in found:
+        return found
+    array = np.frombuffer(found[b"data"], _number_type(found[b"dtype"]))
+    return array.reshape(found[b"shape"])
+
+
+def _number_type(name: Any) -> np.dtype[Any]:
+    dtype = np.dtype(name)
+    if dtype.kind not in NUMBERS:
+        raise ValueError(f"arrays of type {dtype} are not accepted")
+    return dtype
+
+
+def _words(error: Exception) -> str:
+    return (str(error) or type(error).__name__)[:200]
+
+
+def _port(server: Server) -> int:
+    return int(next(iter(server.sockets)).getsockname()[1])
+
+
+async def serve_until_stopped(
+    server: PolicyServer, host: str, port: int, *, ready: Callable[[int], None]
+) -> None:
+    """Serve until SIGINT or SIGTERM; open connections are closed properly then."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    for number in signals:
+        loop.add_signal_handler(number, stop.set)
+    try:
+        await server.run(host, port, ready=ready, stop=stop)
+    finally:
+        for number in signals:
+            with contextlib.suppress(ValueError):
+                loop.remove_signal_handler(number)

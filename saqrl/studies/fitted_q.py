@@ -1,0 +1,235 @@
+"""What a policy is worth by the data alone: fitted Q evaluation, exact on codes.
+
+Q(s, k) is regressed on r + g (1-d) sum_k' pi(k'|s') Qbar(s', k'); the sum over codes leaves no
+sampling in the target. The value of the policy is the mean of sum_k pi(k|s) Q(s, k) over the
+states in which episodes begin. Q is first fitted to the returns that the data saw: a value that
+lies 1 / (1-g) steps ahead takes long to travel there by bootstrapping, and what is left to travel
+then is only how the policy differs from the data.
+Source: Le, Voloshin, Yue 2019 (arXiv 1903.08738), algorithm 3; for choosing among offline
+policies: Paine et al. 2020 (arXiv 2007.09055).
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from saqrl import nn
+from saqrl.agents import operators
+from saqrl.agents.critics import Critics, of_code
+from saqrl.datasets import Transitions
+from saqrl.policy import Act, CodeController, Policy
+from saqrl.training import engine
+from saqrl.training.features import BLOCK, Prepared, encode_all, prepare, reward_factor
+from saqrl.training.progress import Reporter
+from saqrl.training.settings import Settings
+
+# Redrawn sets of initial states for the interval.
+RESAMPLES = 2000
+
+
+class EvaluatedTransitions(eqx.Module):
+    """Coded transitions with what the policy would do next."""
+
+    observations: Float[Array, "n features"]
+    codes: Int[Array, " n"]
+    rewards: Float[Array, " n"]
+    next_observations: Float[Array, "n features"]
+    discounts: Float[Array, " n"]
+    next_log_policy: Float[Array, "n codes"]
+    returns: Float[Array, " n"]
+    """What the data's episode went on to bring, discounted."""
+
+
+class State(eqx.Module):
+    critics: nn.Learner[Critics]
+    target: Critics
+    step: Int[Array, ""]
+
+
+@dataclass(frozen=True)
+class FittedQ(nn.Training):
+    """Fitted Q evaluation with several networks that know nothing of each other."""
+
+    learning_rate: float = 3e-4
+    layer_norm: bool = True
+    critics: int = 3
+    """Q networks, each with its own target; their disagreement is reported."""
+    target_rate: float = 0.005
+    """Share of the online critics that moves into the target at each step."""
+    warm_up: float = 0.25
+    """Share of the steps that fit the data's returns."""
+
+    def init(self, key: Key[Array, ""], example: EvaluatedTransitions) -> State:
+        critics = Critics(
+            key,
+            example.observations.shape[-1],
+            self.hidden,
+            example.next_log_policy.shape[-1],
+            count=self.critics,
+            layer_norm=self.layer_norm,
+        )
+        target = jax.tree.map(jnp.copy, critics)
+        return State(nn.start(critics, self.optimiser()), target, jnp.zeros((), jnp.int32))
+
+    def update(
+        self, state: State, batch: EvaluatedTransitions, key: Key[Array, ""]
+    ) -> tuple[State, nn.Metrics]:
+        targets = self.targets(state, batch)
+
+        def loss(critics: Critics) -> tuple[Float[Array, ""], nn.Metrics]:
+            q = jax.vmap(of_code, (0, None))(critics(batch.observations), batch.codes)
+            error = jnp.square(q - targets).mean(-1).sum()
+            return error, {"bellman_error": error / len(q), "data_q": q.mean()}
+
+        critics, metrics = nn.descend(state.critics, self.optimiser(), loss)
+        target = nn.follow(state.target, critics.model, rate=self.target_rate)
+        return State(critics, target, state.step + 1), metrics
+
+    def targets(self, state: State, batch: EvaluatedTransitions) -> Float[Array, "critics batch"]:
+        """Y_i = r + g (1-d) sum_k pi(k|s') Qbar_i(s', k), of each network its own.
+
+        In the warm-up the data's returns in their place.
+        """
+        q = state.target(batch.next_observations)
+        values = jax.vmap(jax.vmap(operators.expectation), (None, 0))(batch.next_log_policy, q)
+        warming = state.step < self.warm_up * self.steps
+        return jnp.where(warming, batch.returns, batch.rewards + batch.discounts * values)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A policy's value, in discounted reward as the data count it."""
+
+    value: float
+    low: float
+    """95 % bootstrap interval over the initial states."""
+    high: float
+    spread: float
+    """Standard deviation between the Q networks: what the fit itself does not know."""
+    data_value: float
+    """Discounted return of the data's own episodes, to compare with."""
+    initial_states: int
+
+
+def evaluate_offline(
+    data: Transitions,
+    settings: Settings,
+    policy: Policy,
+    *,
+    act: Act,
+    algorithm: FittedQ,
+    seed: int,
+    reporter: Reporter,
+) -> Estimate:
+    """Fit Q of the policy on all of `data`; ValueError where that cannot be done."""
+    _code_controller(policy)
+    if not data.has_rewards:
+        raise ValueError("the data has no rewards: there is no value to estimate")
+    factor = reward_factor(data, settings.reward_scale)
+    prepared = prepare(data, settings, policy.observation_scaling, factor)
+    discount = settings.agent.discount
+    seen = returns_to_go(data, discount=discount)
+    table = evaluated(policy, prepared, factor * seen, act=act)
+    key, state, pauses = jax.random.key(seed), None, [settings.log_every]
+    with reporter.stage("offline evaluation", algorithm.steps) as update:
+        for interval in engine.intervals(cast(Any, algorithm), table, key, pauses=pauses):
+            state = interval.state
+            update(interval.step, f"bellman error {interval.metrics['bellman_error']:.3g}")
+    assert state is not None
+    starts = jnp.asarray(prepared.features[data.episode_starts])
+    values = initial_values(state.critics.model, starts, log_policy_of(policy, starts, act=act))
+    return estimate(np.asarray(values) / factor, seen[data.episode_starts], seed=seed)
+
+
+def evaluated(
+    policy: Policy, prepared: Prepared, returns: Float[np.ndarray, " n"], *, act: Act
+) -> EvaluatedTransitions:
+    """The coded data with pi(.|s') and the returns, in the networks' rewards, beside each row."""
+    controller = _code_controller(policy)
+    following = jnp.asarray(prepared.next_features)
+    return EvaluatedTransitions(
+        jnp.asarray(prepared.features),
+        encode_all(controller.quantizer.codec, prepared.action_batch()),
+        jnp.asarray(prepared.rewards),
+        following,
+        jnp.asarray(prepared.discounts),
+        log_policy_of(policy, following, act=act),
+        jnp.asarray(returns, jnp.float32),
+    )
+
+
+def log_policy_of(
+    policy: Policy, features: Float[Array, "n features"], *, act: Act
+) -> Float[Array, "n codes"]:
+    """Log pi(k|s) of how the policy acts: its softmax where it samples, else all on the best."""
+    return _log_policy(_code_controller(policy), features, greedy=act == "greedy")
+
+
+@partial(jax.jit, static_argnames="greedy")
+def _log_policy(
+    controller: CodeController, features: Float[Array, "n features"], *, greedy: bool
+) -> Float[Array, "n codes"]:
+    def one(row: Float[Array, " features"]) -> Float[Array, " codes"]:
+        logits = controller.actor.logits(row, controller.quantizer.log_prior(row))
+        if not greedy:
+            return jax.nn.log_softmax(logits)
+        best = jnp.arange(len(logits)) == jnp.argmax(logits)
+        return jnp.where(best, 0.0, operators.DISALLOWED)
+
+    return jax.lax.map(one, features, batch_size=BLOCK)
+
+
+@jax.jit
+def initial_values(
+    critics: Critics, features: Float[Array, "n features"], log_policy: Float[Array, "n codes"]
+) -> Float[Array, "critics n"]:
+    """sum_k pi(k|s) Q_i(s, k) of each network and state."""
+    q = critics(features)
+    return jax.vmap(jax.vmap(operators.expectation), (None, 0))(log_policy, q)
+
+
+def returns_to_go(transitions: Transitions, *, discount: float) -> Float[np.ndarray, " n"]:
+    """sum_i discount^i r_{t+i} from each step t to the end of its episode."""
+    returns = transitions.rewards.astype(np.float64)
+    longest = int(transitions.episode_lengths.max())
+    # From the episodes' ends back, a step of every episode that is long enough at a time.
+    for age in range(2, longest + 1):
+        rows = transitions.episode_ends[transitions.episode_lengths >= age] - age
+        returns[rows] += discount * returns[rows + 1]
+    return returns
+
+
+def estimate(
+    values: Float[np.ndarray, "critics states"],
+    returns: Float[np.ndarray, " episodes"],
+    *,
+    seed: int,
+) -> Estimate:
+    """Mean over networks and initial states, with the percentile bootstrap over the states."""
+    states = values.mean(0)
+    generator = np.random.default_rng(seed)
+    rows = generator.integers(0, len(states), (RESAMPLES, len(states)))
+    low, high = np.quantile(states[rows].mean(1), [0.025, 0.975])
+    return Estimate(
+        value=float(states.mean()),
+        low=float(low),
+        high=float(high),
+        spread=float(values.mean(1).std()),
+        data_value=float(returns.mean()),
+        initial_states=len(states),
+    )
+
+
+def _code_controller(policy: Policy) -> CodeController:
+    if not isinstance(policy.controller, CodeController):
+        raise ValueError(
+            "offline evaluation is exact on codes and needs a discrete agent; this policy is "
+            "continuous"
+        )
+    return policy.controller

@@ -1,0 +1,175 @@
+"""Policies in the order of what they are worth by the data alone: of runs, and along a run.
+
+An estimate is kept as offline.json, in the run's folder or in that of a policy which the run kept
+at an earlier step, and used again where the same is asked.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from saqrl.arrays import write_atomically
+from saqrl.datasets.naming import distinct_names
+from saqrl.policy import Act
+from saqrl.policy.storage import load_policy
+from saqrl.studies.fitted_q import Estimate, FittedQ, evaluate_offline
+from saqrl.studies.statistics import rank_correlation
+from saqrl.training.progress import Reporter
+from saqrl.training.run_folder import kept_steps, policy_folder, read_history, read_result
+from saqrl.training.train import saved_settings
+from saqrl.training.training_data import load_training_data, training_spec
+
+OFFLINE = "offline.json"
+# Two orders of fewer runs agree or disagree by chance.
+FEWEST_CORRELATED = 4
+
+
+@dataclass(frozen=True)
+class Valued:
+    """A policy of a finished run with the estimate of its value."""
+
+    run: str
+    step: int | None
+    """Of the agent, where the run kept this policy before its end; None: the last."""
+    task: str
+    method: str
+    seed: int
+    act: Act
+    discount: float
+    estimate: Estimate
+    return_mean: float | None
+    """In the environment, where the policy was played in one."""
+
+    @property
+    def name(self) -> str:
+        return self.run if self.step is None else f"{self.run}, step {self.step}"
+
+
+class LeftOut(NamedTuple):
+    run: str
+    reason: str
+
+
+def value_run(
+    run: Path,
+    *,
+    act: Act | None,
+    algorithm: FittedQ,
+    seed: int,
+    reporter: Reporter,
+    step: int | None = None,
+) -> tuple[Act, Estimate]:
+    """How a run's policy acts and what that is worth, estimated now and kept beside it.
+
+    ValueError where the policy or its data do not allow it.
+    """
+    settings, policy = saved_settings(run), load_policy(policy_folder(run, step))
+    act = act or policy.default_act
+    data = load_training_data(run, settings, policy)
+    found = evaluate_offline(
+        data, settings, policy, act=act, algorithm=algorithm, seed=seed, reporter=reporter
+    )
+    record = _question(act, algorithm, seed) | {"estimate": asdict(found)}
+    write_atomically(_estimate_file(run, step), (json.dumps(record, indent=2) + "\n").encode())
+    return act, found
+
+
+def value_runs(
+    folder: Path, *, algorithm: FittedQ, seed: int, reporter: Reporter
+) -> tuple[list[Valued], list[LeftOut]]:
+    """The policies of every finished run below `folder`, the best first within its data.
+
+    And the runs that are left out, with the reason.
+    """
+    valued, left_out = [], []
+    runs = [result.parent for result in sorted(folder.rglob("result.json"))]
+    named = distinct_names(training_spec(run, saved_settings(run)) for run in runs)
+    for run in runs:
+        summary = read_result(run)
+        settings, act = saved_settings(run), summary["act"]
+        spec = training_spec(run, settings)
+        shown = str(run.relative_to(folder))
+        if settings.actions != "quantized":
+            left_out.append(
+                LeftOut(shown, "its actions are continuous: there is no sum over codes")
+            )
+            continue
+        returns: dict[int | None, float | None] = {None: summary["return_mean"]}
+        returns |= {r["step"]: r["return_mean"] for r in _evaluations(run)}
+        for step in (*kept_steps(run), None):
+            found = kept_estimate(run, act=act, algorithm=algorithm, seed=seed, step=step)
+            try:
+                if found is None:
+                    reporter.say(f"{shown}:" if step is None else f"{shown}, step {step}:")
+                    _, found = value_run(
+                        run, act=act, algorithm=algorithm, seed=seed, reporter=reporter, step=step
+                    )
+            except (ValueError, FileNotFoundError) as error:
+                left_out.append(LeftOut(shown, str(error)))
+                break
+            valued.append(
+                Valued(
+                    run=shown,
+                    step=step,
+                    task=named[spec],
+                    method=f"saq-{settings.agent_name}",
+                    seed=settings.seed,
+                    act=act,
+                    discount=settings.agent.discount,
+                    estimate=found,
+                    return_mean=returns.get(step),
+                )
+            )
+    return sorted(valued, key=lambda v: (v.task, v.discount, -v.estimate.value)), left_out
+
+
+def kept_estimate(
+    run: Path, *, act: Act, algorithm: FittedQ, seed: int, step: int | None = None
+) -> Estimate | None:
+    """What offline.json holds, if it answers this question."""
+    file = _estimate_file(run, step)
+    if not file.is_file():
+        return None
+    record = dict(json.loads(file.read_text()))
+    found = record.pop("estimate")
+    return Estimate(**found) if record == _question(act, algorithm, seed) else None
+
+
+def comparable(valued: Iterable[Valued]) -> dict[tuple[str, float], list[Valued]]:
+    """Runs by data and discount: values of others have nothing to do with each other."""
+    groups: dict[tuple[str, float], list[Valued]] = {}
+    for one in valued:
+        groups.setdefault((one.task, one.discount), []).append(one)
+    return groups
+
+
+def played(runs: Iterable[Valued]) -> list[Valued]:
+    """Those with a return in an environment."""
+    return [v for v in runs if v.return_mean is not None]
+
+
+def correlation(runs: Iterable[Valued]) -> float | None:
+    """Spearman's rho of the estimates with the returns in the environment.
+
+    None where too few were played in one, or all returns are equal.
+    """
+    seen = played(runs)
+    returns = [float(v.return_mean or 0) for v in seen]
+    if len(seen) < FEWEST_CORRELATED or len(set(returns)) == 1:
+        return None
+    return rank_correlation([v.estimate.value for v in seen], returns)
+
+
+def _estimate_file(run: Path, step: int | None) -> Path:
+    return (run if step is None else policy_folder(run, step)) / OFFLINE
+
+
+def _evaluations(run: Path) -> list[dict[str, Any]]:
+    return [r for r in read_history(run, "evaluations") if r["stage"] == "agent"]
+
+
+def _question(act: Act, algorithm: FittedQ, seed: int) -> dict[str, Any]:
+    plain = json.loads(json.dumps(asdict(algorithm)))
+    return {"act": act, "seed": seed, "algorithm": plain}

@@ -1,0 +1,87 @@
+"""Whether a training fits into memory, said before it begins."""
+
+import itertools
+from pathlib import Path
+
+import jax
+
+from saqrl.datasets import Transitions
+from saqrl.training.features import part_rows
+from saqrl.training.settings import Settings
+
+GIBIBYTE = 2**30
+# The states of an interval: what goes in, what comes out, the gradients between them.
+STATE_COPIES = 3
+
+
+def predicted_bytes(settings: Settings, data: Transitions, *, copies: int) -> int:
+    """Bytes that `copies` seeds take at their widest stage: their data and their networks.
+
+    Both are lower bounds of what a run needs: activations and the host's own copy of the log come
+    on top.
+    """
+    part = part_rows(data, settings)
+    rows = part or len(data)
+    features = data.observations.shape[1] + len(data.angles)
+    acted = data.actions.shape[1] * settings.chunk
+    columns = 2 * features + 3  # rewards, discounts, codes
+    if settings.actions == "quantized":
+        columns += max(2 * settings.quantizer.codes, acted)
+    else:
+        columns += 2 * acted
+    # Of each seed once as it made it, with the part that is read ahead where there are parts, and
+    # once more beside the others where there are others.
+    tables = (1 if part is None else 2) + (0 if copies == 1 else 1)
+    stored = 4 * rows * columns * copies * tables
+    return stored + STATE_COPIES * copies * _state_bytes(settings, features, acted)
+
+
+def _state_bytes(settings: Settings, features: int, acted: int) -> int:
+    """Of the larger of quantizer and agent: networks of their widths, with Adam's two moments."""
+    largest = 0
+    for algorithm in (settings.quantizer, settings.agent):
+        outputs = max(acted, settings.quantizer.codes)
+        hidden = getattr(algorithm, "hidden", ())
+        widths = [features + acted, *hidden, outputs]
+        weights = sum(a * b for a, b in itertools.pairwise(widths))
+        networks = 2 * getattr(algorithm, "critics", 1) + 1
+        largest = max(largest, 4 * 3 * networks * weights)
+    return largest
+
+
+def available_bytes() -> int | None:
+    """What the device that trains has left; None where nobody knows."""
+    device = jax.local_devices()[0]
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name == "MemAvailable":
+            return int(value.split()[0]) * 1024
+    return None
+
+
+def require_memory(settings: Settings, data: Transitions, *, copies: int) -> None:
+    """ValueError with the prediction, and how many seeds fit, where there is not enough."""
+    available = available_bytes()
+    needed = predicted_bytes(settings, data, copies=copies)
+    if available is None or needed <= available:
+        return
+    fitting = [
+        count
+        for count in range(1, copies)
+        if predicted_bytes(settings, data, copies=count) <= available
+    ]
+    have = f"{needed / GIBIBYTE:.1f} GiB, and {available / GIBIBYTE:.1f} GiB are free"
+    what = f"{copies} seeds need" if copies > 1 else "this training needs"
+    remedy = (
+        f"--seeds {fitting[-1]} fits"
+        if fitting
+        else "give fewer rows at a time with --stream-rows, or use fewer with --data-episodes"
+    )
+    raise ValueError(f"{what} about {have}: {remedy}")

@@ -1,0 +1,337 @@
+"""A run is a folder: what was asked, what happened, what can go on, what can be deployed.
+
+config.json        the settings and the versions, written once
+metrics.jsonl      one line per logging interval; appended, never rewritten
+evaluations.jsonl  one line per evaluation
+checkpoints/       NUMBER-STAGE.ckpt, the newest two of each stage
+policy/            what `saqrl evaluate` and a robot load
+policies/STEP/     policies of earlier steps of the agent, where they were asked for
+result.json        the summary of a finished run
+"""
+
+import contextlib
+import errno
+import fcntl
+import glob
+import json
+import os
+import platform
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import jax
+
+from saqrl import arrays
+from saqrl.training.settings import differing_field
+
+# Checkpoints kept of each stage: the newest, and one in case that is damaged.
+KEPT = 2
+HISTORIES = ("metrics", "evaluations")
+
+
+class RunError(ValueError):
+    """A run folder that cannot be used as asked; the text says what to do."""
+
+
+class Logger(Protocol):
+    """Someone who wants the histories in another form, live; the JSON lines stay the record."""
+
+    def begin(self, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Start from nothing with what is on record: what a killed run told is told anew."""
+        ...
+
+    def record(self, history: str, record: Mapping[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Run:
+    """One run folder, held by one process at a time."""
+
+    def __init__(self, path: Path, lock: IO[str]):
+        self.path = path
+        self._lock = lock
+        self._made: list[Path] = []
+        self._loggers: list[Logger] = []
+        self._settings: Any = None
+        self.spent: Mapping[str, Any] = {}
+        """What `save_checkpoint` was told of the time up to where an opened run goes on."""
+
+    @classmethod
+    def create(cls, path: Path, config: Mapping[str, Any]) -> "Run":
+        """A new run folder; RunError where `refuse_existing` or the file system says no.
+
+        It is made aside and renamed: a folder of this name always has its config.json.
+        """
+        refuse_existing(path)
+        made = [folder for folder in (path, *path.parents) if not folder.exists()]
+        lock: IO[str] | None = None
+        aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_unborn(path)
+            (aside / "checkpoints").mkdir(parents=True)
+            lock = hold(aside)
+            arrays.write_atomically(aside / "config.json", _json_lines(config, indent=2))
+            os.rename(aside, path)
+        except OSError as error:
+            if lock is not None:
+                lock.close()
+            shutil.rmtree(aside, ignore_errors=True)
+            _remove_empty(made[1:])
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                refuse_existing(path)
+            raise RunError(f"cannot make the run folder {path}: {error.strerror}") from error
+        run = cls(path, lock)
+        run._made = made
+        run._settings = config.get("settings")
+        return run
+
+    @classmethod
+    def open(cls, path: Path, say: Callable[[str], None]) -> "Run":
+        """An existing run, cut back to its last sound checkpoint, to go on from there.
+
+        RunError if there is none, another process has it, or a checkpoint belongs to other
+        settings; a damaged checkpoint is said.
+        """
+        config = read_config(path)
+        try:
+            (path / "checkpoints").mkdir(exist_ok=True)
+            run = cls(path, hold(path))
+        except OSError as error:
+            raise RunError(f"cannot write in the run folder {path}: {error.strerror}") from error
+        run._settings = config.get("settings")
+        try:
+            for folder in (path, path / "checkpoints", path / "policy", *path.glob("policies/*")):
+                arrays.remove_leftovers(folder)
+            run._cut_back(say)
+        except BaseException:
+            run.close()
+            raise
+        return run
+
+    def close(self) -> None:
+        for logger in self._loggers:
+            logger.close()
+        self._loggers = []
+        self._lock.close()
+
+    def discard(self) -> None:
+        """Leave nothing behind, unless the run has done something worth keeping."""
+        if self._checkpoints() or any(map(self._size, HISTORIES)):
+            return
+        self.close()
+        shutil.rmtree(self.path, ignore_errors=True)
+        _remove_empty(self._made[1:])
+
+    def tell(self, loggers: Iterable[Logger]) -> None:
+        """Have loggers follow the histories from their beginning on."""
+        for logger in loggers:
+            self._loggers.append(logger)
+            logger.begin({history: self.history(history) for history in HISTORIES})
+
+    def append(self, history: str, record: Mapping[str, Any]) -> None:
+        """One line more in metrics.jsonl or evaluations.jsonl."""
+        arrays.append(self.path / f"{history}.jsonl", _json_lines(record))
+        for logger in self._loggers:
+            logger.record(history, record)
+
+    def history(self, history: str) -> list[dict[str, Any]]:
+        return read_history(self.path, history)
+
+    def save_checkpoint(
+        self, stage: str, step: int, state: Any, *, spent: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write the state and how far the histories had got; then forget all but the newest."""
+        for history in HISTORIES:
+            if self._size(history):  # a checkpoint must not outlive the lines that it counts
+                arrays.make_lasting(self.path / f"{history}.jsonl")
+        header = {
+            "stage": stage,
+            "step": step,
+            "sizes": {history: self._size(history) for history in HISTORIES},
+            "settings": self._settings,
+            "spent": dict(spent or {}),
+        }
+        existing = self._checkpoints()
+        number = 1 + (_number(existing[-1]) if existing else 0)
+        path = self.path / "checkpoints" / f"{number:06d}-{stage}.ckpt"
+        arrays.write_arrays(path, arrays.named_leaves(state), header)
+        for old in self._checkpoints(stage)[:-KEPT]:
+            old.unlink()
+
+    def load_checkpoint(self, stage: str, skeleton: Callable[[], Any]) -> tuple[int, Any] | None:
+        """(step, state) where a stage was left, or None; `skeleton` gives the state's shapes."""
+        kept = self._checkpoints(stage)
+        if not kept:
+            return None
+        leaves, header = arrays.read_arrays(kept[-1])
+        try:
+            return header["step"], arrays.rebuild_tree(jax.eval_shape(skeleton), leaves)
+        except ValueError as error:
+            raise RunError(f"{kept[-1]} belongs to other settings: {error}") from error
+
+    def _cut_back(self, say: Callable[[str], None]) -> None:
+        """Remove what follows the last sound checkpoint, in the histories too."""
+        sizes = dict.fromkeys(HISTORIES, 0)
+        existing = self._checkpoints()
+        faults = {path: self._fault(path) for path in existing}
+        for position, path in enumerate(existing):
+            if faults[path] is None:
+                header = arrays.read_arrays(path)[1]
+                sizes, self.spent = header["sizes"], header.get("spent", {})
+                continue
+            later = existing[position + 1 :]
+            if any(_stage(other) == _stage(path) and faults[other] is None for other in later):
+                path.unlink()  # nobody needs it
+                continue
+            say(f"{faults[path]}; going on from the one before it")
+            for lost in (path, *later):
+                lost.unlink()
+            break
+        for history, size in sizes.items():
+            if self._size(history) > size:
+                os.truncate(self.path / f"{history}.jsonl", size)
+
+    def _fault(self, checkpoint: Path) -> str | None:
+        """Why one cannot go on from a checkpoint; RunError where it is not this run's."""
+        try:
+            header = arrays.read_arrays(checkpoint)[1]
+        except arrays.DamagedArrays as error:
+            return str(error)
+        if found := differing_field(header["settings"], self._settings):
+            name, theirs, ours = found
+            raise RunError(
+                f"{checkpoint} belongs to other settings: {name} is {theirs!r} in it and {ours!r} "
+                "in config.json: put the right file back, or train in another --out"
+            )
+        for history, size in header["sizes"].items():
+            if self._size(history) < size:
+                return f"{self.path / history}.jsonl: lines that {checkpoint.name} counts are lost"
+        return None
+
+    def _checkpoints(self, stage: str = "*") -> list[Path]:
+        """In the order in which they were written."""
+        return sorted((self.path / "checkpoints").glob(f"[0-9]*-{stage}.ckpt"))
+
+    def _size(self, history: str) -> int:
+        path = self.path / f"{history}.jsonl"
+        return path.stat().st_size if path.exists() else 0
+
+
+def _number(path: Path) -> int:
+    return int(path.name.partition("-")[0])
+
+
+def _stage(path: Path) -> str:
+    return path.stem.partition("-")[2]
+
+
+def refuse_existing(path: Path) -> None:
+    """RunError that names the two ways out where `path` exists already."""
+    if path.exists():
+        raise RunError(
+            f"{path} exists already: add --resume to go on with it, or name another --out"
+        )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """config.json of a run; RunError where the folder holds none."""
+    file = path / "config.json"
+    if not file.is_file():
+        if (path / "checkpoints").is_dir() or (path / "metrics.jsonl").is_file():
+            raise RunError(
+                f"{path} has lost its config.json: put it back, or delete the folder and train anew"
+            )
+        raise RunError(f"{path} is not a run folder (it has no config.json)")
+    try:
+        return dict(json.loads(file.read_text()))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunError(f"{file} is not readable JSON: {error}") from error
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """result.json of a finished run; RunError where it has not finished."""
+    file = path / "result.json"
+    if not file.is_file():
+        raise RunError(f"{path} has not finished: saqrl train --out {path} --resume")
+    return dict(json.loads(file.read_text()))
+
+
+def policy_folder(path: Path, step: int | None = None) -> Path:
+    """Where the run's policy lies, or the one that it kept at a step of its agent.
+
+    RunError names the steps that there are where it kept none at that one.
+    """
+    if step is None:
+        return path / "policy"
+    if step not in (kept := kept_steps(path)):
+        there = f"it kept {', '.join(map(str, kept))}" if kept else "train with --keep-every"
+        raise RunError(f"{path} kept no policy at step {step}: {there}")
+    return path / "policies" / str(step)
+
+
+def kept_steps(path: Path) -> list[int]:
+    """The steps of the agent whose policies a run kept beside its last, in their order."""
+    return sorted(int(file.parent.name) for file in path.glob("policies/*/policy.json"))
+
+
+def read_history(path: Path, history: str) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl or evaluations.jsonl, oldest first.
+
+    A last line without its end is being written, or was when the run was killed: it is left out.
+    """
+    file = path / f"{history}.jsonl"
+    lines = file.read_text().split("\n")[:-1] if file.exists() else []
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(dict(json.loads(line)))
+        except ValueError as error:
+            raise RunError(f"{file}, line {number}: not readable JSON: {error}") from error
+    return records
+
+
+def _json_lines(record: Mapping[str, Any], indent: int | None = None) -> bytes:
+    return (json.dumps(record, indent=indent) + "\n").encode()
+
+
+def hold(path: Path) -> IO[str]:
+    """Hold a folder until the file is closed, at the latest when this process ends."""
+    lock = (path / ".lock").open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.seek(0)
+        holder = lock.read().strip()
+        lock.close()
+        by = f" ({holder})" if holder else ""
+        raise RunError(
+            f"{path} is in use by another process{by}; wait for it or stop it"
+        ) from error
+    except OSError:
+        lock.close()
+        raise
+    with contextlib.suppress(OSError):  # a full disk: the name is a courtesy, the lock holds
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {platform.node()}\n")
+        lock.flush()
+    return lock
+
+
+def _remove_unborn(path: Path) -> None:
+    """Remove what processes left that were killed while they made this run folder."""
+    for aside in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(RunError, OSError):  # somebody is making it right now
+            if (aside / ".lock").is_file():
+                hold(aside).close()
+            shutil.rmtree(aside)
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):  # somebody else has put something there
+            folder.rmdir()

@@ -1,0 +1,207 @@
+"""Sweeps: the plan that a file makes, and trials that cannot disturb each other."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from saqrl.commands import sweep as sweeping
+from saqrl.studies import sweep
+from saqrl.studies.sweep import Job, Outcome, Plan, Trial, read_plan, score_of, summarize
+
+
+def plan(folder: Path, text: str) -> Plan:
+    file = folder / "sweep.toml"
+    file.write_text(text)
+    return read_plan(file)
+
+
+FULL = """
+seeds = [0, 1]
+[train]
+steps = 10
+quantizer.codes = 8
+[grid]
+"agent.alpha" = [1.0, 5.0]
+[random]
+trials = 3
+"agent.learning-rate" = { log_uniform = [1e-4, 1e-2] }
+agent.hidden = { choice = [[8], [16, 16]] }
+chunk = { integers = [1, 4] }
+"""
+
+
+def test_a_plan_crosses_grid_draws_and_seeds(tmp_path):
+    trials = plan(tmp_path, FULL).trials
+    assert len(trials) == 2 * 3 * 2
+    assert len({trial.name for trial in trials}) == 12
+    for trial in trials:
+        assert trial.flags["steps"] == 10
+        assert trial.flags["quantizer.codes"] == 8
+        assert 1e-4 <= trial.flags["agent.learning_rate"] <= 1e-2
+        assert trial.flags["chunk"] in (1, 2, 3, 4)
+        assert trial.flags["agent.hidden"] in ([8], [16, 16])
+
+
+def test_more_draws_keep_the_trials_there_are(tmp_path):
+    few = plan(tmp_path, FULL).trials
+    many = plan(tmp_path, FULL.replace("trials = 3", "trials = 5")).trials
+    assert {trial.name for trial in few} < {trial.name for trial in many}
+
+
+def test_names_of_different_trials_differ():
+    values = ["a/b", "a-b", "a b", "x" * 200, "x" * 201, 1, 1.5]
+    names = {Trial({"seed": 0}, {"dataset": value}).name for value in values}
+    assert len(names) == len(values)
+    assert all("/" not in name and len(name) < 120 for name in names)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[trian]\n", "unknown section 'trian'; did you mean 'train'"),
+        ("seeds = 'a'\n", "seeds is 'a'; a list of whole numbers"),
+        ("grid = 3\n", r"grid is a table: write \[grid\]"),
+        ("[grid]\nchunk = 3\n", "grid.chunk is 3; a list of values"),
+        ("[random]\nchunk = {choice = [1]}\n", "random.trials is None; how many"),
+        ("[random]\ntrials = 1\nchunk = {unifrm = [0, 1]}\n", "did you mean 'uniform'"),
+        ("[random]\ntrials = 1\nchunk = {log_uniform = [0, 1]}\n", "both above 0"),
+        ("[random]\ntrials = 1\nchunk = {integers = [1.5, 3]}\n", r"\[lowest, highest\]"),
+        ("[train\n", "is not readable TOML"),
+        ("[train]\nagent = 'cql'\nagent.alpha = 1\n", "quote dotted names"),
+        ("best = 'most'\n", "'highest' or 'lowest'"),
+    ],
+)
+def test_a_file_that_makes_no_sense_is_refused(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        plan(tmp_path, text)
+
+
+def test_scores_follow_the_protocol():
+    result = {"return_mean": 1.0, "success_rate": None, "quantizer": {"error": 0.5}}
+    assert score_of(result, None) == ("return_mean", 1.0)
+    assert score_of({**result, "mean_of_last_three": {"return_mean": 2.0}}, None)[1] == 2.0
+    assert score_of(result, "quantizer.error") == ("quantizer.error", 0.5)
+    assert score_of({}, None) is None
+
+
+def test_the_best_setting_stands_last_and_failures_first(tmp_path):
+    made = plan(tmp_path, "seeds = [0, 1]\n[grid]\nchunk = [1, 2, 3]\n")
+    values = {1: 5.0, 2: None, 3: 1.0}
+    outcomes = [
+        Outcome(t, tmp_path, None, "no") if (v := values[t.flags["chunk"]]) is None
+        else Outcome(t, tmp_path, {"return_mean": v + t.seed, "wall_seconds": 1})
+        for t in made.trials
+    ]  # fmt: skip
+    rows = summarize(outcomes, made)
+    assert [row["chunk"] for row in rows] == [2, 3, 1]
+    assert (rows[0]["failed"], rows[-1]["mean"], rows[-1]["seeds"]) == (2, 5.5, 2)
+    assert rows[-1]["deviation"] == pytest.approx(np.sqrt(0.5))
+    text = sweep.table_text(rows).splitlines()
+    assert len(text) == 4
+    assert len(set(map(len, text))) == 1
+    assert sweep.table_csv(outcomes, made).count("\n") == 7
+
+
+def test_a_trial_that_fails_tells_its_line_and_stops_no_other(tmp_path):
+    made = plan(tmp_path, "[grid]\nchunk = [1, 2]\n")
+    jobs = [
+        Job(trial, ("train", "--dataset", f"absent{i}.npz"), tmp_path / "no", tmp_path / f"{i}.log")
+        for i, trial in enumerate(made.trials)
+    ]
+    outcomes: list[Outcome] = []
+    sweep.run_here(jobs[:1], workers=2, cores=1, finished=outcomes.append)
+    assert outcomes[0].result is None
+    assert "absent0.npz" in outcomes[0].error
+    assert "see" in outcomes[0].error
+
+
+SMALL = """
+seeds = [0, 1]
+[train]
+dataset = "steps.npz"
+agent = "bc"
+steps = 10
+quantizer_steps = 10
+"quantizer.codes" = 4
+"quantizer.hidden" = 8
+"agent.hidden" = [8]
+[grid]
+chunk = [1, 2]
+"""
+
+
+def saqrl(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "saqrl.cli", *words],
+        cwd=cwd, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def place(tmp_path) -> Path:
+    generator, rows = np.random.default_rng(0), 60
+    np.savez(
+        tmp_path / "steps.npz",
+        observations=generator.normal(size=(rows, 3)).astype(np.float32),
+        actions=generator.uniform(-1, 1, (rows, 2)).astype(np.float32),
+        rewards=generator.uniform(0, 1, rows).astype(np.float32),
+        next_observations=generator.normal(size=(rows, 3)).astype(np.float32),
+        terminals=np.zeros(rows, bool),
+        timeouts=np.arange(rows) % 10 == 9,
+    )
+    (tmp_path / "a.toml").write_text(SMALL)
+    return tmp_path
+
+
+def test_unknown_fields_are_refused_before_anything_starts(place):
+    text = (place / "a.toml").read_text().replace("quantizer.codes", "quantizer.cods")
+    (place / "a.toml").write_text(text)
+    done = saqrl("sweep", "a.toml", cwd=place)
+    assert done.returncode == 2
+    assert "no field 'quantizer.cods'" in done.stderr
+    assert "'quantizer.codes'" in done.stderr
+    assert not (place / "sweeps").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_a_sweep_finishes_reports_and_goes_on(place, engine):
+    if engine == "ray":
+        pytest.importorskip("ray")
+    words = ["sweep", "a.toml", "--workers", "2", "--json", "--engine", engine]
+    done = saqrl(*words, cwd=place)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout.splitlines()[-1])
+    assert len(record["table"]) == 2
+    assert all(trial["error"] is None for trial in record["trials"])
+    runs = sorted((place / "sweeps" / "a").glob("*/result.json"))
+    assert len(runs) == 4
+    times = [path.stat().st_mtime_ns for path in runs]
+    runs[0].unlink()  # as if the sweep had been stopped there
+    again = saqrl(*words, cwd=place)
+    assert again.returncode == 0, again.stderr
+    assert [path.stat().st_mtime_ns for path in runs[1:]] == times[1:]
+    (place / "a.toml").write_text((place / "a.toml").read_text().replace("steps = 10", "steps = 9"))
+    changed = saqrl(*words, cwd=place)
+    assert changed.returncode == 2
+    assert "name another --out for the changed sweep" in changed.stderr
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        " Invalid choice \n ------- \n  'typo' is none of \n  these. \n ------- \n  help\n",
+        "╭─ Invalid choice ─╮\n│ 'typo' is none of │\n│ these.            │\n│ ─── │\n│ help │\n",
+    ],
+)
+def test_of_a_parsers_box_the_complaint_is_kept(box):
+    assert sweeping._complaint(box) == "'typo' is none of these."
+
+
+def test_a_value_that_a_field_does_not_have_is_named_with_those_it_has():
+    with pytest.raises(ValueError, match=r"trial x: invalid choice 'typo' for .*'bounded', 'free'"):
+        sweeping._quietly(["--quantizer.encodings", "typo"], "trial x")
