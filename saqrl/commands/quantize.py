@@ -31,10 +31,10 @@ from saqrl.studies.codebooks.study import (
     best_suggested,
     compare,
     examine_beside,
-    find,
     fitting_sizes,
     gather,
     settings_of,
+    suggested,
     summarize,
 )
 from saqrl.training.progress import Reporter
@@ -255,8 +255,7 @@ def _replays(
 ) -> dict[str, Any]:
     """Of every quantizer at its suggested size: the outcome, or why there is none."""
     found: dict[str, Any] = {}
-    for name, suggestion in summary["suggestions"].items():
-        examination = find(examinations, name, suggestion["codes"])
+    for name, examination in suggested(examinations, summary).items():
         try:
             if material.settings.chunk > 1:
                 raise NoReplay("a code stands for a chunk here; replay with --chunk 1")

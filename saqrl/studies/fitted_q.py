@@ -24,13 +24,11 @@ from saqrl.agents import operators
 from saqrl.agents.critics import Critics, of_code
 from saqrl.datasets import Transitions
 from saqrl.policy import Act, CodeController, Policy
+from saqrl.studies.statistics import Estimate, mean_interval
 from saqrl.training import engine
 from saqrl.training.features import BLOCK, Prepared, encode_all, prepare, reward_factor
 from saqrl.training.progress import Reporter
 from saqrl.training.settings import Settings
-
-# Redrawn sets of initial states for the interval.
-RESAMPLES = 2000
 
 
 class EvaluatedTransitions(eqx.Module):
@@ -103,8 +101,8 @@ class FittedQ(nn.Training):
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A policy's value, in discounted reward as the data count it."""
+class PolicyValue:
+    """An estimate of a policy's value, in discounted reward as the data count it."""
 
     value: float
     low: float
@@ -116,6 +114,10 @@ class Estimate:
     """Discounted return of the data's own episodes, to compare with."""
     initial_states: int
 
+    @property
+    def interval(self) -> Estimate:
+        return Estimate(self.value, self.low, self.high)
+
 
 def evaluate_offline(
     data: Transitions,
@@ -126,7 +128,7 @@ def evaluate_offline(
     algorithm: FittedQ,
     seed: int,
     reporter: Reporter,
-) -> Estimate:
+) -> PolicyValue:
     """Fit Q of the policy on all of `data`; ValueError where that cannot be done."""
     _code_controller(policy)
     if not data.has_rewards:
@@ -144,7 +146,7 @@ def evaluate_offline(
     assert state is not None
     starts = jnp.asarray(prepared.features[data.episode_starts])
     values = initial_values(state.critics.model, starts, log_policy_of(policy, starts, act=act))
-    return estimate(np.asarray(values) / factor, seen[data.episode_starts], seed=seed)
+    return policy_value(np.asarray(values) / factor, seen[data.episode_starts], seed=seed)
 
 
 def evaluated(
@@ -205,24 +207,18 @@ def returns_to_go(transitions: Transitions, *, discount: float) -> Float[np.ndar
     return returns
 
 
-def estimate(
+def policy_value(
     values: Float[np.ndarray, "critics states"],
     returns: Float[np.ndarray, " episodes"],
     *,
     seed: int,
-) -> Estimate:
+) -> PolicyValue:
     """Mean over networks and initial states, with the percentile bootstrap over the states."""
-    states = values.mean(0)
-    generator = np.random.default_rng(seed)
-    rows = generator.integers(0, len(states), (RESAMPLES, len(states)))
-    low, high = np.quantile(states[rows].mean(1), [0.025, 0.975])
-    return Estimate(
-        value=float(states.mean()),
-        low=float(low),
-        high=float(high),
+    return PolicyValue(
+        *mean_interval(values.mean(0).tolist(), seed=seed),
         spread=float(values.mean(1).std()),
         data_value=float(returns.mean()),
-        initial_states=len(states),
+        initial_states=values.shape[1],
     )
 
 

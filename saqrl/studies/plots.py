@@ -1,9 +1,10 @@
 """Plots as PNG bytes. Needs matplotlib, the extra `plots`."""
 
 import io
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,15 +21,30 @@ _COLUMNS = 3
 MOST_BANDS = 6
 
 
-def _figure(width: float, height: float) -> "Figure":
+def canvas(
+    panels: int = 1, *, width: float, height: float, columns: int = _COLUMNS
+) -> tuple["Figure", list[Any]]:
+    """A figure and its panels, at most `columns` side by side, each so wide and high in inches."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError('plots need matplotlib: pip install "saqrl[plots]"') from error
-    return Figure(figsize=(width, height), layout="constrained")
+    columns = min(columns, panels)
+    rows = math.ceil(panels / columns)
+    size = max(6.5, width * columns), height * rows + 0.4
+    figure = Figure(figsize=size, layout="constrained")
+    grid = list(np.ravel(figure.subplots(rows, columns, squeeze=False)))
+    for axes in grid[panels:]:
+        axes.remove()
+    for axes in grid[:panels]:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8)
+        axes.grid(alpha=0.25, linewidth=0.6)
+        axes.set_axisbelow(True)
+    return figure, grid[:panels]
 
 
-def _png(figure: "Figure") -> bytes:
+def png(figure: "Figure") -> bytes:
     buffer = io.BytesIO()
     # Without the metadata two reports of the same table are the same bytes.
     figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
@@ -57,23 +73,20 @@ def intervals(
 
     `centre` marks where there is no difference.
     """
-    figure = _figure(7.5, 0.9 + 0.3 * len(estimates))
-    axes = figure.subplots()
-    names = list(estimates)
-    for place, name in enumerate(names):
-        value, low, high = estimates[name]
-        if estimates[name].has_interval:
-            axes.plot([low, high], [place, place], color=shown[name], linewidth=6, alpha=0.35)
-        axes.plot([value], [place], "o", color=shown[name], markersize=6)
+    figure, (axes,) = canvas(width=7.5, height=0.5 + 0.3 * len(estimates))
+    for place, (name, estimate) in enumerate(estimates.items()):
+        colour = shown[name]
+        if estimate.has_interval:
+            axes.hlines(place, estimate.low, estimate.high, color=colour, linewidth=6, alpha=0.35)
+        axes.plot([estimate.value], [place], "o", color=colour, markersize=6)
     if centre is not None:
         axes.axvline(centre, color="#5B6770", linewidth=1, linestyle="--")
         axes.set_xlim(-0.03, 1.03)
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_yticks(range(len(estimates)), list(estimates))
+    axes.set_ylim(len(estimates) - 0.5, -0.5)
     repeated = any(estimate.has_interval for estimate in estimates.values())
     axes.set_xlabel(f"{label}, 95 % interval" if repeated else label)
-    _tidy(axes)
-    return _png(figure)
+    return png(figure)
 
 
 def bars(
@@ -83,9 +96,9 @@ def bars(
     shown: Mapping[str, str],
 ) -> bytes:
     """A panel for every data set, a bar for every method, in the colours `shown`."""
-    height = 1.0 + 0.27 * max(len(panel) for panel in panels.values())
-    figure, grid = _panels(len(panels), height)
-    for axes, (task, panel) in zip(grid, panels.items(), strict=False):
+    height = 1.0 + 0.27 * max(map(len, panels.values()))
+    figure, grid = canvas(len(panels), width=3.9, height=height)
+    for axes, (task, panel) in zip(grid, panels.items(), strict=True):
         places = np.arange(len(panel))
         values = [estimate.value for estimate in panel.values()]
         axes.barh(places, values, color=[shown[method] for method in panel], height=0.7)
@@ -96,8 +109,7 @@ def bars(
         axes.invert_yaxis()
         axes.set_title(task, fontsize=10)
         axes.set_xlabel(labels[task], fontsize=9)
-        _tidy(axes)
-    return _png(figure)
+    return png(figure)
 
 
 def curves(
@@ -110,51 +122,26 @@ def curves(
 
     And the span of its seeds, where there are few enough methods to tell the bands apart.
     """
-    methods = list(dict.fromkeys(method for panel in panels.values() for method in panel))
-    figure, grid = _panels(len(panels), 2.7)
-    for axes, (task, panel) in zip(grid, panels.items(), strict=False):
+    figure, grid = canvas(len(panels), width=3.9, height=2.7)
+    drawn: dict[str, Any] = {}
+    for axes, (task, panel) in zip(grid, panels.items(), strict=True):
         for method, runs in panel.items():
             by_step: dict[int, list[float]] = {}
-            for run in runs:
-                for step, score in run:
-                    by_step.setdefault(step, []).append(score)
+            for step, score in itertools.chain(*runs):
+                by_step.setdefault(step, []).append(score)
             steps = sorted(by_step)
-            mean = [np.mean(by_step[step]) for step in steps]
+            mean, low, high = (
+                [float(pick(by_step[step])) for step in steps] for pick in (np.mean, min, max)
+            )
             style = "-" if method.startswith("saq-") else "--"
-            axes.plot(steps, mean, style, marker=".", color=shown[method], linewidth=1.5)
+            (drawn[method],) = axes.plot(
+                steps, mean, style, marker=".", color=shown[method], linewidth=1.5
+            )
             if len(panel) <= MOST_BANDS:
-                low, high = ([pick(by_step[s]) for s in steps] for pick in (min, max))
                 axes.fill_between(steps, low, high, color=shown[method], alpha=0.12, linewidth=0)
         axes.set_title(task, fontsize=10)
         axes.set_xlabel("gradient steps of the agent", fontsize=9)
         axes.set_ylabel(labels[task], fontsize=9)
-        _tidy(axes)
-    handles = [
-        _line(shown[method], "-" if method.startswith("saq-") else "--") for method in methods
-    ]
-    figure.legend(handles, methods, loc="outside lower center", ncols=6, fontsize=8, frameon=False)
-    return _png(figure)
-
-
-def _line(colour: str, style: Literal["-", "--"]) -> Any:
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], color=colour, linestyle=style)
-
-
-def _panels(count: int, height: float) -> tuple["Figure", list[Any]]:
-    """A figure with a grid of panels, the unused ones removed."""
-    columns = min(_COLUMNS, count)
-    rows = math.ceil(count / columns)
-    figure = _figure(max(6.5, 3.9 * columns), height * rows + 0.4)
-    grid = list(np.ravel(figure.subplots(rows, columns, squeeze=False)))
-    for axes in grid[count:]:
-        axes.remove()
-    return figure, grid[:count]
-
-
-def _tidy(axes: Any) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)
-    axes.grid(alpha=0.25, linewidth=0.6)
-    axes.set_axisbelow(True)
+    handles, names = list(drawn.values()), list(drawn)
+    figure.legend(handles, names, loc="outside lower center", ncols=6, fontsize=8, frameon=False)
+    return png(figure)

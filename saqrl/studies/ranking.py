@@ -14,7 +14,7 @@ from saqrl.arrays import write_atomically
 from saqrl.datasets.naming import distinct_names
 from saqrl.policy import Act
 from saqrl.policy.storage import load_policy
-from saqrl.studies.fitted_q import Estimate, FittedQ, evaluate_offline
+from saqrl.studies.fitted_q import FittedQ, PolicyValue, evaluate_offline
 from saqrl.studies.statistics import rank_correlation
 from saqrl.training.progress import Reporter
 from saqrl.training.run_folder import kept_steps, policy_folder, read_history, read_result
@@ -38,7 +38,7 @@ class Valued:
     seed: int
     act: Act
     discount: float
-    estimate: Estimate
+    estimate: PolicyValue
     return_mean: float | None
     """In the environment, where the policy was played in one."""
 
@@ -60,7 +60,7 @@ def value_run(
     seed: int,
     reporter: Reporter,
     step: int | None = None,
-) -> tuple[Act, Estimate]:
+) -> tuple[Act, PolicyValue]:
     """How a run's policy acts and what that is worth, estimated now and kept beside it.
 
     ValueError where the policy or its data do not allow it.
@@ -127,14 +127,14 @@ def value_runs(
 
 def kept_estimate(
     run: Path, *, act: Act, algorithm: FittedQ, seed: int, step: int | None = None
-) -> Estimate | None:
+) -> PolicyValue | None:
     """What offline.json holds, if it answers this question."""
     file = _estimate_file(run, step)
     if not file.is_file():
         return None
     record = dict(json.loads(file.read_text()))
     found = record.pop("estimate")
-    return Estimate(**found) if record == _question(act, algorithm, seed) else None
+    return PolicyValue(**found) if record == _question(act, algorithm, seed) else None
 
 
 def comparable(valued: Iterable[Valued]) -> dict[tuple[str, float], list[Valued]]:

@@ -1,24 +1,22 @@
-"""What a comparison showed: tables with intervals, plots, as Markdown and as one HTML page.
+"""What a comparison showed: tables with intervals and plots.
 
 Follows Agarwal et al. 2021 (arXiv 2108.13264): interquartile means with stratified bootstrap
-intervals, probability of improvement. The page holds its images and asks no network for anything.
+intervals, probability of improvement.
 """
 
-import base64
-import html
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from saqrl.arrays import write_atomically
 from saqrl.studies import plots
 from saqrl.studies.compare import COMPARABLE, TABLE, collect_rows, read_table
+from saqrl.studies.page import Picture, Section, write_page
 from saqrl.studies.ranking import LeftOut, Valued, comparable, correlation, played
 from saqrl.studies.statistics import (
-    Estimate,
+    Scores,
     interquartile_mean,
     interquartile_mean_interval,
     probability_of_improvement,
@@ -26,18 +24,8 @@ from saqrl.studies.statistics import (
 )
 
 Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading with text, then a table, then a picture, where there are any."""
-
-    title: str
-    text: str = ""
-    header: tuple[str, ...] = ()
-    rows: tuple[tuple[str, ...], ...] = ()
-    picture: tuple[str, bytes] | None = None
-    """File name and PNG."""
+ScoresOfMethods = Mapping[str, Scores]
+Colours = Mapping[str, str]
 
 
 def load_rows(path: Path) -> list[dict[str, Any]]:
@@ -63,15 +51,7 @@ def write_report(
     """
     scored = not more or any("error" not in row for row in rows)
     contents = [*more, *(sections(rows) if scored else [])]
-    folder.mkdir(parents=True, exist_ok=True)
-    for section in contents:
-        if section.picture:
-            name, png = section.picture
-            write_atomically(folder / name, png)
-    markdown, page = folder / "report.md", folder / "report.html"
-    write_atomically(markdown, to_markdown(title, contents).encode())
-    write_atomically(page, to_html(title, contents).encode())
-    return markdown, page
+    return write_page(folder, title, contents, names=("report.md", "report.html"))
 
 
 def sections(rows: Sequence[Row]) -> list[Section]:
@@ -82,43 +62,53 @@ def sections(rows: Sequence[Row]) -> list[Section]:
         raise ValueError("no run has finished: nothing to report yet")
     scores = scores_of(finished)
     shown = plots.colours(scores)
-    found = [_per_task(finished, scores)]
-    comparable = {row["task"] for row in finished if row["measure"] in COMPARABLE}
-    found += _overall(scores, comparable, shown)
-    found += _improvement(scores, shown)
     # One method alone is nothing to compare, one evaluation alone no curve.
-    contested = [row for row in finished if _methods_on(row["task"], scores) > 1]
-    if contested:
-        found.append(_bars(contested, scores, shown))
-    if longer := [row for row in contested or finished if len(row["curve"]) > 1]:
-        found.append(_curves(longer, shown))
-    found += _codes(finished)
-    found.append(_protocol(finished, failed))
-    return found
+    by_task = _grouped(finished, "task")
+    contested = {task: here for task, here in by_task.items() if len(_grouped(here, "method")) > 1}
+    found = [
+        _per_task(by_task, scores),
+        _overall(scores, {row["task"] for row in finished if row["measure"] in COMPARABLE}, shown),
+        _improvement(scores, shown),
+        _bars(contested, scores, shown),
+        _curves(contested or by_task, shown),
+        _codes(by_task),
+        _protocol(finished, failed),
+    ]
+    return [section for section in found if section is not None]
 
 
 def scores_of(rows: Sequence[Row]) -> dict[str, dict[str, list[float]]]:
     """Scores by method and task, in order of seed."""
-    scores: dict[str, dict[str, list[float]]] = {}
-    for row in sorted(rows, key=lambda row: row["seed"]):
-        scores.setdefault(row["method"], {}).setdefault(row["task"], []).append(row["score"])
-    order = dict.fromkeys(row["method"] for row in rows)
-    return {method: scores[method] for method in order}
+    return {
+        method: {
+            task: [row["score"] for row in sorted(runs, key=lambda row: row["seed"])]
+            for task, runs in _grouped(of_method, "task").items()
+        }
+        for method, of_method in _grouped(rows, "method").items()
+    }
 
 
-def _per_task(rows: Sequence[Row], scores: Mapping[str, Mapping[str, list[float]]]) -> Section:
+def _grouped(rows: Sequence[Row], name: str) -> dict[str, list[Row]]:
+    """The rows by their value of a field, in the order of its first appearance."""
+    return {
+        value: [row for row in rows if row[name] == value]
+        for value in dict.fromkeys(row[name] for row in rows)
+    }
+
+
+def _per_task(by_task: Mapping[str, Sequence[Row]], scores: ScoresOfMethods) -> Section:
     lines = []
-    for task in dict.fromkeys(row["task"] for row in rows):
-        here = [row for row in rows if row["task"] == task]
-        best = max(interquartile_mean(scores[m][task]) for m in {row["method"] for row in here})
-        for method in dict.fromkeys(row["method"] for row in here):
-            runs = [row for row in here if row["method"] == method]
+    for task, here in by_task.items():
+        by_method = _grouped(here, "method")
+        best = max(interquartile_mean(scores[method][task]) for method in by_method)
+        for method, runs in by_method.items():
             estimate = interquartile_mean_interval({task: scores[method][task]})
+            score = f"{estimate:.1f}"
             lines.append(
                 (
                     task,
                     method,
-                    ("**{}**" if estimate.value == best else "{}").format(_interval(estimate)),
+                    f"**{score}**" if estimate.value == best else score,
                     runs[0]["measure"],
                     str(len(runs)),
                     f"{max(row['curve'][-1][0] for row in runs):,}",
@@ -134,36 +124,32 @@ def _per_task(rows: Sequence[Row], scores: Mapping[str, Mapping[str, list[float]
         '"Best" is the best single evaluation of each run: it is chosen with knowledge of the '
         "scores, so compare it only with figures that were chosen so too. Steps are those of the "
         "agent; quantizer and prior have theirs besides.",
-        ("data", "method", "score [95 %]", "measure", "seeds", "steps", "best", "time of a run"),
-        tuple(lines),
+        header=(
+            *("data", "method", "score [95 %]", "measure"),
+            *("seeds", "steps", "best", "time of a run"),
+        ),
+        rows=tuple(lines),
     )
 
 
-def _overall(
-    scores: Mapping[str, Mapping[str, list[float]]],
-    comparable: set[str],
-    shown: Mapping[str, str],
-) -> list[Section]:
+def _overall(scores: ScoresOfMethods, comparable: set[str], shown: Colours) -> Section | None:
     # One that was tried on a few data sets only would leave no more than those to all others.
     most = max(len(by_task) for by_task in scores.values())
     rare = [method for method, by_task in scores.items() if 2 * len(by_task) < most]
-    kept = {method: by_task for method, by_task in scores.items() if method not in rare}
-    averageable = [
-        {task: seeds for task, seeds in by_task.items() if task in comparable}
-        for by_task in kept.values()
-    ]
-    tasks = tasks_in_common(averageable)
+    averageable = {
+        method: {task: seeds for task, seeds in by_task.items() if task in comparable}
+        for method, by_task in scores.items()
+        if method not in rare
+    }
+    tasks = tasks_in_common(averageable.values())
     if not tasks:
-        return []
+        return None
     estimates = {
         method: interquartile_mean_interval({task: by_task[task] for task in tasks})
-        for method, by_task in kept.items()
+        for method, by_task in averageable.items()
     }
-    once = [
-        task
-        for task in averageable[0]
-        if task not in tasks and all(task in by_task for by_task in averageable)
-    ]
+    shared = set.intersection(*map(set, averageable.values()))
+    once = [task for task in next(iter(averageable.values())) if task in shared - set(tasks)]
     text = f"Interquartile mean over the seeds of {', '.join(tasks)}: the data sets on which "
     if all(estimate.has_interval for estimate in estimates.values()):
         text += (
@@ -180,154 +166,142 @@ def _overall(
         text += f" Left out, with a single seed of some method: {', '.join(once)}."
     if rare:
         text += f" Tried on too few data sets: {', '.join(rare)}."
-    return [
-        Section(
-            "All data sets together",
-            text,
-            ("method", "score [95 %]"),
-            tuple((method, _interval(estimate)) for method, estimate in estimates.items()),
-            ("overall.png", plots.intervals(estimates, label="interquartile mean", shown=shown)),
-        )
-    ]
-
-
-def _improvement(
-    scores: Mapping[str, Mapping[str, list[float]]], shown: Mapping[str, str]
-) -> list[Section]:
-    lines = []
-    estimates: dict[str, Estimate] = {}
-    of_pair: dict[str, str] = {}
-    for ours in (method for method in scores if method.startswith("saq-")):
-        for theirs in (method for method in scores if not method.startswith("saq-")):
-            tasks = tasks_in_common((scores[ours], scores[theirs]))
-            if not tasks:
-                continue
-            runs = (sum(len(scores[m][task]) for task in tasks) for m in (ours, theirs))
-            estimate = probability_of_improvement(scores[ours], scores[theirs])
-            if ours.split("-")[1] == theirs:  # the picture shows each method over its counterpart
-                estimates[f"{ours} > {theirs}"] = estimate
-                of_pair[f"{ours} > {theirs}"] = shown[ours]
-            probability = _interval(estimate, digits=2)
-            lines.append((ours, theirs, probability, str(len(tasks)), "{} : {}".format(*runs)))
-    if not lines:
-        return []
-    return [
-        Section(
-            "Probability of improvement",
-            "How probably a run of the first method scores higher than one of the second on the "
-            "same data, averaged over data sets (ties count one half); 0.5 is no difference. Data "
-            "sets where either has a single run are left out, unless there is no other: then the "
-            "probability rests on as many runs of each as stand beside it, without an interval.",
-            ("method", "over", "probability [95 %]", "data sets", "runs"),
-            tuple(lines),
-            _improvement_picture(estimates, of_pair),
-        )
-    ]
-
-
-def _improvement_picture(
-    estimates: Mapping[str, Estimate], shown: Mapping[str, str]
-) -> tuple[str, bytes] | None:
-    if not estimates:
-        return None
-    label = "probability of improvement"
-    return "improvement.png", plots.intervals(estimates, label=label, shown=shown, centre=0.5)
-
-
-def _methods_on(task: str, scores: Mapping[str, Mapping[str, list[float]]]) -> int:
-    return sum(task in by_task for by_task in scores.values())
-
-
-def _bars(
-    rows: Sequence[Row],
-    scores: Mapping[str, Mapping[str, list[float]]],
-    shown: Mapping[str, str],
-) -> Section:
-    panels: dict[str, dict[str, Estimate]] = {}
-    labels = {}
-    for row in rows:
-        task, method = row["task"], row["method"]
-        labels[task] = row["measure"]
-        panels.setdefault(task, {})[method] = interquartile_mean_interval(
-            {task: scores[method][task]}
-        )
+    drawn = plots.intervals(estimates, label="interquartile mean", shown=shown)
     return Section(
-        "Each data set",
-        "Interquartile means, with 95 % intervals where there is more than one seed.",
-        picture=("bars.png", plots.bars(panels, labels=labels, shown=shown)),
+        "All data sets together",
+        text,
+        header=("method", "score [95 %]"),
+        rows=tuple((method, f"{estimate:.1f}") for method, estimate in estimates.items()),
+        pictures=(Picture("overall.png", drawn),),
     )
 
 
-def _curves(rows: Sequence[Row], shown: Mapping[str, str]) -> Section:
+def _improvement(scores: ScoresOfMethods, shown: Colours) -> Section | None:
+    lines, pairs = [], {}
+    ours_and_theirs = itertools.product(
+        (method for method in scores if method.startswith("saq-")),
+        (method for method in scores if not method.startswith("saq-")),
+    )
+    for ours, theirs in ours_and_theirs:
+        tasks = tasks_in_common((scores[ours], scores[theirs]))
+        if not tasks:
+            continue
+        estimate = probability_of_improvement(scores[ours], scores[theirs])
+        if ours.split("-")[1] == theirs:  # the picture shows each method over its counterpart
+            pairs[f"{ours} > {theirs}"] = estimate, shown[ours]
+        runs = " : ".join(str(sum(len(scores[m][t]) for t in tasks)) for m in (ours, theirs))
+        lines.append((ours, theirs, f"{estimate:.2f}", str(len(tasks)), runs))
+    if not lines:
+        return None
+    pictures = []
+    if pairs:
+        drawn = plots.intervals(
+            {pair: estimate for pair, (estimate, _) in pairs.items()},
+            label="probability of improvement",
+            shown={pair: colour for pair, (_, colour) in pairs.items()},
+            centre=0.5,
+        )
+        pictures.append(Picture("improvement.png", drawn))
+    return Section(
+        "Probability of improvement",
+        "How probably a run of the first method scores higher than one of the second on the "
+        "same data, averaged over data sets (ties count one half); 0.5 is no difference. Data "
+        "sets where either has a single run are left out, unless there is no other: then the "
+        "probability rests on as many runs of each as stand beside it, without an interval.",
+        header=("method", "over", "probability [95 %]", "data sets", "runs"),
+        rows=tuple(lines),
+        pictures=tuple(pictures),
+    )
+
+
+def _bars(
+    by_task: Mapping[str, Sequence[Row]], scores: ScoresOfMethods, shown: Colours
+) -> Section | None:
+    if not by_task:
+        return None
+    panels = {
+        task: {
+            method: interquartile_mean_interval({task: scores[method][task]})
+            for method in _grouped(here, "method")
+        }
+        for task, here in by_task.items()
+    }
+    drawn = plots.bars(panels, labels=_measures(by_task), shown=shown)
+    return Section(
+        "Each data set",
+        "Interquartile means, with 95 % intervals where there is more than one seed.",
+        pictures=(Picture("bars.png", drawn),),
+    )
+
+
+def _curves(by_task: Mapping[str, Sequence[Row]], shown: Colours) -> Section | None:
     panels: dict[str, dict[str, list[list[tuple[int, float]]]]] = {}
-    labels = {}
-    for row in rows:
-        labels[row["task"]] = row["measure"]
-        of_task = panels.setdefault(row["task"], {})
-        of_task.setdefault(row["method"], []).append([(s, v) for s, v in row["curve"]])
+    for task, here in by_task.items():
+        if longer := [row for row in here if len(row["curve"]) > 1]:
+            by_method = _grouped(longer, "method")
+            panels[task] = {m: [row["curve"] for row in runs] for m, runs in by_method.items()}
+    if not panels:
+        return None
+    drawn = plots.curves(panels, labels=_measures(by_task), shown=shown)
     return Section(
         "Learning curves",
         "Mean over seeds at each evaluation; the band spans the lowest and the highest seed (left "
         f"out where more than {plots.MOST_BANDS} methods would hide each other).",
-        picture=("curves.png", plots.curves(panels, labels=labels, shown=shown)),
+        pictures=(Picture("curves.png", drawn),),
     )
 
 
-def _codes(rows: Sequence[Row]) -> list[Section]:
+def _measures(by_task: Mapping[str, Sequence[Row]]) -> dict[str, str]:
+    return {task: here[0]["measure"] for task, here in by_task.items()}
+
+
+def _codes(by_task: Mapping[str, Sequence[Row]]) -> Section | None:
     lines = []
-    for task in dict.fromkeys(row["task"] for row in rows):
-        reports = {
-            row["seed"]: row["quantizer"]
-            for row in rows
-            if row["task"] == task and row["quantizer"]
-        }
-        if reports:
-            values = list(reports.values())
-            lines.append(
-                (
-                    task,
-                    f"{100 * np.mean([r['error_per_deviation'] for r in values]):.1f} %",
-                    f"{np.mean([r['perplexity'] for r in values]):.1f}",
-                    f"{100 * np.mean([r['prior_accuracy'] for r in values]):.0f} %",
-                    values[0]["measured_on"],
-                )
+    for task, here in by_task.items():
+        # Runs of one seed have their codes in common.
+        by_seed = {row["seed"]: row["quantizer"] for row in here if row["quantizer"]}
+        if reports := list(by_seed.values()):
+            error, perplexity, accuracy = (
+                np.mean([report[name] for report in reports])
+                for name in ("error_per_deviation", "perplexity", "prior_accuracy")
             )
+            shares = f"{100 * error:.1f} %", f"{perplexity:.1f}", f"{100 * accuracy:.0f} %"
+            lines.append((task, *shares, reports[0]["measured_on"]))
     if not lines:
-        return []
-    return [
-        Section(
-            "Codes",
-            "How well the codes stand for the actions: root mean square error as a share of the "
-            "actions' deviation, exp of the codes' entropy, and how often the most probable code "
-            "is the right one. Means over seeds.",
-            ("data", "error", "perplexity", "prior accuracy", "measured on"),
-            tuple(lines),
-        )
-    ]
+        return None
+    return Section(
+        "Codes",
+        "How well the codes stand for the actions: root mean square error as a share of the "
+        "actions' deviation, exp of the codes' entropy, and how often the most probable code "
+        "is the right one. Means over seeds.",
+        header=("data", "error", "perplexity", "prior accuracy", "measured on"),
+        rows=tuple(lines),
+    )
 
 
 def _protocol(finished: Sequence[Row], failed: Sequence[Row]) -> Section:
-    episodes = sorted({row["episodes"] for row in finished})
-    averaged = sorted({row["averaged"] for row in finished})
     versions: dict[str, set[str]] = {}
     for row in finished:
         for name, version in row["versions"].items():
             versions.setdefault(name, set()).add(version)
-    text = (
+    averaged, episodes = (
+        " or ".join(map(str, sorted({row[name] for row in finished})))
+        for name in ("averaged", "episodes")
+    )
+    named = ", ".join(f"{name} {'/'.join(sorted(found))}" for name, found in versions.items())
+    return Section(
+        "How it was measured",
         f"{len(finished)} finished runs, {len(failed)} failed. A score averages the last "
-        f"{_listed(averaged)} evaluations of {_listed(episodes)} episodes each. Versions: "
-        + ", ".join(f"{name} {'/'.join(sorted(found))}" for name, found in versions.items())
-        + "."
+        f"{averaged} evaluations of {episodes} episodes each. Versions: {named}.",
+        header=("data", "method", "seed", "failed with") if failed else (),
+        rows=tuple(
+            (row["task"], row["method"], str(row["seed"]), _cut(row["error"])) for row in failed
+        ),
     )
-    lines = tuple(
-        (row["task"], row["method"], str(row["seed"]), _cell(row["error"])) for row in failed
-    )
-    header = ("data", "method", "seed", "failed with") if failed else ()
-    return Section("How it was measured", text, header, lines)
 
 
 def offline_sections(valued: Sequence[Valued], left_out: Sequence[LeftOut]) -> list[Section]:
-    """Runs in the order of their value by the data alone, and how well that order was right."""
+    """Runs in the order of their FQE estimates, and how well that order was right."""
     found = []
     for (task, discount), runs in comparable(valued).items():
         known = played(runs)
@@ -336,7 +310,7 @@ def offline_sections(valued: Sequence[Valued], left_out: Sequence[LeftOut]) -> l
             (
                 str(place),
                 v.name,
-                f"{v.estimate.value:.5g} [{v.estimate.low:.5g}, {v.estimate.high:.5g}]",
+                f"{v.estimate.interval:.5g}",
                 f"{v.estimate.spread:.2g}",
                 "" if v.return_mean is None else f"{v.return_mean:.4g}",
                 str(order.index(v) + 1) if v in order else "",
@@ -359,87 +333,12 @@ def offline_sections(valued: Sequence[Valued], left_out: Sequence[LeftOut]) -> l
         elif known:
             text += "Too few different returns in an environment to compare the order with."
         header = ("rank", "policy", "value [95 %]", "networks", "return played", "its rank")
-        found.append(Section(f"Worth by the data alone: {task}", text, header, tuple(lines)))
+        found.append(Section(f"FQE estimates: {task}", text, header=header, rows=tuple(lines)))
     if left_out:
-        lines_left = tuple((run, _cell(reason)) for run, reason in left_out)
-        found.append(Section("Not valued by the data", "", ("run", "because"), lines_left))
+        skipped = tuple((run, _cut(reason)) for run, reason in left_out)
+        found.append(Section("Runs without an estimate", header=("run", "because"), rows=skipped))
     return found
 
 
-def to_markdown(title: str, contents: Sequence[Section]) -> str:
-    parts = [f"# {title}"]
-    for section in contents:
-        parts.append(f"## {section.title}")
-        if section.text:
-            parts.append(section.text)
-        if section.rows:
-            rule = "|" + "---|" * len(section.header)
-            lines = [_bar_separated(row) for row in section.rows]
-            parts.append("\n".join([_bar_separated(section.header), rule, *lines]))
-        if section.picture:
-            parts.append(f"![{section.title}]({section.picture[0]})")
-    return "\n\n".join(parts) + "\n"
-
-
-def to_html(title: str, contents: Sequence[Section]) -> str:
-    body = [f"<h1>{html.escape(title)}</h1>"]
-    for section in contents:
-        body.append(f"<h2>{html.escape(section.title)}</h2>")
-        if section.text:
-            body.append(f"<p>{html.escape(section.text)}</p>")
-        if section.rows:
-            header = "".join(f"<th>{html.escape(word)}</th>" for word in section.header)
-            lines = "\n".join(f"<tr>{''.join(map(_html_cell, row))}</tr>" for row in section.rows)
-            body.append(
-                '<div class="wide"><table>\n'
-                f"<thead><tr>{header}</tr></thead>\n<tbody>\n{lines}\n</tbody></table></div>"
-            )
-        if section.picture:
-            encoded = base64.b64encode(section.picture[1]).decode()
-            alt = html.escape(section.title)
-            body.append(f'<img alt="{alt}" src="data:image/png;base64,{encoded}">')
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style></head>\n<body>\n"
-        + "\n".join(body)
-        + "\n</body></html>\n"
-    )
-
-
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
-       color: #1d2129; background: #fff }
-h1 { font-size: 1.7rem } h2 { font-size: 1.2rem; margin-top: 2.2rem }
-p { max-width: 46rem }
-.wide { overflow-x: auto }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
-th, td { text-align: left; padding: .25rem .9rem .25rem 0; border-bottom: 1px solid #e3e6ea }
-th { font-weight: 600; border-bottom: 2px solid #9aa3ad; white-space: nowrap }
-img { max-width: 100%; height: auto; margin: 1rem 0 }
-"""
-
-
-def _interval(estimate: Estimate, *, digits: int = 1) -> str:
-    if not estimate.has_interval:
-        return f"{estimate.value:.{digits}f}"
-    value, low, high = (f"{number:.{digits}f}" for number in estimate)
-    return f"{value} [{low}, {high}]"
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    return " or ".join(map(str, numbers))
-
-
-def _cell(text: str) -> str:
+def _cut(text: str) -> str:
     return text if len(text) < 200 else text[:197] + "..."
-
-
-def _bar_separated(row: Sequence[str]) -> str:
-    return "| " + " | ".join(word.replace("|", "\\|") for word in row) + " |"
-
-
-def _html_cell(text: str) -> str:
-    bold = text.startswith("**") and text.endswith("**")
-    inside = html.escape(text.strip("*") if bold else text)
-    return f"<td><b>{inside}</b></td>" if bold else f"<td>{inside}</td>"

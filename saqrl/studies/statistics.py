@@ -5,7 +5,7 @@ task to one number per seed; tasks may have different numbers of seeds and weigh
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +31,11 @@ class Estimate(NamedTuple):
     def has_interval(self) -> bool:
         return not math.isnan(self.low)
 
+    def __format__(self, number: str) -> str:
+        """`value [low, high]`, or the value alone, each as the format of a number says."""
+        value, low, high = (format(part, number) for part in self)
+        return f"{value} [{low}, {high}]" if self.has_interval else value
+
 
 def interquartile_mean(scores: Sequence[float] | Float64[np.ndarray, " n"]) -> float:
     """Mean of the middle half: floor(n/4) of the sorted scores are left out on each side."""
@@ -52,9 +57,9 @@ def interquartile_mean_interval(scores: Scores, *, resamplings: int = RESAMPLING
     return _estimate(value, _interquartile_means(_resample(scores, generator, resamplings)))
 
 
-def tasks_in_common(methods: Sequence[Scores]) -> list[str]:
+def tasks_in_common(methods: Collection[Scores]) -> list[str]:
     """The tasks that all methods have: those with two seeds of each, or all where none has."""
-    tasks = [task for task in methods[0] if all(task in scores for scores in methods)]
+    tasks = [task for task in next(iter(methods)) if all(task in scores for scores in methods)]
     repeated = [t for t in tasks if all(len(scores[t]) > 1 for scores in methods)]
     return repeated or tasks
 
@@ -85,23 +90,23 @@ def probability_of_improvement(
     return _estimate(float(exact[0]), drawn)
 
 
+def mean_interval(values: Sequence[float], *, seed: int) -> Estimate:
+    """Mean with its interval, by the percentile bootstrap."""
+    (drawn,) = _resample({"": values}, np.random.default_rng(seed), RESAMPLINGS)
+    return _estimate(float(np.mean(values)), drawn.mean(1))
+
+
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
     """Spearman's rho: the correlation of two lists' ranks; equal values share their mean rank.
 
     1 where both are in the same order, -1 in the opposite one; NaN where all values of a list are
     equal.
     """
-    x, y = (_ranks(np.asarray(values, np.float64)) for values in (first, second))
-    x, y = x - x.mean(), y - y.mean()
-    size = np.sqrt(np.square(x).sum() * np.square(y).sum())
-    return float((x * y).sum() / size) if size else float("nan")
+    from scipy.stats import spearmanr  # half a second, which no other part of the package needs
 
-
-def _ranks(values: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-    """How many values lie below each, and half of those that equal it."""
-    below = values[:, None] > values
-    equal = values[:, None] == values
-    return below.sum(1) + 0.5 * equal.sum(1)
+    if len(set(first)) == 1 or len(set(second)) == 1:
+        return math.nan
+    return float(spearmanr(first, second).statistic)
 
 
 def _as_samples(scores: Scores) -> Samples:

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from saqrl.studies.fitted_q import (
-    Estimate,
     EvaluatedTransitions,
     FittedQ,
+    PolicyValue,
     State,
-    estimate,
     initial_values,
     log_policy_of,
+    policy_value,
     returns_to_go,
 )
 from saqrl.training import engine
@@ -111,8 +111,8 @@ def test_a_greedy_policy_counts_only_its_best_code():
 def test_the_interval_covers_the_mean_of_the_states():
     generator = np.random.default_rng(0)
     values = 5 + generator.normal(size=(3, 400))
-    found = estimate(values, np.array([1.0, 3.0]), seed=0)
-    assert isinstance(found, Estimate)
+    found = policy_value(values, np.array([1.0, 3.0]), seed=0)
+    assert isinstance(found, PolicyValue)
     deviation = values.mean(0).std() / np.sqrt(400)
     assert found.value == pytest.approx(values.mean())
     # A bootstrap quantile of 2,000 draws is good to a few percent of the deviation.

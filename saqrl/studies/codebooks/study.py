@@ -477,10 +477,22 @@ def overlooked(record: Mapping[str, Any], width: int) -> list[int]:
     return sorted({i % width for i, error in enumerate(own) if error and error > least})
 
 
+def suggested(
+    examinations: Sequence[Examination], summary: Mapping[str, Any]
+) -> dict[str, Examination]:
+    """Of every quantizer by name, the examination at its suggested size."""
+    sizes = {name: suggestion["codes"] for name, suggestion in summary["suggestions"].items()}
+    return {
+        name: examination
+        for examination in examinations
+        if examination.record["codes"] == sizes[name := examination.record["quantizer"]]
+    }
+
+
 def best_suggested(examinations: Sequence[Examination], summary: Mapping[str, Any]) -> Examination:
     """Of the quantizers, each at its suggested size, the one with the smallest held-out error."""
-    suggested = [find(examinations, name, s["codes"]) for name, s in summary["suggestions"].items()]
-    return min(suggested, key=lambda e: e.record["error_per_deviation"])
+    chosen = suggested(examinations, summary).values()
+    return min(chosen, key=lambda examination: examination.record["error_per_deviation"])
 
 
 def examine_beside(
@@ -507,10 +519,3 @@ def errors_of_steps(material: Material, examination: Examination) -> Float32[np.
     variance = total_variance(material.shown.actions * scale)
     difference = (examination.decoded - material.shown.actions) * scale
     return np.sqrt(np.square(difference).sum(-1) / variance).astype(np.float32)
-
-
-def find(examinations: Sequence[Examination], name: str, codes: int) -> Examination:
-    """The examination of a quantizer at a size."""
-    return next(
-        e for e in examinations if (e.record["quantizer"], e.record["codes"]) == (name, codes)
-    )
