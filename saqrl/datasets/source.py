@@ -1,7 +1,9 @@
 """The file that data comes from: found, or a clear error; and its record for the provenance."""
 
+import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from saqrl.datasets.errors import DatasetError, nearest
@@ -30,6 +32,22 @@ def file_record(path: Path) -> dict[str, object]:
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return {"path": str(path), "bytes": path.stat().st_size, "sha256": digest}
+
+
+@contextlib.contextmanager
+def damage_named(
+    path: Path, what: str, remedy: str = "the file is damaged, copy it again"
+) -> Iterator[None]:
+    """Whatever a library raises while it reads `what` becomes a DatasetError.
+
+    On damaged bytes zlib, HDF5 and Arrow each have their own errors, and any of Python's.
+    """
+    try:
+        yield
+    except DatasetError:
+        raise
+    except Exception as error:
+        raise DatasetError(f"{path}: {what} cannot be read ({error}); {remedy}") from error
 
 
 def parsed_object(path: Path, what: str, text: object) -> dict[str, object]:

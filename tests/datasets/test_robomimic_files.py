@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from saqrl.datasets import DatasetError, ReadOptions, load_dataset
-from saqrl.datasets.formats.hdf5 import attribute
+from saqrl.datasets.formats.hdf5 import Record, values_of
 from saqrl.datasets.formats.robomimic import recorded_model
 from saqrl.environments.robomimic_keys import default_keys
 
@@ -162,14 +162,15 @@ def test_a_damaged_string_heap_neither_hangs_nor_crashes(path, place):
     assert log.environment is None or log.environment.id == "robosuite/TwoArmLift"
 
 
-def test_attributes_are_read_without_the_heap_of_the_library(tmp_path):
+def test_attributes_of_any_kind_are_read(tmp_path):
     with h5py.File(tmp_path / "a.hdf5", "w") as file:
         group = file.create_group("g")
         group.attrs["text"], group.attrs["fixed"] = "Höhe", np.bytes_(b"fixed")
         group.attrs["number"], group.attrs["array"] = 3, np.arange(3)
         group.attrs["flag"] = True
     with h5py.File(tmp_path / "a.hdf5") as file:
-        values = [attribute(file["g"], n) for n in ("text", "fixed", "number", "array", "none")]
+        names = ("text", "fixed", "number", "array", "none")
+        values = values_of([Record(file["g"], name, is_attribute=True) for name in names])
     assert values == ["Höhe", "fixed", 3.0, None, None]
 
 

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 from saqrl.datasets.assembly import BOUNDS, FIELDS, assemble
 from saqrl.datasets.errors import DatasetError, listing, nearest
 from saqrl.datasets.extras import NAME, with_extras
-from saqrl.datasets.formats.hdf5 import local_dataset, names_of, open_hdf5, read_array, scalar
+from saqrl.datasets.formats.hdf5 import (
+    Record,
+    local_dataset,
+    names_of,
+    open_hdf5,
+    read_array,
+    values_of,
+)
 from saqrl.datasets.options import DEFAULT, ReadOptions
 from saqrl.datasets.source import existing_file, file_record, parsed_object
 from saqrl.datasets.transitions import EnvironmentSpec, Transitions
@@ -91,15 +98,12 @@ def _metadata(file: "h5py.File") -> dict[str, object]:
     """The single strings and numbers under metadata/; damage to a record costs nothing."""
     import h5py
 
-    recorded: dict[str, object] = {}
     try:
         if file.get("metadata", getclass=True, getlink=True) is not h5py.HardLink:
-            return recorded
+            return {}
         group = file["metadata"]
-        for key in group:
-            if group.get(key, getclass=True, getlink=True) is h5py.HardLink:
-                value = scalar(group[key])
-                recorded |= {} if value is None else {key: value}
-    except Exception:  # whatever the bytes happen to mean: what was read so far is kept
-        return recorded
-    return recorded
+        names = sorted(group, key=lambda name: name != "env_id")  # which matters most
+    except Exception:  # whatever the bytes happen to mean
+        return {}
+    values = values_of([Record(group, name) for name in names])
+    return {n: value for n, value in zip(names, values, strict=True) if value is not None}

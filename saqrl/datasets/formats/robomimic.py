@@ -6,7 +6,7 @@ here and terminates on its last row if it is solved there.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,14 +17,14 @@ from saqrl.datasets.assembly import assemble
 from saqrl.datasets.errors import DatasetError, counted, listing, nearest
 from saqrl.datasets.extras import NAME, bounds_of, with_extras
 from saqrl.datasets.formats.hdf5 import (
-    attribute,
+    Record,
     local_dataset,
     local_group,
     names_of,
     numbers,
     open_hdf5,
     read_array,
-    record,
+    values_of,
 )
 from saqrl.datasets.options import DEFAULT, ReadOptions
 from saqrl.datasets.source import existing_file, file_record, parsed_object
@@ -103,8 +103,10 @@ class _Log:
     def _extras(self) -> dict[str, object]:
         if NAME not in names_of(self.path, self.file):
             return {}
-        text = record(self.path, NAME, self.file)
-        return {} if text is None else parsed_object(self.path, NAME, text)
+        (text,) = values_of([Record(self.file, NAME)])
+        if text is None:
+            raise DatasetError(f"{self.path}: {NAME} cannot be read; copy the file again")
+        return parsed_object(self.path, NAME, text)
 
     def chosen(self, mask: str | None) -> list[str]:
         """The names of the demonstrations of a mask, or all of them."""
@@ -300,10 +302,7 @@ class _Log:
         return tuple((key, vectors[key]) for key in chosen)
 
     def _environment(self, notes: list[str]) -> EnvironmentSpec | None:
-        try:
-            text = attribute(self.data, "env_args")
-        except Exception:  # a damaged record costs the environment, not the data
-            text = None
+        (text,) = values_of([Record(self.data, "env_args", is_attribute=True)])
         if not text:
             notes.append("env_args is missing: name the environment with --env.")
             return None
@@ -333,11 +332,15 @@ def recorded_model(start: RecordedStart) -> str | None:
     """
     with open_hdf5(start.path) as file:
         data = local_group(start.path, "data", file)
-        own = local_group(start.path, f"data/{start.episode}", data)
-        model, digest = attribute(own, "model_file"), attribute(own, "model_md5")
+
+        def recorded(episodes: Iterable[str], *attributes: str) -> list[str | float | None]:
+            groups = [local_group(start.path, f"data/{name}", data) for name in episodes]
+            return values_of([Record(g, a, is_attribute=True) for g in groups for a in attributes])
+
+        model, digest = recorded([start.episode], "model_file", "model_md5")
         if model is None and digest is not None:
-            for name in names_of(start.path, data):
-                other = local_group(start.path, f"data/{name}", data)
-                if attribute(other, "model_md5") == digest:
-                    model = model or attribute(other, "model_file")
-        return model if isinstance(model, str) else None
+            names = names_of(start.path, data)
+            digests = zip(names, recorded(names, "model_md5"), strict=True)
+            alike = recorded([n for n, other in digests if other == digest], "model_file")
+            model = next((found for found in alike if found is not None), None)
+    return model if isinstance(model, str) else None
