@@ -9,7 +9,8 @@ from typing import Literal
 import tyro
 
 from saqrl.commands.output import print_json, say
-from saqrl.environments.oracles.collect import check_destination, collect, save
+from saqrl.datasets.formats.writers import check_destination, save_arrays
+from saqrl.environments.oracles.collect import collect
 from saqrl.training.progress import Reporter
 
 
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
             workers=min(asked.workers, os.cpu_count() or 1),
             progress=lambda done, total: update(done, ""),
         )
-    save(out, arrays)
+    save_arrays(out, arrays)
     steps = len(arrays["rewards"])
     say(f"{out}: {asked.episodes} episodes, {steps:,} steps in {reporter.elapsed:.0f} s")
     say(f"next: saqrl inspect {out}   or   saqrl train --dataset {out}")

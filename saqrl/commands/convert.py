@@ -12,15 +12,16 @@ from saqrl.commands.reading import DatasetOptions, with_positional_dataset
 from saqrl.datasets import DatasetError, Transitions, load_dataset
 from saqrl.datasets.errors import counted
 from saqrl.datasets.formats.writers import (
+    check_destination,
     convert,
     convert_each,
     first_difference,
     first_difference_of_parts,
     format_of,
+    save_arrays,
 )
 from saqrl.datasets.mixture import parts_of
 from saqrl.datasets.options import DEFAULT
-from saqrl.environments.oracles.collect import check_destination, save
 
 
 @dataclass
@@ -114,7 +115,7 @@ def _convert_coded(asked: Convert, out: Path) -> int:
     options = None if asked.options == DEFAULT else asked.options
     data = load_training_data(run, settings, policy, dataset=asked.dataset, options=options)
     arrays = coded_trajectories(data, settings, policy)
-    save(out, arrays)
+    save_arrays(out, arrays)
     codes, ends = arrays["actions"], arrays["terminals"] + arrays["timeouts"]
     say(f"{out}: {counted(int(ends.sum()), 'episode')}, {counted(len(codes), 'decision')}")
     if asked.json:

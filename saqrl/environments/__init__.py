@@ -1,4 +1,6 @@
-"""Ids become environments with flat observations; scripted oracles and reference scores for them.
+"""Ids become environments: `make.make_environment(id)` returns a `flat.FlatEnvironment`.
 
-`make.make_environment` is the way out of the room. Nothing here imports JAX.
+That type leaves the room: float32 vectors in and out, info["success"] where the task can tell.
+`families.FAMILIES` is the registry, one entry a family, and `add_family` takes another. Beside it
+stand scripted experts (`oracles`) and reference scores (`scores`). Nothing here imports JAX.
 """

@@ -566,7 +566,8 @@ def _load(settings: Settings, reporter: Reporter) -> Transitions:
 
 def _collect(settings: Settings, run: Run, reporter: Reporter) -> str:
     """The SPEC of demonstrations made by the scripted expert of `env`, in the run's folder."""
-    from saqrl.environments.oracles.collect import collect, save
+    from saqrl.datasets.formats.writers import save_arrays
+    from saqrl.environments.oracles.collect import collect
 
     assert settings.env is not None
     path = run.path / DEMONSTRATIONS
@@ -580,7 +581,7 @@ def _collect(settings: Settings, run: Run, reporter: Reporter) -> str:
                 seed=settings.seed,
                 progress=lambda done, total: update(done, ""),
             )
-            save(path, arrays)
+            save_arrays(path, arrays)
     return f"npz:{path}"
 
 

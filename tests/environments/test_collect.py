@@ -7,13 +7,10 @@ import numpy as np
 import pytest
 
 from saqrl.datasets import load_dataset
-from saqrl.environments.oracles.collect import (
-    SEED_BIT,
-    check_destination,
-    collect,
-    lights_out,
-    save,
-)
+from saqrl.datasets.formats.writers import check_destination, save_arrays
+from saqrl.environments.oracles.collect import collect
+from saqrl.environments.oracles.demonstrator import SEED_BIT
+from saqrl.environments.oracles.planners import lights_out
 
 CUBE = "cube-single-singletask-task2-v0"
 KEYS = ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts")
@@ -62,7 +59,7 @@ def test_every_demonstration_succeeds_and_the_next_observation_follows(demonstra
 
 def test_saved_collection_reads_back_as_transitions(demonstrations, tmp_path):
     path = tmp_path / "cube.npz"
-    save(path, demonstrations)
+    save_arrays(path, demonstrations)
     assert [entry.name for entry in tmp_path.iterdir()] == ["cube.npz"]
     transitions = load_dataset(f"npz:{path}")
     assert transitions.num_episodes == 3
@@ -78,7 +75,7 @@ def test_an_existing_file_is_never_overwritten(demonstrations, tmp_path):
     path = tmp_path / "cube.npz"
     path.write_bytes(b"kept")
     with pytest.raises(FileExistsError, match=r"cube.npz exists and is never overwritten"):
-        save(path, demonstrations)
+        save_arrays(path, demonstrations)
     assert path.read_bytes() == b"kept"
 
 
@@ -88,7 +85,7 @@ def test_a_failed_write_leaves_nothing(tmp_path):
             raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        save(tmp_path / "cube.npz", {"observations": np.zeros(3), "actions": Unwritable()})
+        save_arrays(tmp_path / "cube.npz", {"observations": np.zeros(3), "actions": Unwritable()})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -146,7 +143,7 @@ def test_tasks_of_several_steps_are_solved(environment_id):
 
 def test_a_hopeless_demonstration_ends_in_an_error(monkeypatch):
     pytest.importorskip("ogbench", reason="not installed: ogbench, which has the oracles")
-    monkeypatch.setattr("saqrl.environments.oracles.collect.ATTEMPTS", 2)
+    monkeypatch.setattr("saqrl.environments.oracles.demonstrator.ATTEMPTS", 2)
     with pytest.raises(RuntimeError, match=r"episode 0 failed 2 times.*at most 5 steps"):
         collect(CUBE, style="expert", episodes=1, seed=0, max_steps=5)
 

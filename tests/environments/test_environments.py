@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from saqrl.environments import simulators
-from saqrl.environments.make import FAMILIES, environment_versions, make_environment
+from saqrl.environments.families import FAMILIES
+from saqrl.environments.make import environment_versions, make_environment
 
 
 def needs(*packages: str) -> pytest.MarkDecorator:

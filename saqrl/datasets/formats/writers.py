@@ -52,6 +52,23 @@ def convert_each(logs: Iterable[Transitions], out: Path) -> None:
         write_each(aside, logs)
 
 
+def check_destination(path: Path) -> None:
+    """Refuse an npz that cannot or must not be written, before any work is done for it."""
+    if path.suffix != ".npz":
+        raise ValueError(f"{path}: this is written as npz; choose a name that ends in .npz")
+    if path.exists():
+        raise FileExistsError(f"{path} exists and is never overwritten: remove it or rename --out")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{path}: its folder does not exist; create it first")
+
+
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write `arrays` as a compressed npz: the whole file or none."""
+    check_destination(path)
+    with _written_aside(path) as aside, aside.open("xb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+
 @contextmanager
 def _written_aside(path: Path) -> Iterator[Path]:
     """A place to write to, which becomes `path` if nothing is raised."""

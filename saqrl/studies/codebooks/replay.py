@@ -21,7 +21,8 @@ from saqrl.datasets import Transitions
 from saqrl.datasets.formats.robomimic import recorded_model
 from saqrl.datasets.scaling import ActionRange, ObservationScaling
 from saqrl.datasets.transitions import RecordedStart
-from saqrl.environments.make import FlatEnvironment, make_environment
+from saqrl.environments.flat import FlatEnvironment
+from saqrl.environments.make import make_environment
 from saqrl.environments.scores import normalized_score
 from saqrl.quantizers import ActionQuantizer
 from saqrl.training.progress import Reporter

@@ -1,0 +1,181 @@
+"""Families of environments: what each needs, what it offers, and how an id finds its own.
+
+A family is one entry of FAMILIES; `add_family` takes one of somebody else's.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
+
+import gymnasium
+from gymnasium.envs.registration import EnvSpec
+
+from saqrl.environments.simulators import reproducible
+from saqrl.registry import closest
+
+SuccessTest = Callable[[float, Mapping[str, Any]], bool]
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the environments whose ids match `pattern` need."""
+
+    pattern: str
+    examples: tuple[str, ...] = ()
+    """Ids offered to someone who mistyped one while the package is not even installed."""
+    extra: str = ""
+    modules: tuple[str, ...] = ()
+    """Imported in this order; the import registers the ids."""
+    distributions: tuple[str, ...] = ()
+    """Packages whose version can change a score."""
+    options: Mapping[str, object] = field(default_factory=dict)
+    render_options: Mapping[str, object] = field(
+        default_factory=lambda: {"render_mode": "rgb_array"}
+    )
+    frames_per_second: int | None = None
+    """Of a video in real time, where the environment itself does not say."""
+    success: SuccessTest | None = None
+    """Overrides info["success"]; needed where the environment reports none."""
+    specify: Callable[[EnvSpec], Any] | None = None
+    registers: str = ""
+    """Module that registers the ids, where the packages do not."""
+    besides: str = ""
+    """A command that the extra cannot stand for."""
+
+
+class _Needs(TypedDict):
+    extra: str
+    modules: tuple[str, ...]
+    distributions: tuple[str, ...]
+
+
+ROBOTICS: _Needs = {
+    "extra": "adroit",
+    "modules": ("mujoco", "gymnasium_robotics"),
+    "distributions": ("gymnasium-robotics", "mujoco"),
+}
+OGBENCH: _Needs = {
+    "extra": "ogbench",
+    "modules": ("mujoco", "ogbench"),
+    "distributions": ("ogbench", "mujoco", "dm_control"),
+}
+MANIPULATION = (
+    *(f"cube-{n}" for n in ("single", "double", "triple", "quadruple")),
+    "scene",
+    *(f"puzzle-{n}" for n in ("3x3", "4x4", "4x5", "4x6")),
+)
+# The first whose pattern matches an id is its own.
+FAMILIES: list[Family] = [
+    Family(
+        pattern=r"gym_pusht/PushT-v\d+",
+        examples=("gym_pusht/PushT-v0",),
+        extra="pusht",
+        modules=("gym_pusht.envs", "gym_pusht"),
+        distributions=("gym-pusht", "pymunk"),
+        options={"obs_type": "state", "max_episode_steps": 300},
+        # Reward is coverage / 0.95, clipped at 1.
+        success=lambda reward, info: reward >= 1,
+    ),
+    Family(
+        pattern=r"AdroitHand(Door|Hammer|Relocate)(Sparse)?-v\d+",
+        examples=("AdroitHandDoor-v1", "AdroitHandHammer-v1", "AdroitHandRelocate-v1"),
+        **ROBOTICS,
+    ),
+    Family(
+        pattern=r"AdroitHandPen(Sparse)?-v\d+",
+        examples=("AdroitHandPen-v1",),
+        # D4RL's pen ends after 100 steps and so do its reference scores; the package's after 200.
+        options={"max_episode_steps": 100},
+        **ROBOTICS,
+    ),
+    Family(
+        pattern=r"(cube|scene|puzzle)(-[a-z0-9]+)*-v\d+",
+        examples=tuple(
+            f"{base}-singletask-task{task}-v0" for base in MANIPULATION for task in range(1, 6)
+        ),
+        # It renders on request, in whatever mode, and ignores render_mode.
+        render_options={"width": 480, "height": 480},
+        frames_per_second=20,
+        specify=reproducible,
+        **OGBENCH,
+    ),
+    Family(
+        pattern=r"(pointmaze|antmaze|humanoidmaze|antsoccer)(-[a-z0-9]+)*-v\d+",
+        examples=tuple(f"antmaze-medium-singletask-task{task}-v0" for task in range(1, 6)),
+        specify=reproducible,
+        **OGBENCH,
+    ),
+    Family(
+        pattern=r"(Ant|HalfCheetah|Hopper|Humanoid|Swimmer|Walker2d)-v\d+",
+        examples=("Ant-v4", "HalfCheetah-v4", "Hopper-v4", "Walker2d-v4"),
+        extra="mujoco",
+        modules=("mujoco",),
+        distributions=("mujoco",),
+    ),
+    Family(
+        pattern=r"FrankaKitchen-v\d+",
+        examples=("FrankaKitchen-v1",),
+        success=lambda reward, info: not info["tasks_to_complete"],
+        **ROBOTICS,
+    ),
+    Family(
+        pattern=r"(Point|Ant)Maze_\w+-v\d+",
+        examples=("PointMaze_UMaze-v3", "AntMaze_UMaze-v4"),
+        **ROBOTICS,
+    ),
+    Family(
+        pattern=r"robosuite/\w+",
+        examples=tuple(
+            f"robosuite/{name}"
+            for name in ("Lift", "PickPlaceCan", "NutAssemblySquare", "ToolHang", "TwoArmTransport")
+        ),
+        extra="robosuite",
+        modules=("mujoco", "numba", "robosuite"),
+        distributions=("robosuite", "mujoco"),
+        registers="saqrl.environments.robosuite_tasks",
+        besides="pip install --no-deps robosuite==1.5.2",
+    ),
+    Family(
+        pattern=r"dm_control/[a-z0-9_]+-[a-z0-9_]+-v0",
+        examples=tuple(
+            f"dm_control/{name}-v0"
+            for name in ("cartpole-swingup", "cheetah-run", "walker-walk", "reacher-easy")
+        ),
+        extra="dmcontrol",
+        modules=("mujoco", "dm_control"),
+        distributions=("dm_control", "mujoco"),
+        registers="saqrl.environments.control_suite",
+    ),
+]
+
+# Ids that somebody else registered with Gymnasium: nothing to import, nothing known about them.
+REGISTERED = Family(pattern=".*")
+
+
+def add_family(family: Family) -> None:
+    """Let the family answer for the ids that match its pattern, before those that are known."""
+    FAMILIES.insert(0, family)
+
+
+def family_of(environment_id: str) -> Family:
+    """The family of an id; ValueError with the nearest known ids where there is none."""
+    for family in FAMILIES:
+        if re.fullmatch(family.pattern, environment_id):
+            return family
+    if environment_id in gymnasium.registry:
+        return REGISTERED
+    raise unknown(environment_id)
+
+
+def unknown(environment_id: str) -> ValueError:
+    """The error that offers the nearest of what families and packages know.
+
+    Gymnasium's own toys only confuse.
+    """
+    known = {example for family in FAMILIES for example in family.examples}
+    for name, spec in gymnasium.registry.items():
+        made_by = getattr(spec.entry_point, "__module__", spec.entry_point)
+        if not str(made_by).startswith("gymnasium."):
+            known.add(name)
+    return ValueError(f"unknown environment {environment_id!r}; {closest(environment_id, known)}")
