@@ -120,7 +120,7 @@ def logs(transitions: int) -> Iterator[Any]:
 
 def memory(data: Path) -> dict[str, Any]:
     """A whole run in this process; MB, the highest so far."""
-    from saqrl.training.features import PART_ROWS
+    from saqrl.training.preparation import PART_ROWS
     from saqrl.training.presets import build_settings
     from saqrl.training.progress import Reporter
     from saqrl.training.settings import with_steps
@@ -189,7 +189,7 @@ def rate(data: Path, rows: int) -> dict[str, Any]:
     from saqrl.training import engine
 
     learner = replace(settings.prior, steps=1)
-    untrained = engine.initialise(learner, key, coded(None)(inside))
+    untrained = engine.begin(learner, key, coded(None)(inside))
     prior = settings.prior.prior(untrained)
     for name in ("iql", "cql"):
         agent = build_settings("default", agent=name, quantizer="vqvae").agent

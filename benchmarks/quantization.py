@@ -45,7 +45,7 @@ from saqrl.studies.codebooks.study import (
 )
 from saqrl.training import engine
 from saqrl.training.codebook_health import reconstruction_error
-from saqrl.training.features import encode_all
+from saqrl.training.codes import encode_all
 from saqrl.training.presets import build_settings
 from saqrl.training.progress import Reporter
 from saqrl.training.settings import with_steps

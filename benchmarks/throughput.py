@@ -117,14 +117,14 @@ def measure(kind: str, name: str, asked: Any) -> dict[str, Any]:
     algorithm, data, reference = build(kind, name, asked.widths[0], asked.preset)
     key = jax.random.key(0)
     began = time.perf_counter()
-    state = engine.initialise(algorithm, key, data)
+    state = engine.begin(algorithm, key, data)
     jax.block_until_ready(state)
     training = engine.intervals(algorithm, data, key, pauses=[1], state=state)
     next(training)  # the first interval compiles; its one step hardly counts
     line: dict[str, Any] = {"compile_s": round(time.perf_counter() - began, 2)}
     if not asked.rounds:
         return line
-    skeleton = jax.eval_shape(lambda: engine.initialise(algorithm, key, data))
+    skeleton = jax.eval_shape(lambda: engine.begin(algorithm, key, data))
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((BATCH, *x.shape[1:]), x.dtype), data)
     flops = matmul_flops(jax.make_jaxpr(algorithm.update)(skeleton, batch, key).jaxpr)
 
@@ -191,10 +191,10 @@ def build(kind: str, name: str, width: int, preset: str) -> tuple[Any, Any, Call
     key = jax.random.key(0)
     table = ActionBatch(jnp.asarray(observations), jnp.asarray(actions))
     vqvae = sized(settings.quantizer, hidden)
-    coder_state = engine.initialise(vqvae, key, table)
+    coder_state = engine.begin(vqvae, key, table)
     if kind == "quantizer":
         update = jax.jit(vqvae.update, donate_argnums=0)
-        states = [engine.initialise(vqvae, key, table)]
+        states = [engine.begin(vqvae, key, table)]
 
         def one_step() -> None:
             rows = generator.integers(0, ROWS, BATCH)
@@ -219,7 +219,7 @@ def build(kind: str, name: str, width: int, preset: str) -> tuple[Any, Any, Call
     everything = np.arange(ROWS)
     unknown = coded(everything, codes, None, None)
     behaves = name == "bc"
-    prior = prior_trainer.prior(engine.initialise(prior_trainer, key, unknown))
+    prior = prior_trainer.prior(engine.begin(prior_trainer, key, unknown))
     log_prior = jax.nn.log_softmax(prior(jnp.asarray(observations)))
     next_log_prior = jax.nn.log_softmax(prior(jnp.asarray(following)))
     data = unknown if behaves else coded(everything, codes, log_prior, next_log_prior)
@@ -227,7 +227,7 @@ def build(kind: str, name: str, width: int, preset: str) -> tuple[Any, Any, Call
     encode = jax.jit(lambda codec, seen, acted: jax.vmap(codec.encode)(seen, acted))
     look_up = jax.jit(lambda prior, seen: jax.nn.log_softmax(prior(seen)))
     update = jax.jit(learner.update, donate_argnums=0)
-    states = [engine.initialise(learner, key, data)]
+    states = [engine.begin(learner, key, data)]
 
     def one_step() -> None:
         rows = generator.integers(0, ROWS, BATCH)

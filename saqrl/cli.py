@@ -27,6 +27,7 @@ COMMANDS = {
     "inspect": "what is in a dataset, and what is wrong with it",
     "convert": "write a dataset in another format",
     "collect": "make demonstrations with OGBench's scripted experts",
+    "completion": "a script that completes commands and flags in your shell",
 }
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -37,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    if words[:1] == ["help"]:
+        words = [*words[1:2], "--help"]
     if not words or words[0] in ("-h", "--help"):
         print(_help())
         return 0
@@ -48,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_compiled_programs()
     try:
         return int(import_module(f"saqrl.commands.{words[0]}").main(words[1:]))
+    except SystemExit as end:  # the help was asked for
+        return int(end.code or 0)
     except KeyboardInterrupt:
         print("saqrl: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -1,10 +1,19 @@
-"""Names for implementations, imported only when asked for."""
+"""Everything that has a name: agents, quantizers, baselines, formats, environments.
+
+An implementation is one line here, a call of `register`, or an entry point of an installed package
+(NAME = "module:Class" in the group `saqrl.agents`, `saqrl.quantizers`, ...). It is imported when it
+is asked for, so that help needs no JAX and a broken package disturbs nobody else.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from difflib import get_close_matches
-from importlib import import_module
-from typing import Any
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal
+
+Act = Literal["greedy", "sample"]
+"""How a policy chooses among codes: the best scored, or one drawn by its score."""
 
 
 def closest(name: str, known: Iterable[str]) -> str:
@@ -17,29 +26,86 @@ def closest(name: str, known: Iterable[str]) -> str:
 
 
 class Registry:
-    """Dataclasses of hyperparameters by name: `module:Class`, loaded at first use."""
+    """Implementations of one kind by name: `module:Class`, a module, or the thing itself."""
 
-    def __init__(self, kind: str, entries: Mapping[str, str]):
-        self.kind = kind
-        self._entries = dict(entries)
+    def __init__(
+        self,
+        kind: str,
+        group: str,
+        entries: Mapping[str, str],
+        *,
+        settings: tuple[str, ...] = (),
+        attributes: tuple[str, ...] = (),
+    ):
+        """`settings` are fields that a dataclass of this kind has, `attributes` what any has."""
+        self.kind, self.group = kind, group
+        self._entries: dict[str, Any] = dict(entries)
+        self._settings, self._attributes = settings, attributes
+
+    @cached_property
+    def _installed(self) -> Mapping[str, EntryPoint]:
+        """What other packages offer; nobody takes a name of ours."""
+        return {entry.name: entry for entry in entry_points(group=self.group)}
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
+        return iter({**self._entries, **self._installed})
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return name in self._entries or name in self._installed
 
-    def load(self, name: str) -> type:
-        """The class registered as `name`; ValueError with the nearest names otherwise."""
-        if name not in self._entries:
-            raise ValueError(f"unknown {self.kind} {name!r}; {closest(name, self)}")
-        module, _, attribute = self._entries[name].partition(":")
-        return getattr(import_module(module), attribute)
+    def add(self, name: str, implementation: Any) -> None:
+        """Know `implementation` by this name from now on.
+
+        It is a class (of an environment: what makes one; of a format: a module) or its
+        "module:Class". ValueError where the name is taken, or the class lacks something.
+        """
+        if self._entries.get(name, implementation) != implementation:
+            raise ValueError(f"there is a {self.kind} {name!r} already: choose another name")
+        if not isinstance(implementation, str):
+            self._require_fit(name, implementation)
+        self._entries[name] = implementation
+
+    def load(self, name: str) -> Any:
+        """What is known as `name`, imported now.
+
+        ValueError with the nearest names where nothing is, or where it does not fit. ImportError
+        names the package that cannot be imported.
+        """
+        if name in self._entries:
+            entry = self._entries[name]
+            if not isinstance(entry, str):
+                return entry
+            place = EntryPoint(name, entry, self.group)
+        elif name in self._installed:
+            place = self._installed[name]
+        else:
+            raise ValueError(
+                f"unknown {self.kind} {name!r}; {closest(name, self)} (one of another package: "
+                f"install it; one of your own: saqrl.register it first)"
+            )
+        try:
+            found = place.load()
+        except Exception as error:
+            if place.value.startswith("saqrl."):
+                raise
+            package = f" of {place.dist.name} {place.dist.version}" if place.dist else ""
+            raise ImportError(
+                f"{self.kind} {name!r}{package} cannot be imported from {place.value} "
+                f"({type(error).__name__}: {error}): mend or uninstall that package"
+            ) from error
+        self._require_fit(name, found)
+        self._entries[name] = found
+        return found
 
     def name_of(self, instance: object) -> str:
-        """The name under which the instance's class is registered."""
-        path = f"{type(instance).__module__}:{type(instance).__qualname__}"
-        return next(name for name, entry in self._entries.items() if entry == path)
+        """The name under which the instance's class is known."""
+        cls = type(instance)
+        path = f"{cls.__module__}:{cls.__qualname__}"
+        for name in self:
+            entry = self._entries.get(name) or self._installed[name].value
+            if entry is cls or entry == path:
+                return name
+        raise ValueError(f"{cls.__name__} is no {self.kind}: saqrl.register it first")
 
     def describe(self, instance: Any) -> dict[str, Any]:
         """The instance as JSON: its name and every field."""
@@ -56,3 +122,111 @@ class Registry:
                 f"{closest(unknown[0], known)}"
             )
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+    def _require_fit(self, name: str, found: Any) -> None:
+        """ValueError in one line that says what is missing."""
+        missing = [f"no {wanted}" for wanted in self._attributes if not hasattr(found, wanted)]
+        if self._settings:
+            if not (is_dataclass(found) and getattr(found, "__dataclass_params__").frozen):  # noqa: B009
+                missing.append("no @dataclass(frozen=True)")
+            else:
+                known = {field.name: field for field in fields(found)}
+                missing += [
+                    f"no field {wanted}" for wanted in self._settings if wanted not in known
+                ]
+                missing += [
+                    f"no default of {field.name}"
+                    for field in known.values()
+                    if field.default is MISSING and field.default_factory is MISSING
+                ]
+        elif not callable(found) and not self._attributes:
+            missing.append("nothing to call")
+        if missing:
+            shown = getattr(found, "__qualname__", getattr(found, "__name__", repr(found)))
+            raise ValueError(f"{shown} does not fit as {self.kind} {name!r}: {', '.join(missing)}")
+
+
+AGENTS = Registry(
+    "agent",
+    "saqrl.agents",
+    {
+        "bc": "saqrl.agents.bc:BC",
+        "cql": "saqrl.agents.cql:CQL",
+        "iql": "saqrl.agents.iql:IQL",
+        "brac": "saqrl.agents.brac:BRAC",
+    },
+    settings=("steps", "batch_size", "precision", "discount"),
+    attributes=("init", "update", "actor", "default_act"),
+)
+QUANTIZERS = Registry(
+    "quantizer",
+    "saqrl.quantizers",
+    {
+        "vqvae": "saqrl.quantizers.vqvae:VQVAE",
+        "vqvae-unconditioned": "saqrl.quantizers.vqvae:UnconditionedVQVAE",
+        "residual": "saqrl.quantizers.residual:ResidualVQ",
+        "fsq": "saqrl.quantizers.fsq:FSQ",
+        "kmeans": "saqrl.quantizers.kmeans:KMeans",
+        "bins": "saqrl.quantizers.bins:Bins",
+        "candidates": "saqrl.quantizers.candidates:Candidates",
+    },
+    settings=("steps", "batch_size", "precision", "codes", "patience"),
+    attributes=("init", "update", "codec"),
+)
+BASELINES = Registry(
+    "continuous agent",
+    "saqrl.baselines",
+    {
+        "bc": "saqrl.baselines.bc:ContinuousBC",
+        "gaussian": "saqrl.baselines.bc:GaussianBC",
+        "gmm": "saqrl.baselines.gmm:GMM",
+        "cql": "saqrl.baselines.cql:CQL",
+        "iql": "saqrl.baselines.iql:IQL",
+        "brac": "saqrl.baselines.brac:BRAC",
+        "rebrac": "saqrl.baselines.rebrac:ReBRAC",
+    },
+    settings=("steps", "batch_size", "precision", "discount"),
+    attributes=("init", "update", "actor", "default_act"),
+)
+# More particular formats come first: the first that recognises a file wins.
+FORMATS = Registry(
+    "format",
+    "saqrl.formats",
+    {
+        "ogbench": "saqrl.datasets.formats.ogbench",
+        "robomimic": "saqrl.datasets.formats.robomimic",
+        "minari": "saqrl.datasets.formats.minari",
+        "lerobot": "saqrl.datasets.formats.lerobot",
+        "d4rl": "saqrl.datasets.formats.d4rl",
+        "npz": "saqrl.datasets.formats.npz",
+        "mapped": "saqrl.datasets.formats.mapped",
+    },
+    attributes=("SUMMARY", "SUFFIXES", "OPTIONS", "recognises", "read"),
+)
+# Gymnasium's own ids need no entry: here are makers of environments that nobody else registers.
+ENVIRONMENTS = Registry("environment", "saqrl.environments", {})
+
+KINDS: Mapping[str, Registry] = {
+    "agent": AGENTS,
+    "quantizer": QUANTIZERS,
+    "baseline": BASELINES,
+    "format": FORMATS,
+    "environment": ENVIRONMENTS,
+}
+
+
+def register(kind: str, name: str, implementation: Any) -> None:
+    """Make an implementation of your own known by a name, in this process.
+
+    kind: agent, quantizer, baseline (dataclasses of hyperparameters, see the contracts in
+    `saqrl.agents`, `saqrl.quantizers`, `saqrl.baselines`), format (a module or object with the
+    names of `saqrl.datasets.Reader`), environment (whatever makes a gymnasium.Env when called).
+    Flags, checkpoints, export and reports follow by themselves. A package that declares the same
+    as an entry point (group saqrl.agents and so on) is known to every process.
+
+    ValueError: an unknown kind, a name that is taken, or a class that lacks something, which is
+    named.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind {kind!r}; {closest(kind, KINDS)}")
+    KINDS[kind].add(name, implementation)

@@ -1,15 +1,14 @@
 """Tiny runs to test with: a point that walks to the origin, and demonstrations of it."""
 
-import dataclasses
 from pathlib import Path
 
 import gymnasium
 import numpy as np
 
 from saqrl.training import train as training
-from saqrl.training.presets import build_settings
+from saqrl.training.presets import settings_from
 from saqrl.training.progress import Reporter
-from saqrl.training.settings import Settings, with_steps
+from saqrl.training.settings import Settings
 
 ENVIRONMENT = "saqrl-tests/Point-v0"
 
@@ -33,22 +32,30 @@ class Point(gymnasium.Env):
         return self.place.copy(), float(near), near, self.left == 0, {"success": near}
 
 
-def small(dataset: Path, agent: str = "iql", **changes) -> Settings:
-    settings = build_settings("default", agent=agent, quantizer="vqvae")
-    little = {"hidden": (16,), "batch_size": 16}
-    settings = dataclasses.replace(
-        settings,
-        agent=dataclasses.replace(settings.agent, **little),
-        quantizer=dataclasses.replace(settings.quantizer, codes=8, code_size=4, **little),
-        prior=dataclasses.replace(settings.prior, steps=20, **little),
-        dataset=str(dataset),
-        env=ENVIRONMENT,
-        eval_episodes=3,
-        eval_every=20,
-        log_every=10,
-        **changes,
+def small(dataset: Path, agent: str = "iql", **flags) -> Settings:
+    """A tiny run's settings; `flags` as `saqrl train` has them."""
+    return settings_from(
+        {
+            "dataset": str(dataset),
+            "env": ENVIRONMENT,
+            "agent": agent,
+            "agent.hidden": 16,
+            "agent.batch_size": 16,
+            "steps": 40,
+            "quantizer.hidden": 16,
+            "quantizer.batch_size": 16,
+            "quantizer.codes": 8,
+            "quantizer.code_size": 4,
+            "quantizer_steps": 30,
+            "prior.hidden": 16,
+            "prior.batch_size": 16,
+            "prior.steps": 20,
+            "eval_episodes": 3,
+            "eval_every": 20,
+            "log_every": 10,
+            **flags,
+        }
     )
-    return with_steps(settings, steps=40, quantizer_steps=30)
 
 
 def run(settings: Settings, out: Path, *, resume: bool = False):

@@ -3,7 +3,8 @@
 A discrete agent never sees a continuous action: it reads `CodedTransitions` and gives an `Actor`,
 which scores the codes of a state. That is what makes every expectation, constraint and penalty an
 exact sum (`operators`). An agent is a frozen dataclass of hyperparameters with three pure methods;
-a new one is a file with such a class and a line in `AGENTS`.
+a new one is a file with such a class and a line in `saqrl.registry`, or, in a package of one's own,
+a call of `saqrl.register` or an entry point.
 """
 
 from typing import Any, Protocol
@@ -11,17 +12,7 @@ from typing import Any, Protocol
 import equinox as eqx
 from jaxtyping import Array, Float, Int, Key
 
-from saqrl.registry import Registry
-
-AGENTS = Registry(
-    "agent",
-    {
-        "bc": "saqrl.agents.bc:BC",
-        "cql": "saqrl.agents.cql:CQL",
-        "iql": "saqrl.agents.iql:IQL",
-        "brac": "saqrl.agents.brac:BRAC",
-    },
-)
+from saqrl.registry import AGENTS as AGENTS
 
 
 class CodedTransitions(eqx.Module):

@@ -1,7 +1,7 @@
 """The continuous counterparts: the same data, networks and budget without the codes.
 
 They read `ContinuousTransitions` and leave an `Actor` that gives actions in [-1, 1]. A new one is
-a file and a line in `BASELINES`.
+a file and a line in `saqrl.registry`.
 """
 
 from typing import Any, Protocol
@@ -9,20 +9,7 @@ from typing import Any, Protocol
 import equinox as eqx
 from jaxtyping import Array, Float, Key
 
-from saqrl.registry import Registry
-
-BASELINES = Registry(
-    "continuous agent",
-    {
-        "bc": "saqrl.baselines.bc:ContinuousBC",
-        "gaussian": "saqrl.baselines.bc:GaussianBC",
-        "gmm": "saqrl.baselines.gmm:GMM",
-        "cql": "saqrl.baselines.cql:CQL",
-        "iql": "saqrl.baselines.iql:IQL",
-        "brac": "saqrl.baselines.brac:BRAC",
-        "rebrac": "saqrl.baselines.rebrac:ReBRAC",
-    },
-)
+from saqrl.registry import BASELINES as BASELINES
 
 
 class ContinuousTransitions(eqx.Module):

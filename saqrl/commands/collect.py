@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
 from saqrl.commands.output import print_json, say
+from saqrl.commands.parser import parse
 from saqrl.datasets.formats.writers import check_destination, save_arrays
 from saqrl.environments.oracles.collect import collect
 from saqrl.training.progress import Reporter
@@ -37,12 +36,7 @@ class Collect:
 
 
 def main(arguments: Sequence[str]) -> int:
-    asked = tyro.cli(
-        Collect,
-        args=list(arguments),
-        prog="saqrl collect",
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    asked = parse(Collect, arguments)
     out, reporter = Path(asked.out), Reporter()
     check_destination(out)
     with reporter.stage("collect", asked.episodes, unit="episodes") as update:

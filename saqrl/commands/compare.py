@@ -3,14 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
+from typing import Any, Literal
 
 from saqrl.commands.output import print_json, say
+from saqrl.commands.parser import parse
 from saqrl.datasets.naming import dataset_name
 from saqrl.registry import closest
-from saqrl.studies.compare import Task, methods, plan, run_grid
 from saqrl.training.presets import PRESETS
 from saqrl.training.progress import Reporter
 
@@ -51,19 +49,16 @@ class Compare:
     """episodes of an evaluation"""
     evaluations: int = 5
     """evaluations of a run; its score is the mean of the last 3"""
-    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="OWNER.FIELD=VALUE")] = ()
+    set: tuple[str, ...] = ()
     """hyperparameters, as in saq-iql.tau=0.8 rebrac.actor_penalty=0.1 quantizer.codes=128"""
     json: bool = False
     """last line of stdout: the rows as JSON"""
 
 
 def main(arguments: Sequence[str]) -> int:
-    asked = tyro.cli(
-        Compare,
-        args=list(arguments),
-        prog="saqrl compare",
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    asked = parse(Compare, arguments)
+    from saqrl.studies.compare import methods, plan, run_grid
+
     if asked.seeds < 1:
         raise ValueError(f"seeds is {asked.seeds}; at least 1")
     given = {name: getattr(asked, name) for name in CHANGES}
@@ -86,8 +81,10 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
-def task_of(word: str) -> Task:
+def task_of(word: str) -> Any:
     """SPEC or PRESET=SPEC; the task is called as the preset, or as the file."""
+    from saqrl.studies.compare import Task
+
     preset, equals, spec = word.partition("=")
     if not equals:
         return Task(dataset_name(word), word)

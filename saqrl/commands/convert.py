@@ -3,13 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
+from typing import Literal
 
 from saqrl.commands.output import print_json, say
-from saqrl.commands.reading import DatasetOptions, with_positional_dataset
-from saqrl.datasets import DatasetError, Transitions, load_dataset
+from saqrl.commands.parser import DatasetSpec, Word, parse
+from saqrl.datasets import DatasetError, ReadOptions, Transitions, load_dataset
 from saqrl.datasets.errors import counted
 from saqrl.datasets.formats.writers import (
     check_destination,
@@ -28,9 +26,9 @@ from saqrl.datasets.options import DEFAULT
 class Convert:
     """Write a dataset in another format; read back, it is the same bit for bit."""
 
-    dataset: Annotated[str, tyro.conf.Positional]
+    dataset: DatasetSpec
     """SPEC: format:path or a path; a mixture is 'A + 2*B', or --dataset A --dataset 2*B"""
-    out: Annotated[str, tyro.conf.Positional]
+    out: Word
     """new file (npz, d4rl, robomimic) or folder (minari, lerobot, mapped)"""
     format: Literal["npz", "d4rl", "minari", "robomimic", "lerobot", "mapped"] | None = None
     """format of OUT; default: by its suffix where that says it"""
@@ -38,18 +36,13 @@ class Convert:
     """environment id to record; for OGBench's files the task whose rewards are made"""
     coded: str | None = None
     """run folder: write its codes in place of the actions, as npz for libraries of discrete RL"""
-    options: DatasetOptions = DEFAULT
+    options: ReadOptions = DEFAULT
     json: bool = False
     """last line of stdout: what was written as JSON"""
 
 
 def main(arguments: Sequence[str]) -> int:
-    asked = tyro.cli(
-        Convert,
-        args=with_positional_dataset(arguments),
-        prog="saqrl convert",
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    asked = parse(Convert, arguments)
     out = Path(asked.out)
     if asked.coded is not None:
         return _convert_coded(asked, out)
@@ -105,8 +98,8 @@ def _convert_coded(asked: Convert, out: Path) -> int:
     """Observations, codes, rewards and ends, as d3rlpy's MDPDataset takes them."""
     from saqrl.policy.storage import load_policy
     from saqrl.training.coded import coded_trajectories
+    from saqrl.training.data import load_training_data
     from saqrl.training.train import saved_settings
-    from saqrl.training.training_data import load_training_data
 
     check_destination(out)
     run = Path(str(asked.coded))

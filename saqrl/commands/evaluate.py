@@ -3,27 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
+from typing import Literal
 
 from saqrl.commands.output import print_json, say, score_words
+from saqrl.commands.parser import Word, parse
 from saqrl.datasets import EnvironmentSpec
-from saqrl.policy.storage import load_policy
-from saqrl.policy.video import check_video_path, record_episode
-from saqrl.studies.fitted_q import FittedQ
-from saqrl.studies.ranking import value_run
-from saqrl.training.evaluation import evaluate, open_arena
 from saqrl.training.progress import Reporter
-from saqrl.training.run_folder import policy_folder, read_config, read_result
-from saqrl.training.train import saved_settings
 
 
 @dataclass
 class Evaluate:
     """Play a run's policy in its environment."""
 
-    run: Annotated[str, tyro.conf.Positional]
+    run: Word
     """run folder"""
     episodes: int = 50
     """episodes to play"""
@@ -46,12 +38,12 @@ class Evaluate:
 
 
 def main(arguments: Sequence[str]) -> int:
-    asked = tyro.cli(
-        Evaluate,
-        args=list(arguments),
-        prog="saqrl evaluate",
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    asked = parse(Evaluate, arguments)
+    from saqrl.policy.storage import load_policy
+    from saqrl.policy.video import check_video_path, record_episode
+    from saqrl.training.evaluation import evaluate, open_arena
+    from saqrl.training.run_folder import policy_folder, read_config, read_result
+
     path, reporter = Path(asked.run), Reporter()
     read_config(path)
     if asked.offline:
@@ -66,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError(f"episodes is {asked.episodes}; at least 1")
     act = asked.act or policy.default_act
     with open_arena(environment) as arena:
-        record = evaluate(
+        scores = evaluate(
             policy,
             arena,
             environment.id,
@@ -75,6 +67,7 @@ def main(arguments: Sequence[str]) -> int:
             seed=asked.seed,
             reporter=reporter,
         )
+    record = asdict(scores)
     if asked.video is not None:
         record_episode(policy, environment, Path(asked.video), act=act, seed=asked.seed)
         say(f"video: {asked.video}")
@@ -102,6 +95,10 @@ def _offline(asked: Evaluate, path: Path, reporter: Reporter) -> int:
         raise ValueError(f"{wrong[0]} plays in an environment; leave it or --offline out")
     if asked.offline_steps < 1:
         raise ValueError(f"offline-steps is {asked.offline_steps}; at least 1")
+    from saqrl.studies.fitted_q import FittedQ
+    from saqrl.studies.ranking import value_run
+    from saqrl.training.train import saved_settings
+
     settings = saved_settings(path)
     act, found = value_run(
         path,
@@ -121,7 +118,7 @@ def _offline(asked: Evaluate, path: Path, reporter: Reporter) -> int:
             {
                 "run": str(path),
                 "agent": settings.agent_name,
-                "dataset": settings.dataset,
+                "dataset": settings.data.dataset,
                 "step": asked.step,
                 "act": act,
                 "discount": settings.agent.discount,

@@ -3,20 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-import tyro
 
 from saqrl.commands.output import print_json, say
+from saqrl.commands.parser import Word, parse
 from saqrl.datasets import Transitions
 from saqrl.datasets.chunks import chunk_actions
-from saqrl.deploy.export import export
-from saqrl.policy.storage import load_policy
-from saqrl.training.features import split
-from saqrl.training.run_folder import policy_folder, read_config
-from saqrl.training.train import saved_settings
-from saqrl.training.training_data import load_training_data, training_spec
 
 # Rows of the held-out episodes that the written file is compared on.
 COMPARED = 512
@@ -26,7 +20,7 @@ COMPARED = 512
 class Export:
     """Write a run's policy as one file that needs no JAX: raw observation in, action out."""
 
-    run: Annotated[str, tyro.conf.Positional]
+    run: Word
     """run folder"""
     out: str
     """file to write"""
@@ -45,9 +39,14 @@ class Export:
 
 
 def main(arguments: Sequence[str]) -> int:
-    asked = tyro.cli(
-        Export, args=list(arguments), prog="saqrl export", config=(tyro.conf.FlagCreatePairsOff,)
-    )
+    asked = parse(Export, arguments)
+    from saqrl.deploy.export import export
+    from saqrl.policy.storage import load_policy
+    from saqrl.training.data import load_training_data, training_spec
+    from saqrl.training.preparation import split
+    from saqrl.training.run_folder import policy_folder, read_config
+    from saqrl.training.train import saved_settings
+
     path, out = Path(asked.run), Path(asked.out)
     file_format = asked.format or out.suffix.removeprefix(".")
     if file_format not in ("onnx", "npz"):
@@ -70,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
         act=act,
         observations=training.observations,
         held_out=compared.observations[rows],
-        held_out_actions=_chunks(compared, settings.chunk)[rows],
+        held_out_actions=_chunks(compared, settings.features.chunk)[rows],
         provenance={
             "run": path.resolve().name,
             "dataset": Path(spec.partition(":")[2] or spec).name,

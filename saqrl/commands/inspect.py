@@ -3,14 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import tyro
 from rich.console import Console
 
 from saqrl.commands.output import print_json, say
-from saqrl.commands.reading import DatasetOptions, with_positional_dataset
-from saqrl.datasets import load_dataset
+from saqrl.commands.parser import DatasetSpec, parse
+from saqrl.datasets import ReadOptions, load_dataset
 from saqrl.datasets.audit.findings import audit
 from saqrl.datasets.audit.picture import draw, require_picture_path
 from saqrl.datasets.audit.text import render
@@ -21,13 +19,13 @@ from saqrl.datasets.options import DEFAULT
 class Inspect:
     """What is in a dataset, and what is wrong with it."""
 
-    dataset: Annotated[str, tyro.conf.Positional]
+    dataset: DatasetSpec
     """SPEC: format:path or a path; a mixture is 'A + 2*B', or --dataset A --dataset 2*B"""
     angles: tuple[int, ...] = ()
     """observation columns that are known to be angles in radians"""
     env: str | None = None
     """environment id; for OGBench's files the task whose rewards are made"""
-    options: DatasetOptions = DEFAULT
+    options: ReadOptions = DEFAULT
     picture: str | None = None
     """write returns, lengths and action histograms to this file (.png, .svg, .pdf)"""
     json: bool = False
@@ -35,12 +33,7 @@ class Inspect:
 
 
 def main(arguments: Sequence[str]) -> int:
-    asked = tyro.cli(
-        Inspect,
-        args=with_positional_dataset(arguments),
-        prog="saqrl inspect",
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    asked = parse(Inspect, arguments)
     if asked.picture is not None:
         require_picture_path(Path(asked.picture))
     transitions = load_dataset(

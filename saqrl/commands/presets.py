@@ -4,9 +4,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-import tyro
-
 from saqrl.commands.output import print_json
+from saqrl.commands.parser import parse
 from saqrl.training.presets import PRESETS, Preset
 
 
@@ -19,12 +18,7 @@ class Presets:
 
 
 def main(arguments: Sequence[str]) -> int:
-    asked = tyro.cli(
-        Presets,
-        args=list(arguments),
-        prog="saqrl presets",
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    asked = parse(Presets, arguments)
     text = "\n\n".join(_describe(name, preset) for name, preset in PRESETS.items())
     print(text, file=sys.stderr if asked.json else sys.stdout)
     if asked.json:

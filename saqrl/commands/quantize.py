@@ -1,73 +1,27 @@
 """`saqrl quantize`."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, make_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import numpy as np
-import tyro
 
 from saqrl.commands.output import print_json, say
-from saqrl.commands.reading import DatasetOptions, with_positional_dataset
-from saqrl.datasets import load_dataset
+from saqrl.commands.parser import DatasetSpec, parse, split_dotted
+from saqrl.datasets import ReadOptions
 from saqrl.datasets.errors import listing
 from saqrl.datasets.options import DEFAULT
 from saqrl.datasets.scaling import Scale
-from saqrl.quantizers import QUANTIZERS
-from saqrl.studies.codebooks.page import (
-    HEADER,
-    replay_sentences,
-    require_plots,
-    sentences,
-    table,
-    write_page,
-)
-from saqrl.studies.codebooks.replay import NoReplay, replay
-from saqrl.studies.codebooks.study import (
-    HELD_OUT,
-    Examination,
-    Material,
-    best_suggested,
-    compare,
-    examine_beside,
-    fitting_sizes,
-    gather,
-    settings_of,
-    suggested,
-    summarize,
-)
+from saqrl.registry import QUANTIZERS, closest
+from saqrl.training.flags import typed
 from saqrl.training.progress import Reporter
+
+if TYPE_CHECKING:
+    from saqrl.studies.codebooks.study import Examination, Material
 
 # Fields of the quantizers that flags of the command's own set.
 OWN_FLAGS = ("codes", "steps", "patience", "batch_size", "hidden")
-
-
-def _fields_of_quantizers() -> Any:
-    """Every other field that some quantizer has, None where it is not given."""
-    kinds: dict[str, Any] = {}
-    owners: dict[str, list[str]] = {}
-    for name in QUANTIZERS:
-        quantizer = QUANTIZERS.load(name)
-        hints = get_type_hints(quantizer)
-        for each in fields(quantizer):
-            if each.name not in OWN_FLAGS:
-                kinds[each.name] = hints[each.name]
-                owners.setdefault(each.name, []).append(name)
-    return make_dataclass(
-        "QuantizerFields",
-        [
-            (
-                name,
-                Annotated[
-                    kind | None,
-                    tyro.conf.arg(help=f"of {', '.join(owners[name])}; default: the preset's"),
-                ],
-                None,
-            )
-            for name, kind in kinds.items()
-        ],
-    )
 
 
 # Settings that flags of the same name change.
@@ -81,14 +35,12 @@ CHANGES = (
     "seed",
 )
 
-QuantizerFields = _fields_of_quantizers()
-
 
 @dataclass
 class Quantize:
     """How well codes stand for a dataset's actions: quantizers and codebook sizes compared."""
 
-    dataset: Annotated[str, tyro.conf.Positional]
+    dataset: DatasetSpec
     """SPEC: format:path or a path; a mixture is 'A + 2*B', or --dataset A --dataset 2*B"""
     quantizer: tuple[str, ...] = ("vqvae",)
     """which to compare: vqvae, vqvae-unconditioned, residual, fsq, kmeans, bins, candidates"""
@@ -109,17 +61,14 @@ class Quantize:
     """of the quantizers; default: the preset's"""
     hidden: tuple[int, ...] | None = None
     """widths of the quantizers' hidden layers; default: the preset's"""
-    quantizer_fields: Annotated[
-        QuantizerFields,  # type: ignore[valid-type]
-        tyro.conf.arg(name="quantizer"),
-    ] = field(default_factory=QuantizerFields)
     feature_deviation: float | None = None
     """of the networks' inputs; smaller is smoother; default: the preset's"""
     observation_scale: Scale | None = None
     """columns: each to one deviation; common: one factor, for shared units; none; default: the
     preset's"""
-    held_out: float = HELD_OUT
-    """share of the episodes that errors are measured on, where the file has no split of its own"""
+    held_out: float | None = None
+    """share of the episodes that errors are measured on, where the file has no split of its own;
+    default: a fifth"""
     chunk: int | None = None
     """consecutive actions that one code stands for; default: the preset's"""
     replay: int = 3
@@ -133,7 +82,7 @@ class Quantize:
     """use only the first so many episodes; default: the preset's"""
     env: str | None = None
     """environment id to replay in; default: the preset's, or the one that the dataset names"""
-    options: DatasetOptions = DEFAULT
+    options: ReadOptions = DEFAULT
     seed: int = 0
     """of the split, the networks and the batches"""
     json: bool = False
@@ -141,27 +90,30 @@ class Quantize:
 
 
 def main(arguments: Sequence[str]) -> int:
-    asked = tyro.cli(
-        Quantize,
-        args=with_positional_dataset(arguments),
-        prog="saqrl quantize",
-        config=(tyro.conf.FlagCreatePairsOff,),
+    words, dotted = split_dotted(arguments, ("quantizer",))
+    asked = parse(Quantize, words)
+    from saqrl.studies.codebooks.page import write_page
+    from saqrl.studies.codebooks.study import (
+        Material,
+        best_suggested,
+        compare,
+        examine_beside,
+        fitting_sizes,
+        gather,
+        settings_of,
+        summarize,
     )
+    from saqrl.training.data import load_data
+
     out = None if asked.out is None else Path(asked.out)
     _check(asked, out)
     changes = {name: getattr(asked, name) for name in CHANGES}
     settings = settings_of(asked.preset, **changes, data_episodes=asked.episodes)
-    quantizer_fields = _given_fields(asked)
+    quantizer_fields = _given_fields(asked, dotted)
     reporter = Reporter()
 
     def read(spec: str) -> Material:
-        data = load_dataset(
-            spec,
-            angles=settings.angles,
-            episodes=settings.data_episodes,
-            environment=settings.env,
-            options=asked.options,
-        )
+        data = load_data(settings, dataset=spec, options=asked.options)
         return gather(data, preset=asked.preset, **changes)
 
     material = read(asked.dataset)
@@ -209,25 +161,28 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _given_fields(asked: Quantize) -> dict[str, Any]:
+def _given_fields(asked: Quantize, dotted: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of the quantizers that were given; ValueError for one that none of them has."""
-    given = {
-        name: value for name, value in vars(asked.quantizer_fields).items() if value is not None
-    }
-    for name in given:
+    given = {}
+    for flag, value in dotted.items():
+        name = flag.partition(".")[2].replace("-", "_")
         owners = [q for q in QUANTIZERS if name in {f.name for f in fields(QUANTIZERS.load(q))}]
+        if not owners:
+            known = {f.name for q in QUANTIZERS for f in fields(QUANTIZERS.load(q))}
+            raise ValueError(f"--{flag}: no quantizer has such a field; {closest(name, known)}")
         if not set(owners) & set(asked.quantizer):
             raise ValueError(
-                f"--quantizer.{name.replace('_', '-')}: {listing(asked.quantizer)} has no such "
-                f"field; {listing(owners)} has: drop it, or compare one of these"
+                f"--{flag}: {listing(asked.quantizer)} has no such field; {listing(owners)} has: "
+                "drop it, or compare one of these"
             )
+        given[name] = typed(flag, get_type_hints(QUANTIZERS.load(owners[0]))[name], value)
     own = {name: getattr(asked, name) for name in OWN_FLAGS if name != "codes"}
     return {**given, **own}
 
 
 def _check(asked: Quantize, out: Path | None) -> None:
     """ValueError or ImportError before any work is done."""
-    if asked.held_out <= 0:
+    if asked.held_out is not None and asked.held_out <= 0:
         raise ValueError(f"held-out is {asked.held_out}; errors need held-out episodes, say 0.2")
     for name in ("chunk", "prior_steps", "steps", "batch_size"):
         value = getattr(asked, name)
@@ -243,21 +198,26 @@ def _check(asked: Quantize, out: Path | None) -> None:
     if out is not None:
         if out.exists():
             raise ValueError(f"{out} exists already: name another --out")
+        from saqrl.studies.codebooks.page import require_plots
+
         require_plots()
 
 
 def _replays(
-    material: Material,
-    examinations: Sequence[Examination],
+    material: "Material",
+    examinations: "Sequence[Examination]",
     summary: dict[str, Any],
     episodes: int,
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Of every quantizer at its suggested size: the outcome, or why there is none."""
+    from saqrl.studies.codebooks.replay import NoReplay, replay
+    from saqrl.studies.codebooks.study import suggested
+
     found: dict[str, Any] = {}
     for name, examination in suggested(examinations, summary).items():
         try:
-            if material.settings.chunk > 1:
+            if material.settings.features.chunk > 1:
                 raise NoReplay("a code stands for a chunk here; replay with --chunk 1")
             shown = material.shown_transitions
             outcome = replay(
@@ -276,6 +236,8 @@ def _replays(
 
 def _tell(summary: dict[str, Any]) -> None:
     """The table and what it says, on standard error."""
+    from saqrl.studies.codebooks.page import HEADER, replay_sentences, sentences, table
+
     rows = [HEADER, *table(summary)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     say()

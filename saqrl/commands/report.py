@@ -3,22 +3,21 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
+from typing import TYPE_CHECKING, Any
 
 from saqrl.commands.output import print_json, say
-from saqrl.studies.fitted_q import FittedQ
-from saqrl.studies.ranking import Valued, comparable, correlation, value_runs
-from saqrl.studies.report import load_rows, offline_sections, write_report
+from saqrl.commands.parser import Word, parse
 from saqrl.training.progress import Reporter
+
+if TYPE_CHECKING:
+    from saqrl.studies.ranking import Valued
 
 
 @dataclass
 class Report:
     """Tables, intervals and plots of a comparison, as Markdown and one HTML page."""
 
-    folder: Annotated[str, tyro.conf.Positional]
+    folder: Word
     """what saqrl compare wrote, its table.jsonl, or a folder with runs below"""
     out: str | None = None
     """folder for report.md, report.html and the plots; default: report/ beside the table"""
@@ -34,12 +33,10 @@ class Report:
 
 
 def main(arguments: Sequence[str]) -> int:
-    asked = tyro.cli(
-        Report,
-        args=list(arguments),
-        prog="saqrl report",
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    asked = parse(Report, arguments)
+    from saqrl.studies.fitted_q import FittedQ
+    from saqrl.studies.report import load_rows, offline_sections, write_report
+
     source = Path(asked.folder)
     rows = load_rows(source)
     beside = source if source.is_dir() else source.parent
@@ -47,6 +44,8 @@ def main(arguments: Sequence[str]) -> int:
     title = asked.title or f"Comparison: {beside.resolve().name}"
     ranking, more = None, []
     if asked.offline:
+        from saqrl.studies.ranking import value_runs
+
         if asked.offline_steps < 1:
             raise ValueError(f"offline-steps is {asked.offline_steps}; at least 1")
         algorithm = FittedQ(steps=asked.offline_steps)
@@ -64,8 +63,10 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _ranking(valued: Sequence[Valued]) -> list[dict[str, Any]]:
+def _ranking(valued: "Sequence[Valued]") -> list[dict[str, Any]]:
     """A record for every data set and discount, the best run first."""
+    from saqrl.studies.ranking import comparable, correlation
+
     return [
         {
             "data": task,

@@ -4,11 +4,9 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
-
-import tyro
 
 from saqrl.commands.output import say
+from saqrl.commands.parser import Word, parse
 from saqrl.deploy.runtime import load
 
 
@@ -16,7 +14,7 @@ from saqrl.deploy.runtime import load
 class Serve:
     """Answer policy queries over a WebSocket, as openpi's client asks them."""
 
-    file: Annotated[str, tyro.conf.Positional]
+    file: Word
     """exported policy, .onnx or .npz"""
     host: str = "127.0.0.1"
     """address to listen on; one that other machines reach needs --token"""
@@ -35,9 +33,7 @@ class Serve:
 
 
 def main(arguments: Sequence[str]) -> int:
-    asked = tyro.cli(
-        Serve, args=list(arguments), prog="saqrl serve", config=(tyro.conf.FlagCreatePairsOff,)
-    )
+    asked = parse(Serve, arguments)
     from saqrl.deploy.server import Limits, PolicyServer, check_address, serve_until_stopped
 
     if not 0 <= asked.port <= 65535:

@@ -2,257 +2,209 @@
 
 import statistics
 import sys
-from collections.abc import Sequence
-from dataclasses import field, fields, make_dataclass, replace
+from argparse import SUPPRESS
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
-
-import tyro
+from typing import Any, Literal
 
 from saqrl.commands.output import print_json, say, score_words
-from saqrl.commands.reading import with_one_dataset
-from saqrl.datasets.naming import dataset_name
-from saqrl.quantizers import QUANTIZERS
-from saqrl.studies.compare import MEASURES, measure_of
-from saqrl.training.presets import MAIN_JOB, PRESETS, build_settings
-from saqrl.training.progress import Reporter
-from saqrl.training.run_folder import read_config
-from saqrl.training.settings import Settings, first_difference, with_steps
-from saqrl.training.train import saved_settings, train, train_seeds
+from saqrl.commands.parser import Parser, add_fields, joined_specs, split_dotted
+from saqrl.registry import AGENTS, BASELINES, QUANTIZERS
+from saqrl.training.flags import ALIASES, FLAGS, OWNERS, typed
+from saqrl.training.presets import settings_from
+from saqrl.training.settings import Data, Evaluation, Features, Output, Settings, first_difference
 
-# Settings that the command line names otherwise, or not at all.
-_NESTED = ("agent", "quantizer", "prior", "reading")
-# What a nested record is called where that is not its field's name.
-_PREFIX = {"reading": "dataset"}
+DESCRIPTION = """\
+Learn a policy from logged data: quantizer, agent, evaluation, in one run folder. Without
+arguments: collect demonstrations of a cube task, train, and compare with plain cloning.
+Every hyperparameter is a flag too (--agent.alpha 1): --help-all lists those of the agent and the
+quantizer that are named, with their defaults."""
+EXAMPLES = (
+    "saqrl train --dataset my_log.npz                     # demonstrations without rewards",
+    "saqrl train --dataset my_log.hdf5 --agent iql        # a log with rewards",
+    "saqrl train --dataset my_log.npz --chunk 8 --env ID --eval-episodes 100",
+    "saqrl train --out runs/my_log-iql-seed0 --resume",
+)
+
+
+@dataclass
+class Method:
+    """What is trained."""
+
+    preset: str | None = None
+    """named starting point: see saqrl presets"""
+    agent: str | None = None
+    """AGENTS"""
+    quantizer: str | None = None
+    """QUANTIZERS"""
+    actions: Literal["quantized", "continuous"] | None = None
+    """quantized (codes), or continuous"""
+    steps: int | None = None
+    """gradient steps of the agent"""
+    quantizer_steps: int | None = None
+    """gradient steps of the quantizer"""
+    seed: int = 0
+    """of networks, batches, split and collection"""
+
+
+@dataclass
+class Own:
+    """Where the run is and what is told of it."""
+
+    out: str | None = None
+    """run folder; default: runs/DATA-AGENT-SEED"""
+    resume: bool = False
+    """go on with the run folder"""
+    seeds: int | None = None
+    """train so many, from --seed on, in OUT/seedN"""
+    loggers: tuple[Literal["tensorboard", "wandb", "csv"], ...] = ()
+    """tensorboard, wandb, csv: beside the JSON lines"""
+    json: bool = False
+    """last line of stdout: the result as JSON"""
+    help_all: bool = False
+    """list every hyperparameter too"""
+
+
+def train_parser() -> Parser:
+    """The flags that every training has."""
+    parser = Parser("train", DESCRIPTION, EXAMPLES)
+    names = {record: _names(record) for record in (Data, Features, Evaluation, Output)}
+    add_fields(parser.add_argument_group("data"), Data, names=names[Data])
+    method = parser.add_argument_group("method")
+    add_fields(method, Method)
+    add_fields(method, Features, names=names[Features])
+    evaluation = parser.add_argument_group("evaluation")
+    shown = {"act": None, "action_horizon": None}
+    add_fields(evaluation, Evaluation, names=names[Evaluation], shown=shown)
+    for alias, name in ALIASES.items():
+        parser.add_argument(f"--{alias}", dest=name, default=SUPPRESS, help=SUPPRESS)
+    output = parser.add_argument_group("output")
+    add_fields(output, Own)
+    add_fields(output, Output)
+    for action in parser._actions:
+        if action.help in ("AGENTS", "QUANTIZERS"):
+            only = ", ".join(name for name in BASELINES if name not in AGENTS)
+            names_of = {"AGENTS": f"{', '.join(AGENTS)}; continuous only: {only}"}
+            action.help = names_of.get(action.help, ", ".join(QUANTIZERS))
+    return parser
+
+
+def _names(record: type) -> dict[str, str]:
+    return {field: flag for flag, (_, field, _) in FLAGS.items() if _owner(flag) is record}
+
+
+def _owner(flag: str) -> type:
+    return Settings.RECORDS[FLAGS[flag][0]]
 
 
 def main(arguments: Sequence[str]) -> int:
-    asked, settings = read_flags(arguments)
-    out = Path(asked.out) if asked.out else default_out(settings, asked.seeds or 1)
-    seeds = _seeds(asked, settings, out)
+    own, flags = read_words(arguments)
+    if own.help_all:
+        return _help_all(flags)
+    settings, resume = read_flags(own, flags)
+    from saqrl.training.train import default_out, train, train_seeds
+
+    out = Path(own.out) if own.out else default_out(settings, own.seeds or 1)
+    seeds = _seeds(own, settings, out)
     if seeds is not None:
-        summaries = train_seeds(
-            settings,
-            out,
-            seeds=seeds,
-            resume=asked.resume and out.exists(),
-            reporter=Reporter(),
-            loggers=asked.loggers,
-        )
+        summaries = train_seeds(settings, out, seeds=seeds, resume=resume, loggers=own.loggers)
         _tell_seeds(summaries, out)
-        if asked.json:
-            print_json({"out": str(out), "seeds": seeds, "runs": summaries})
-        return 0
-    summary = train(
-        settings,
-        out,
-        resume=asked.resume and out.exists(),
-        reporter=Reporter(),
-        loggers=asked.loggers,
-    )
-    _tell(summary)
-    if asked.json:
-        print_json(summary)
+        record: dict[str, Any] = {"out": str(out), "seeds": seeds, "runs": summaries}
+    else:
+        record = train(settings, out, resume=resume, loggers=own.loggers)
+        _tell(record)
+    if own.json:
+        print_json(record)
     return 0
 
 
-def read_flags(arguments: Sequence[str]) -> tuple[Any, Settings]:
-    """What the flags of `saqrl train` say, and the settings that they make.
+def read_words(arguments: Sequence[str]) -> tuple[Own, dict[str, Any]]:
+    """The command's own flags, and those of the settings as they were typed."""
+    rest, flags = split_dotted(arguments, OWNERS)
+    said = train_parser().parse(rest)
+    if "dataset" in said:
+        said["dataset"] = joined_specs(None, said["dataset"])
+        if not said["dataset"]:
+            raise ValueError("--dataset: no SPEC after it; write format:path or a path")
+    values = {
+        f.name: typed(f.name, f.type, said.pop(f.name)) for f in fields(Own) if f.name in said
+    }
+    return Own(**values), said | flags
 
-    ValueError where they do not fit together or to the run that is resumed; flags that cannot be
-    parsed at all are told on standard error and raise SystemExit.
+
+def read_flags(own: Own, flags: Mapping[str, Any]) -> tuple[Settings, bool]:
+    """The settings that the flags make, and whether a run folder is there to go on with.
+
+    ValueError where they do not fit together, or to the run that is resumed.
     """
-    words = with_one_dataset(arguments)
-    chosen = _choices(words)
-    resumed = None
-    if "--resume" in words and chosen["out"]:
-        if Path(chosen["out"]).exists():
-            resumed = saved_settings(_first_run(Path(chosen["out"])))
-        elif not any(chosen[name] for name in ("dataset", "env", "preset")):
-            raise ValueError(
-                f"--resume: there is no run folder {chosen['out']}: correct --out, or say what to "
-                "train with --dataset, --env or --preset"
-            )
-    base = _base_settings(chosen, resumed)
-    asked = _parse(words, base)
-    settings = _settings_of(asked, base)
-    if asked.preset and settings.dataset is None and (data := PRESETS[asked.preset].data):
-        raise ValueError(f"preset {asked.preset!r} needs --dataset: {data}")
-    if resumed is not None and (difference := first_difference(resumed, settings)):
-        raise ValueError(f"--resume: {difference}: drop that flag, or name another --out")
-    return asked, settings
+    if not (own.resume and own.out):
+        return settings_from(flags), False
+    from saqrl.training.train import saved_settings
+
+    if Path(own.out).exists():
+        saved = saved_settings(_first_run(Path(own.out)))
+        settings = settings_from(flags, base=saved)
+        if difference := first_difference(saved, settings):
+            raise ValueError(f"--resume: {difference}: drop that flag, or name another --out")
+        return settings, True
+    if not any(name in flags for name in ("dataset", "env", "preset")):
+        raise ValueError(
+            f"--resume: there is no run folder {own.out}: correct --out, or say what to train "
+            "with --dataset, --env or --preset"
+        )
+    return settings_from(flags), False
+
+
+def _help_all(flags: Mapping[str, Any]) -> int:
+    """The help, and every hyperparameter with its default as the command stands."""
+    settings = settings_from(flags)
+    parser = train_parser()
+    for owner, described in (
+        ("agent", settings.agent),
+        ("quantizer", settings.quantizer),
+        ("prior", settings.prior),
+    ):
+        group = parser.add_argument_group(f"{owner}: {type(described).__name__}")
+        add_fields(group, type(described), prefix=f"{owner}.", shown=vars(described))
+    reading = settings.data.reading
+    group = parser.add_argument_group("which parts of the data set are read")
+    add_fields(group, type(reading), prefix="dataset.")
+    parser.print_help()
+    return 0
 
 
 def _first_run(out: Path) -> Path:
-    """The run folder itself, or that of the first of the seeds that share a program."""
+    """The run folder itself, or that of the first of the seeds of one command."""
+    from saqrl.training.run_folder import read_config
+    from saqrl.training.train import saved_settings
+
     if (out / "config.json").exists():
         return out
     runs = [config.parent for config in out.glob("seed*/config.json")]
     runs = [run for run in runs if "seeds" in read_config(run)]
-    if not runs:
-        return out
-    return min(runs, key=lambda run: saved_settings(run).seed)
+    return min(runs, key=lambda run: saved_settings(run).seed) if runs else out
 
 
-def _seeds(asked: Any, settings: Settings, out: Path) -> list[int] | None:
-    """The seeds that share a program; None for a single run in a folder of its own."""
-    if asked.seeds is not None and asked.seeds < 1:
-        raise ValueError(f"seeds is {asked.seeds}; at least 1")
-    if asked.resume and _first_run(out) != out:
+def _seeds(own: Own, settings: Settings, out: Path) -> list[int] | None:
+    """The seeds of the command; None for a single run in a folder of its own."""
+    from saqrl.training.run_folder import read_config
+
+    if own.seeds is not None and own.seeds < 1:
+        raise ValueError(f"seeds is {own.seeds}; at least 1")
+    if own.resume and _first_run(out) != out:
         begun = read_config(_first_run(out))["seeds"]
-        if asked.seeds not in (None, len(begun)):
+        if own.seeds not in (None, len(begun)):
             raise ValueError(
-                f"--resume: {out} was begun with {len(begun)} seeds, this asks for {asked.seeds}: "
+                f"--resume: {out} was begun with {len(begun)} seeds, this asks for {own.seeds}: "
                 "drop that flag, or name another --out"
             )
         return list(begun)
-    if asked.resume and asked.seeds and (out / "config.json").exists():
+    if own.resume and own.seeds and (out / "config.json").exists():
         raise ValueError(f"--resume: {out} is the run of one seed: drop --seeds")
-    if asked.seeds is None:
+    if own.seeds is None:
         return None
-    return list(range(settings.seed, settings.seed + asked.seeds))
-
-
-def default_out(settings: Settings, seeds: int = 1) -> Path:
-    """runs/DATA-AGENT-SEED, from what the run is about."""
-    data = dataset_name(settings.dataset or settings.env or "data")
-    kind = "" if settings.actions == "quantized" else "continuous-"
-    chunk = f"-chunk{settings.chunk}" if settings.chunk > 1 else ""
-    first = settings.seed
-    which = f"seed{first}" if seeds == 1 else f"seeds{first}-{first + seeds - 1}"
-    name = f"{data}-{kind}{settings.agent_name}{chunk}-{which}"
-    return Path("runs") / name.replace("/", "-")
-
-
-def _choices(words: Sequence[str]) -> dict[str, str | None]:
-    """The flags that decide which other flags there are, read before the rest is parsed."""
-    found: dict[str, str | None] = dict.fromkeys(
-        ("preset", "agent", "quantizer", "actions", "out", "dataset", "env")
-    )
-    for position, word in enumerate(words):
-        name, equals, value = word.removeprefix("--").partition("=")
-        if word.startswith("--") and name in found:
-            following = words[position + 1] if position + 1 < len(words) else ""
-            found[name] = value if equals else following
-    return found
-
-
-def _base_settings(chosen: dict[str, str | None], resumed: Settings | None) -> Settings:
-    """What the flags change: a saved run, a preset, or the main job where nothing is named."""
-    if resumed is not None:
-        saved = {"agent": resumed.agent_name, "quantizer": QUANTIZERS.name_of(resumed.quantizer)}
-        for name, value in saved.items():
-            if chosen[name] not in (None, value):
-                raise ValueError(
-                    f"--resume: {name} is {value!r} in the run and {chosen[name]!r} here: drop "
-                    "that flag, or name another --out"
-                )
-        return resumed
-    main_job = chosen["dataset"] is None and chosen["env"] is None
-    return build_settings(
-        chosen["preset"] or (MAIN_JOB if main_job else "default"),
-        agent=chosen["agent"],
-        quantizer=chosen["quantizer"] or "vqvae",
-        actions=chosen["actions"] or "quantized",
-    )
-
-
-def _parse(words: Sequence[str], base: Settings) -> Any:
-    """The command line as a record with the fields of the settings beside train's own."""
-
-    def flag(help: str, **more: Any) -> Any:
-        return tyro.conf.arg(help=help, **more)
-
-    own = [
-        ("preset", Annotated[str | None, flag("named starting point: see saqrl presets")], None),
-        (
-            "agent",
-            Annotated[str, flag("bc, cql, iql, brac; continuous only: gaussian, gmm, rebrac")],
-            base.agent_name,
-        ),
-        (
-            "quantizer",
-            Annotated[str, flag(", ".join(QUANTIZERS))],
-            QUANTIZERS.name_of(base.quantizer),
-        ),
-        ("steps", Annotated[int | None, flag("gradient steps of the agent")], None),
-        (
-            "quantizer_steps",
-            Annotated[int | None, flag("gradient steps of the quantizer")],
-            None,
-        ),
-        (
-            "seeds",
-            Annotated[
-                int | None,
-                flag("train so many seeds in one program, from --seed on: run folders OUT/seedN"),
-            ],
-            None,
-        ),
-        ("out", Annotated[str | None, flag("run folder; default runs/DATA-AGENT-SEED")], None),
-        ("resume", Annotated[bool, flag("go on with the run folder")], False),
-        (
-            "loggers",
-            Annotated[
-                tuple[Literal["tensorboard", "wandb", "csv"], ...],
-                flag("write the histories for these too, beside the JSON lines"),
-            ],
-            (),
-        ),
-        ("json", Annotated[bool, flag("last line of stdout: the result as JSON")], False),
-        ("execute", Annotated[int | None, flag("actions of a chunk to play; default all")], None),
-        ("act", Annotated[Literal["greedy", "sample"], flag("how to choose codes")], base.act),
-    ]
-    taken = {name for name, *_ in own} | set(_NESTED)
-    plain = [
-        (f.name, Annotated[cast(Any, f.type), flag(_HELP.get(f.name, ""))], getattr(base, f.name))
-        for f in fields(Settings)
-        if f.name not in taken
-    ]
-    nested = [
-        (
-            f"{name}_fields",
-            Annotated[
-                cast(Any, type(getattr(base, name))), tyro.conf.arg(name=_PREFIX.get(name, name))
-            ],
-            getattr(base, name),
-        )
-        for name in _NESTED
-    ]
-    arguments = make_dataclass(
-        "train",
-        [
-            (name, kind, field(default_factory=lambda default=default: default))  # type: ignore[misc]
-            for name, kind, default in (*own, *plain, *nested)
-        ],
-    )
-    return tyro.cli(
-        arguments,
-        args=words,
-        prog="saqrl train",
-        description="Learn a policy from logged data: quantizer, agent, evaluation, in one run "
-        "folder. Without arguments: collect demonstrations of a cube task, train and compare. "
-        "The defaults below are those of the command as it stands: with --dataset, --preset or "
-        "--agent before --help they are other ones.",
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
-
-
-def _settings_of(asked: Any, base: Settings) -> Settings:
-    """The settings that the parsed flags make of the base."""
-    nested = {name: getattr(asked, f"{name}_fields") for name in _NESTED}
-    plain = {
-        f.name: getattr(asked, f.name)
-        for f in fields(Settings)
-        if f.name not in (*_NESTED, "execute")
-    }
-    execute = asked.execute
-    if (
-        execute is None
-    ):  # the saved or preset one where the chunk is as it was, else the whole chunk
-        execute = base.execute if plain["chunk"] == base.chunk else plain["chunk"]
-    settings = replace(base, **nested, **plain, execute=execute)
-    return with_steps(settings, steps=asked.steps, quantizer_steps=asked.quantizer_steps)
+    return list(range(settings.seed, settings.seed + own.seeds))
 
 
 def _tell(summary: dict[str, Any]) -> None:
@@ -289,6 +241,8 @@ def _tell_seeds(summaries: Sequence[dict[str, Any]], out: Path) -> None:
     for summary in summaries:
         say(f"seed {summary['seed']}: {score_words(summary)}")
     if summaries[0]["env"]:
+        from saqrl.studies.compare import MEASURES, measure_of
+
         measure, scale = measure_of(summaries[0]["env"], summaries[0])
         scores = [scale * summary[measure] for summary in summaries]
         say(
@@ -299,32 +253,6 @@ def _tell_seeds(summaries: Sequence[dict[str, Any]], out: Path) -> None:
     stages = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in took["seconds"].items())
     say(f"time: {took['wall_seconds']:.0f} s ({stages})")
     say(f"next: saqrl report {out}")
-
-
-_HELP = {
-    "actions": "quantized, or the continuous counterpart",
-    "dataset": "SPEC: format:path or a path; several, each with a weight if wanted, are a mixture: "
-    "--dataset A 2*B, or the flag again; without it demonstrations are collected from --env",
-    "env": "environment id to evaluate in; default: the one that the dataset names",
-    "demonstrations": "episodes to collect where no dataset is given",
-    "angles": "observation columns in radians, seen as cosine and sine",
-    "observation_scale": "columns: each to one deviation; common: one factor, for shared units; "
-    "none",
-    "feature_deviation": "of the networks' inputs; smaller is smoother",
-    "reward_scale": "unit: mean size 0.1; return-range: returns span 1000; none",
-    "chunk": "consecutive actions that one code stands for",
-    "data_episodes": "use only the first so many episodes",
-    "held_out": "share of the episodes kept for the quantizer's report",
-    "seed": "of the initial networks and batches, and of what is collected",
-    "eval_episodes": "episodes of an evaluation",
-    "eval_every": "agent steps between evaluations; default: only at the end",
-    "keep_every": "agent steps between policies kept beside the last, to choose among them with "
-    "saqrl report --offline",
-    "log_every": "steps between lines of metrics.jsonl",
-    "stream_rows": "rows on the device at a time where the data has more; default: all, of mapped "
-    "data 2**18",
-    "baseline": "plain continuous BC on the same data, trained and evaluated beside",
-}
 
 
 if __name__ == "__main__":

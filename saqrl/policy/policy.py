@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import equinox as eqx
 import jax
@@ -16,8 +16,7 @@ from saqrl import agents, baselines
 from saqrl.datasets import EnvironmentSpec
 from saqrl.datasets.scaling import ActionRange, ObservationScaling
 from saqrl.quantizers import ActionQuantizer
-
-Act = Literal["greedy", "sample"]
+from saqrl.registry import Act as Act
 
 
 class Controller(Protocol):

@@ -3,7 +3,8 @@
 A quantizer is a frozen dataclass of hyperparameters whose training ends in a `Codec`: encode and
 decode for one state. With the behaviour prior pi_b(k|s) beside it, it is an `ActionQuantizer`,
 which is what leaves the room. Observations here are network features and actions lie in [-1, 1]
-(an action chunk is just a wider action). A new quantizer is a file and a line in `QUANTIZERS`.
+(an action chunk is just a wider action). A new quantizer is a file and a line in
+`saqrl.registry`.
 """
 
 from dataclasses import dataclass
@@ -14,20 +15,7 @@ import jax
 from jaxtyping import Array, Float, Int, Key
 
 from saqrl import nn
-from saqrl.registry import Registry
-
-QUANTIZERS = Registry(
-    "quantizer",
-    {
-        "vqvae": "saqrl.quantizers.vqvae:VQVAE",
-        "vqvae-unconditioned": "saqrl.quantizers.vqvae:UnconditionedVQVAE",
-        "residual": "saqrl.quantizers.residual:ResidualVQ",
-        "fsq": "saqrl.quantizers.fsq:FSQ",
-        "kmeans": "saqrl.quantizers.kmeans:KMeans",
-        "bins": "saqrl.quantizers.bins:Bins",
-        "candidates": "saqrl.quantizers.candidates:Candidates",
-    },
-)
+from saqrl.registry import QUANTIZERS as QUANTIZERS
 
 
 class ActionBatch(eqx.Module):

@@ -10,9 +10,9 @@ finished stages are copied, which is exactly what a resumed run would find.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
 import jax
 
@@ -20,32 +20,24 @@ from saqrl.agents import AGENTS
 from saqrl.agents.bc import BC
 from saqrl.arrays import read_arrays, write_arrays, write_atomically
 from saqrl.baselines import BASELINES
-from saqrl.datasets import load_dataset
 from saqrl.datasets.naming import distinct_names
 from saqrl.registry import closest
+from saqrl.training.data import load_data
+from saqrl.training.flags import FLAGS, changed
 from saqrl.training.presets import build_settings
 from saqrl.training.progress import Reporter
-from saqrl.training.run_folder import Run, read_config, read_history, read_result
-from saqrl.training.settings import Settings, first_difference, with_steps
+from saqrl.training.run_folder import RunFolder, read_config, read_history, read_result
+from saqrl.training.settings import Settings, first_difference
 from saqrl.training.train import saved_settings, train
 from saqrl.training.versions import versions
 
 TABLE = "table.jsonl"
 # A score is the mean over this many last evaluations.
 LAST_EVALUATIONS = 3
-# Settings that neither the quantizer nor the prior depends on.
-_AFTER_THE_CODES = frozenset(
-    (
-        *("agent", "prior", "act", "execute", "reward_scale"),
-        *("eval_episodes", "eval_every", "keep_every", "baseline"),
-    )
-)
-
-
 # Settings that change neither what a policy learns nor how it acts, and those that rows name.
 _BESIDE_THE_TRAINING = frozenset(
     (
-        *("dataset", "env", "seed", "chunk", "actions", "baseline"),
+        *("dataset", "env", "chunk", "baseline"),
         *("eval_episodes", "eval_every", "keep_every", "log_every", "stream_rows"),
     )
 )
@@ -146,20 +138,16 @@ def plan(
                 settings = build_settings(
                     task.preset, agent=method.agent, quantizer="vqvae", actions=method.actions
                 )
-                settings = replace(settings, dataset=task.dataset, seed=seed, baseline=False)
-                settings = replace(settings, **_whole_chunks(settings, changes))
-                settings = with_steps(
-                    settings,
-                    steps=steps or _equal_steps(task, method),
-                    quantizer_steps=quantizer_steps,
-                )
-                settings = assign(settings, assignments)
+                said = {"dataset": task.dataset, "seed": seed, "baseline": False, **changes}
+                said |= _given(steps=steps or _equal_steps(task, method))
+                said |= _given(quantizer_steps=quantizer_steps)
+                settings = assign(changed(settings, said), assignments)
                 every = -(-settings.agent.steps // evaluations)
-                settings = replace(settings, eval_every=every)
-                if method.act == settings.act:  # its own way here: no other method
+                settings = changed(settings, {"eval_every": every})
+                if method.act == settings.evaluation.act:  # its own way here: no other method
                     method = replace(method, act=None)
                 if method.act:
-                    settings = replace(settings, act=method.act)  # type: ignore[arg-type]
+                    settings = changed(settings, {"act": method.act})
                 cells.append(Cell(task.name, method, seed, settings))
     return list({cell.key: cell for cell in cells}.values())
 
@@ -171,11 +159,8 @@ def _equal_steps(task: Task, method: Method) -> int | None:
     return build_settings(task.preset, agent=agent, quantizer="vqvae").agent.steps
 
 
-def _whole_chunks(settings: Settings, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The changes; a chunk given without `execute` is played whole."""
-    chunk = changes.get("chunk", settings.chunk)
-    execute = settings.execute if chunk == settings.chunk else chunk
-    return {"execute": execute, **changes}
+def _given(**flags: Any) -> dict[str, Any]:
+    return {name: value for name, value in flags.items() if value is not None}
 
 
 def assign(settings: Settings, assignments: Sequence[str]) -> Settings:
@@ -184,45 +169,23 @@ def assign(settings: Settings, assignments: Sequence[str]) -> Settings:
     OWNER is quantizer, prior, or a method: saq-iql on codes, iql without.
     ValueError names what is malformed or unknown, and the choices of a field that has a few.
     """
-    agent = settings.agent_name
-    method = f"saq-{agent}" if settings.actions == "quantized" else agent
+    method = ("saq-" if settings.quantized else "") + settings.agent_name
+    owners = {"quantizer": "quantizer", "prior": "prior", method: "agent"}
+    known = {"quantizer", "prior", *BASELINES, *(f"saq-{name}" for name in AGENTS)}
+    said = {}
     for assignment in assignments:
         left, equals, text = assignment.partition("=")
         owner, dot, name = left.partition(".")
         if not (equals and dot):
             raise ValueError(f"--set {assignment}: expected OWNER.FIELD=VALUE, as in iql.tau=0.8")
-        exact = {"quantizer": "quantizer", "prior": "prior", method: "agent"}
-        attribute = exact.get(owner)
-        known = {"quantizer", "prior", *BASELINES, *(f"saq-{name}" for name in AGENTS)}
         if owner not in known:
             raise ValueError(f"--set {assignment}: unknown {owner!r}; {closest(owner, known)}")
-        if attribute is None:
-            continue
-        part = getattr(settings, attribute)
-        if name not in {f.name for f in fields(part)}:
-            near = closest(name, [f.name for f in fields(part)])
-            raise ValueError(f"--set {assignment}: {owner} has no {name!r}; {near}")
-        kind = get_type_hints(type(part))[name]
-        if get_origin(kind) is Literal and text not in get_args(kind):
-            choices = " or ".join(map(repr, get_args(kind)))
-            raise ValueError(f"--set {assignment}: {text!r} is not {choices}")
-        value = _typed(text, getattr(part, name), assignment)
-        settings = replace(settings, **{attribute: replace(part, **{name: value})})
-    return settings
-
-
-def _typed(text: str, current: object, assignment: str) -> object:
-    """The text as a value of the kind that the field holds now."""
+        if owner in owners:
+            said[f"{owners[owner]}.{name}"] = text
     try:
-        if isinstance(current, bool):
-            return {"true": True, "false": False}[text.lower()]
-        if isinstance(current, tuple):
-            return tuple(int(word) for word in text.split(","))
-        if isinstance(current, (int, float)):
-            return type(current)(text)
-    except (ValueError, KeyError):
-        raise ValueError(f"--set {assignment}: {text!r} is not a value like {current!r}") from None
-    return text
+        return changed(settings, said)
+    except ValueError as error:
+        raise ValueError(f"--set: {error}") from error
 
 
 def run_grid(
@@ -357,9 +320,9 @@ def share_codes(cell: Cell, cells: Sequence[Cell], out: Path) -> None:
     Equal: the same versions and every setting that codes depend on. config.json names the stages
     that were copied as `shared`.
     """
-    if cell.settings.actions != "quantized":
+    if not cell.settings.quantized:
         return
-    found = {"settings": cell.settings.to_json(), "versions": versions(cell.settings.env)}
+    found = {"settings": cell.settings.to_json(), "versions": versions(cell.settings.data.env)}
     common = [
         (other.folder(out), _stages_in_common(cell.settings, other.settings)) for other in cells
     ]
@@ -370,7 +333,7 @@ def share_codes(cell: Cell, cells: Sequence[Cell], out: Path) -> None:
             continue
         newest = [max((folder / "checkpoints").glob(f"[0-9]*-{stage}.ckpt")) for stage in stages]
         sizes = read_arrays(newest[-1])[1]["sizes"]
-        run = Run.create(cell.folder(out), found | {"shared": list(stages)})
+        run = RunFolder.create(cell.folder(out), found | {"shared": list(stages)})
         try:
             for history, size in sizes.items():
                 if size:
@@ -386,13 +349,16 @@ def share_codes(cell: Cell, cells: Sequence[Cell], out: Path) -> None:
 
 
 def _stages_in_common(ours: Settings, theirs: Settings) -> tuple[str, ...]:
-    if theirs.actions != "quantized":
-        return ()
-    left, right = ours.to_json(), theirs.to_json()
-    if any(left[name] != right[name] for name in left.keys() - _AFTER_THE_CODES):
+    if not theirs.quantized or _before_the_codes(ours) != _before_the_codes(theirs):
         return ()
     clones = isinstance(ours.agent, BC) or isinstance(theirs.agent, BC)  # these have no prior
     return ("quantizer",) if clones or ours.prior != theirs.prior else ("quantizer", "prior")
+
+
+def _before_the_codes(settings: Settings) -> tuple[Any, ...]:
+    """What the quantizer and the prior depend on."""
+    features = replace(settings.features, reward_scale="none")
+    return settings.quantizer, settings.data, features, settings.seed, settings.output.log_every
 
 
 def _refuse_other_settings(cell: Cell, out: Path) -> None:
@@ -405,18 +371,12 @@ def _refuse_other_settings(cell: Cell, out: Path) -> None:
 
 def _refuse_unscored(cells: Sequence[Cell]) -> None:
     """Of all cells with the same data one is looked at: reading is what tells the environment."""
-    unnamed = [cell.settings for cell in cells if cell.settings.env is None]
-    for settings in {(s.dataset, s.data_episodes, s.angles): s for s in unnamed}.values():
-        assert settings.dataset is not None  # `plan` gives every cell one
-        data = load_dataset(
-            settings.dataset,
-            angles=settings.angles,
-            episodes=settings.data_episodes,
-            options=settings.reading,
-        )
+    unnamed = [cell.settings for cell in cells if cell.settings.data.env is None]
+    for settings in {s.data: s for s in unnamed}.values():
+        data = load_data(settings)
         if data.environment is None:
             raise ValueError(
-                f"{settings.dataset} names no environment, and methods are compared by their "
+                f"{settings.data.dataset} names no environment, and methods are compared by their "
                 "scores in one: name it with --env ID, or give a preset that has one as "
                 "PRESET=SPEC (saqrl presets)"
             )
@@ -453,7 +413,7 @@ def collect_rows(folder: Path) -> Iterator[dict[str, Any]]:
     cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
     known = set()
     for (path, settings, _), spec in zip(runs, specs, strict=True):
-        task = named[spec] + (f"-chunk{settings.chunk}" if settings.chunk > 1 else "")
+        task = named[spec] + (f"-chunk{chunk}" if (chunk := settings.features.chunk) > 1 else "")
         method = Method(settings.actions, settings.agent_name).name
         trained = _trained_as(settings)
         identity = json.dumps([spec, settings.seed, sorted(trained.items())], default=str)
@@ -488,14 +448,12 @@ def collect_rows(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def _trained_as(settings: Settings) -> dict[str, Any]:
-    """What decides how a policy comes out and acts, but for data and seed: dotted name -> value."""
-    described = settings.to_json()
-    if settings.actions == "continuous":
-        del described["quantizer"], described["prior"]
-    found: dict[str, Any] = {}
-    for name, value in described.items():
-        if isinstance(value, Mapping):
-            found |= {f"{name}.{field}": inner for field, inner in value.items()}
-        elif name not in _BESIDE_THE_TRAINING:
-            found[name] = value
-    return found
+    """What decides how a policy comes out and acts, but for data and seed: flag -> value."""
+    owners = ("agent", "quantizer", "prior") if settings.quantized else ("agent",)
+    parts = {owner: getattr(settings, owner) for owner in owners}
+    parts["dataset"] = settings.data.reading
+    return {
+        flag: getattr(getattr(settings, record), name)
+        for flag, (record, name, _) in FLAGS.items()
+        if flag not in _BESIDE_THE_TRAINING
+    } | {f"{owner}.{name}": v for owner, part in parts.items() for name, v in vars(part).items()}

@@ -26,7 +26,8 @@ from saqrl.datasets import Transitions
 from saqrl.policy import Act, CodeController, Policy
 from saqrl.studies.statistics import Estimate, mean_interval
 from saqrl.training import engine
-from saqrl.training.features import BLOCK, Prepared, encode_all, prepare, reward_factor
+from saqrl.training.codes import BLOCK, encode_all
+from saqrl.training.preparation import Prepared, prepare, reward_factor
 from saqrl.training.progress import Reporter
 from saqrl.training.settings import Settings
 
@@ -133,12 +134,12 @@ def evaluate_offline(
     _code_controller(policy)
     if not data.has_rewards:
         raise ValueError("the data has no rewards: there is no value to estimate")
-    factor = reward_factor(data, settings.reward_scale)
+    factor = reward_factor(data, settings.features.reward_scale)
     prepared = prepare(data, settings, policy.observation_scaling, factor)
     discount = settings.agent.discount
     seen = returns_to_go(data, discount=discount)
     table = evaluated(policy, prepared, factor * seen, act=act)
-    key, state, pauses = jax.random.key(seed), None, [settings.log_every]
+    key, state, pauses = jax.random.key(seed), None, [settings.output.log_every]
     with reporter.stage("offline evaluation", algorithm.steps) as update:
         for interval in engine.intervals(cast(Any, algorithm), table, key, pauses=pauses):
             state = interval.state

@@ -16,10 +16,10 @@ from saqrl.policy import Act
 from saqrl.policy.storage import load_policy
 from saqrl.studies.fitted_q import FittedQ, PolicyValue, evaluate_offline
 from saqrl.studies.statistics import rank_correlation
+from saqrl.training.data import load_training_data, training_spec
 from saqrl.training.progress import Reporter
 from saqrl.training.run_folder import kept_steps, policy_folder, read_history, read_result
 from saqrl.training.train import saved_settings
-from saqrl.training.training_data import load_training_data, training_spec
 
 OFFLINE = "offline.json"
 # Two orders of fewer runs agree or disagree by chance.

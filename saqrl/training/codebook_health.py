@@ -1,14 +1,20 @@
-"""Is a quantizer healthy, and has it learned what it will?"""
+"""How well codes and policies stand for a log's actions; is a codebook healthy?"""
 
 from collections.abc import Mapping, Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Array, Float, Float32, Int
 
-from saqrl.quantizers import Codec
-from saqrl.training.features import Prepared, decode_all, encode_all
+from saqrl.datasets import Transitions
+from saqrl.policy import Policy
+from saqrl.quantizers import ActionQuantizer, Codec
+from saqrl.training.codes import decode_all, encode_all, log_prior_of
+from saqrl.training.preparation import Prepared
 
+# Rows of a log that a policy's actions are compared with.
+ERROR_ROWS = 10_000
 # Of the held-out error: less than this does not count as learning.
 RELATIVE_IMPROVEMENT = 0.01
 # Share of the codes that may stand for nothing before it is said.
@@ -62,3 +68,63 @@ def dying_note(metrics: Mapping[str, float], step: int, *, steps: int, codes: in
         "(--quantizer.codes), or codes died (of vqvae and residual, --quantizer.revive-below "
         "brings them back)"
     )
+
+
+def action_error(policy: Policy, log: Transitions) -> float:
+    """Root mean square between the policy's greedy action and the log's, per state.
+
+    As a fraction of the log's actions' own deviation, over all dimensions: 1 is what the mean
+    action would miss by. Of a chunk the first action counts. At most ERROR_ROWS rows are looked at.
+    """
+    rows = np.unique(np.linspace(0, len(log) - 1, min(len(log), ERROR_ROWS)).astype(np.int64))
+    keys = jax.random.split(jax.random.key(0), len(rows))  # greedy: none of them is drawn from
+    planned = policy.plan(log.observations[rows], keys, act="greedy")[:, 0]
+    acted = policy.action_range.to_unit(log.actions[rows]).astype(np.float64)
+    missed = policy.action_range.to_unit(planned).astype(np.float64) - acted
+    return float(np.sqrt(np.square(missed).sum(-1).mean() / total_variance(acted)))
+
+
+def quantizer_report(
+    quantizer: ActionQuantizer, split: Prepared, half_width: Float32[np.ndarray, " act"]
+) -> dict[str, object]:
+    """How well the codes stand for the actions of a split.
+
+    Errors are root mean squares per action dimension in the environment's units, over all steps
+    of a chunk; prior accuracy is how often the most probable code is the action's own.
+    """
+    data = split.action_batch()
+    codes = encode_all(quantizer.codec, data)
+    decoded = np.asarray(decode_all(quantizer.codec, data.observations, codes))
+    width = len(half_width)
+    actions = split.actions.reshape(-1, width) * half_width
+    errors = decoded.reshape(-1, width) * half_width - actions
+    return {
+        "error": [float(value) for value in np.sqrt(np.square(errors).mean(0))],
+        "error_per_deviation": float(
+            np.sqrt(np.square(errors).sum(-1).mean() / total_variance(actions))
+        ),
+        **code_numbers(quantizer, data.observations, codes),
+    }
+
+
+def total_variance(actions: Float[np.ndarray, "n act"]) -> float:
+    """Variance summed over dimensions, above 0 even where nothing varies."""
+    return max(float(actions.astype(np.float64).var(0).sum()), 1e-12)
+
+
+def code_numbers(
+    quantizer: ActionQuantizer,
+    observations: Float[Array, "n features"],
+    codes: Int[Array, " n"] | Int[np.ndarray, " n"],
+) -> dict[str, float | int]:
+    """Which codes a split's actions take, and how well the prior names them."""
+    usage = np.bincount(np.asarray(codes), minlength=quantizer.num_codes)
+    share = usage[usage > 0] / usage.sum()
+    log_prior = np.asarray(log_prior_of(quantizer.prior, observations))
+    chosen = log_prior[np.arange(len(codes)), np.asarray(codes)]
+    return {
+        "codes_used": len(share),
+        "perplexity": float(np.exp(-(share * np.log(share)).sum())),
+        "prior_accuracy": float((log_prior.argmax(-1) == np.asarray(codes)).mean()),
+        "prior_cross_entropy": float(-chosen.mean()),
+    }

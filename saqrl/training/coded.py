@@ -6,7 +6,8 @@ import numpy as np
 
 from saqrl.datasets import Transitions
 from saqrl.policy import CodeController, Policy
-from saqrl.training.features import encode_all, prepare
+from saqrl.training.codes import encode_all
+from saqrl.training.preparation import prepare
 from saqrl.training.settings import Settings
 
 
@@ -29,7 +30,7 @@ def coded_trajectories(
     codes = np.asarray(encode_all(codec, prepared.action_batch()))
     rows, last = [], []
     for start, end in zip(data.episode_starts, data.episode_ends, strict=True):
-        decisions = np.arange(start, end, settings.chunk)
+        decisions = np.arange(start, end, settings.features.chunk)
         rows.append(decisions)
         last.append(decisions == decisions[-1])
     chosen, ends = np.concatenate(rows), np.concatenate(last)

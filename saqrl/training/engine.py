@@ -2,12 +2,12 @@
 
 The data lies on the device and a whole logging interval is one compiled program. The randomness of
 step i depends only on the key and on i, so a run cut anywhere and resumed at an interval's start
-repeats itself exactly, and evaluating more or less often changes nothing.
+repeats itself bit by bit, and evaluating more or less often changes nothing.
 """
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -36,6 +36,21 @@ class Algorithm(Protocol):
     def update(self, state: Any, batch: Any, key: Key[Array, ""]) -> tuple[Any, nn.Metrics]: ...
 
 
+class Rows(NamedTuple):
+    """A pytree of columns, of which only the first `length` rows are data.
+
+    The others make the columns of several seeds equally long, so that they share programs.
+    """
+
+    columns: Any
+    length: int
+
+
+def _rows(data: Any) -> Rows:
+    """Data of which all rows count, unless it says otherwise."""
+    return data if isinstance(data, Rows) else Rows(data, len(jax.tree.leaves(data)[0]))
+
+
 @runtime_checkable
 class Stream(Protocol):
     """Data larger than memory: another part of it lies on the device every so many steps."""
@@ -60,59 +75,18 @@ class Interval(NamedTuple):
     metrics: dict[str, float]
 
 
-class Advance(NamedTuple):
-    """A request to train the steps first_step..last_step-1, made by yielding it.
-
-    Who drives the training sends (state, mean metrics) back: alone, or with the equal requests of
-    other seeds in one program.
-    """
-
-    algorithm: Algorithm
-    state: Any
-    data: Any
-    key: Key[Array, ""]
-    first_step: int
-    last_step: int
-
-
-Answer = tuple[Any, nn.Metrics]
+def begin(algorithm: Algorithm, key: Key[Array, ""], data: Any) -> Any:
+    """The state before the first step; of a `Stream` the first part is what it is made for."""
+    rows = _rows(data.part(0) if isinstance(data, Stream) else data)
+    init_key, rows_key = jax.random.split(jax.random.fold_in(key, INIT_FOLD))
+    some = jax.random.choice(rows_key, rows.length, (min(EXAMPLE_ROWS, rows.length),), False)
+    return _initialise(algorithm, init_key, jax.tree.map(lambda c: c[some], rows.columns))
 
 
 @partial(jax.jit, static_argnames="algorithm")
-def initialise(algorithm: Algorithm, key: Key[Array, ""], data: Any) -> Any:
-    """The state before the first step. Compiled, so that no two leaves share a buffer."""
-    init_key, rows_key = jax.random.split(jax.random.fold_in(key, INIT_FOLD))
-    rows = jax.random.choice(rows_key, _length(data), (min(EXAMPLE_ROWS, _length(data)),), False)
-    return algorithm.init(init_key, jax.tree.map(lambda column: column[rows], data))
-
-
-def steps(
-    algorithm: Algorithm,
-    state: Any,
-    data: Any,
-    key: Key[Array, ""],
-    first_step: int,
-    last_step: int,
-) -> Generator[Advance, Answer, Interval]:
-    """Ask for the steps first_step..last_step-1, for each part of a `Stream` on its own."""
-    step, sums = first_step, defaultdict[str, float](float)
-    stream = data if isinstance(data, Stream) else None
-    while step < last_step:
-        until = last_step
-        if stream is not None:
-            data = stream.part(step // stream.every)
-            until = min(last_step, (step // stream.every + 1) * stream.every)
-        state, metrics = yield Advance(algorithm, state, data, key, step, until)
-        for name, value in metrics.items():
-            sums[name] += (until - step) * float(value)
-        step = until
-    count = last_step - first_step
-    return Interval(last_step, state, {name: total / count for name, total in sums.items()})
-
-
-def begin(algorithm: Algorithm, key: Key[Array, ""], data: Any) -> Any:
-    """The initial state; of a `Stream` the first part is the example that it is made for."""
-    return initialise(algorithm, key, data.part(0) if isinstance(data, Stream) else data)
+def _initialise(algorithm: Algorithm, key: Key[Array, ""], example: Any) -> Any:
+    """Compiled, so that no two leaves share a buffer, which donation forbids."""
+    return algorithm.init(key, example)
 
 
 def intervals(
@@ -124,127 +98,88 @@ def intervals(
     state: Any = None,
     first_step: int = 0,
 ) -> Iterator[Interval]:
-    """Train alone to algorithm.steps, pausing at every multiple of one of `pauses`.
+    """Train to algorithm.steps, pausing at every multiple of one of `pauses`.
 
+    `data` is a pytree of equally long columns, `Rows` of them, or a `Stream`.
     A yielded state is consumed by the next interval: take what you need of it before going on.
     To resume, give the state and the step of an interval that was yielded before.
     """
-    cohort = Cohort()
-    state = begin(algorithm, key, data) if state is None else state
-    step = first_step
+    step, state = first_step, begin(algorithm, key, data) if state is None else state
+    devices = _Devices(algorithm)
     while step < algorithm.steps:
-        end = next_pause(step, algorithm.steps, pauses)
-        training, answer = steps(algorithm, state, data, key, step, end), None
-        try:
-            while True:
-                request = training.send(answer)  # type: ignore[arg-type]
-                (answer,) = cohort.advance([request])
-        except StopIteration as done:
-            interval: Interval = done.value
-        step, state = interval.step, interval.state
-        yield interval
+        end = min(algorithm.steps, *((step // pause + 1) * pause for pause in pauses))
+        first, sums = step, defaultdict[str, float](float)
+        while step < end:
+            until, rows = end, data
+            if isinstance(data, Stream):
+                part = step // data.every
+                until, rows = min(end, (part + 1) * data.every), data.part(part)
+            state, metrics = devices.advance(state, _rows(rows), key, step, until)
+            for name, value in metrics.items():
+                sums[name] += (until - step) * float(value)
+            step = until
+        yield Interval(step, state, {name: total / (step - first) for name, total in sums.items()})
 
 
-def next_pause(step: int, last_step: int, pauses: Sequence[int]) -> int:
-    """The nearest multiple of one of `pauses` above `step`, at most last_step."""
-    return min(last_step, *((step // pause + 1) * pause for pause in pauses))
+class _Devices:
+    """All devices of this machine train one algorithm.
 
-
-class Cohort:
-    """Answers requests, those of several seeds in one compiled program.
-
-    On a CPU one seed follows the other inside the program: the same operations as alone, so the
-    same bits. Elsewhere they run side by side (vmap): sums may be ordered otherwise, so that a
-    seed equals its lone run only to rounding (nobody has measured how closely). On several devices
-    the seeds are divided among them where their number is a multiple of the devices', else all
-    stay on the first one. Of a lone seed the batches are divided, where their size is such a
-    multiple (equal to rounding).
+    Its batches are divided among them where their size is a multiple of the devices' number (equal
+    to one device's to rounding); else the first one trains alone.
     """
 
-    def __init__(self) -> None:
-        # The data that was placed last; the originals are kept so that their ids stay theirs.
-        self._originals: list[Any] = []
-        self._placed: Any = None
+    def __init__(self, algorithm: Algorithm):
+        self.algorithm = algorithm
+        self.all = jax.local_devices()
+        self.divided = len(self.all) > 1 and algorithm.batch_size % len(self.all) == 0
+        self._original: Any = None
+        self._copied: Any = None
 
-    def advance(self, requests: Sequence[Advance]) -> list[Answer]:
-        """(state, mean metrics) for each request, in their order; their states are consumed."""
-        groups: dict[Any, list[int]] = defaultdict(list)
-        for position, request in enumerate(requests):
-            groups[_kind(request)].append(position)
-        answers: dict[int, Answer] = {}
-        for members in groups.values():
-            together = [requests[position] for position in members]
-            answers |= zip(members, self._advance_alike(together), strict=True)
-        return [answers[position] for position in range(len(requests))]
+    def advance(
+        self, state: Any, rows: Rows, key: Key[Array, ""], first: int, last: int
+    ) -> tuple[Any, nn.Metrics]:
+        """(state, mean metrics) after the steps first..last-1; the given state is consumed."""
+        columns = self._everywhere(rows.columns) if self.divided else rows.columns
+        if self.divided:
+            state = jax.device_put(state, _sharding())
+        numbers = (jnp.asarray(number, jnp.int32) for number in (rows.length, first, last))
+        state, metrics = _advance(self.algorithm, self.divided, state, columns, key, *numbers)
+        return jax.device_put(state, self.all[0]) if self.divided else state, metrics
 
-    def _advance_alike(self, requests: Sequence[Advance]) -> Sequence[Answer]:
-        algorithm, state, data, key, first, last = requests[0]
-        bounds = jnp.asarray(first, jnp.int32), jnp.asarray(last, jnp.int32)
-        devices = jax.local_devices()
-        datas = [request.data for request in requests]
-        if len(requests) == 1:
-            divided = len(devices) > 1 and algorithm.batch_size % len(devices) == 0
-            if divided:
-                everywhere = _sharding()
-                data = self._place(datas, lambda: jax.device_put(data, everywhere))
-                state = jax.device_put(state, everywhere)
-            state, means = advance(algorithm, divided, state, data, key, *bounds)
-            return [(jax.device_put(state, devices[0]) if divided else state, means)]
-        states = _stack([request.state for request in requests])
-        keys = jnp.stack([request.key for request in requests])
-        lengths = jnp.asarray([_length(data) for data in datas])
-        divided = len(devices) > 1 and len(requests) % len(devices) == 0
-        stacked = self._place(datas, lambda: _spread(_stack(_padded(datas)), divided))
-        states, keys, lengths = _spread((states, keys, lengths), divided)
-        states, means = advance_seeds(algorithm, divided, states, stacked, lengths, keys, *bounds)
-        if divided:
-            states, means = jax.device_put((states, means), devices[0])
-        return [
-            jax.tree.map(lambda leaf, seed=seed: leaf[seed], (states, means))
-            for seed in range(len(requests))
-        ]
-
-    def _place(self, originals: list[Any], place: Callable[[], Any]) -> Any:
-        """What `place` makes of the originals, made once while they stay the same."""
-        known = len(originals) == len(self._originals)
-        if not known or any(a is not b for a, b in zip(originals, self._originals, strict=True)):
-            self._originals, self._placed = [], None  # freed before the next is made
-            self._placed = place()
-            self._originals = originals
-        return self._placed
+    def _everywhere(self, columns: Any) -> Any:
+        """A copy on each device, made once while the data stays the same."""
+        if columns is not self._original:
+            self._copied = None  # freed before the next is made
+            self._copied, self._original = jax.device_put(columns, _sharding()), columns
+        return self._copied
 
 
-def _kind(request: Advance) -> Any:
-    """Requests of the same kind fit into one program."""
-
-    def shapes(tree: Any, skipped_axes: int) -> Any:
-        leaves, structure = jax.tree.flatten(tree)
-        return structure, tuple((leaf.shape[skipped_axes:], leaf.dtype) for leaf in leaves)
-
-    bounds = request.first_step, request.last_step
-    return request.algorithm, *bounds, shapes(request.state, 0), shapes(request.data, 1)
-
-
-def _train(
+@partial(jax.jit, static_argnames=("algorithm", "divided"), donate_argnames="state")
+def _advance(
     algorithm: Algorithm,
+    divided: bool,
     state: Any,
-    data: Any,
-    length: int | Int[Array, ""],
+    columns: Any,
     key: Key[Array, ""],
+    length: Int[Array, ""],
     first_step: Int[Array, ""],
     last_step: Int[Array, ""],
-    place: Callable[[Any], Any] = lambda batch: batch,
-) -> Answer:
-    """Updates first_step..last_step-1 on batches of the first `length` rows; mean metrics."""
+) -> tuple[Any, nn.Metrics]:
+    """Updates first_step..last_step-1 on batches of the first `length` rows; mean metrics.
 
-    def update(state: Any, index: Int[Array, ""]) -> Answer:
+    Length and bounds are traced: data and intervals of any length share a program.
+    """
+
+    def update(state: Any, index: Int[Array, ""]) -> tuple[Any, nn.Metrics]:
         batch_key, update_key = jax.random.split(jax.random.fold_in(key, index))
         rows = jax.random.randint(batch_key, (algorithm.batch_size,), 0, length)
-        batch = place(jax.tree.map(lambda column: column[rows], data))
+        batch = jax.tree.map(lambda column: column[rows], columns)
+        if divided:
+            batch = jax.lax.with_sharding_constraint(batch, _sharding("devices"))  # type: ignore[no-untyped-call]
         with _products(algorithm.precision):
             return algorithm.update(state, batch, update_key)
 
-    def step(index: Int[Array, ""], carry: Answer) -> Answer:
+    def step(index: Int[Array, ""], carry: tuple[Any, nn.Metrics]) -> tuple[Any, nn.Metrics]:
         state, sums = carry
         state, metrics = update(state, index)
         return state, jax.tree.map(jnp.add, sums, metrics)
@@ -253,59 +188,6 @@ def _train(
     zeros = jax.tree.map(lambda metric: jnp.zeros(metric.shape, jnp.float32), shapes)
     state, sums = jax.lax.fori_loop(first_step, last_step, step, (state, zeros))
     return state, jax.tree.map(lambda total: total / (last_step - first_step), sums)
-
-
-@partial(jax.jit, static_argnames=("algorithm", "divided"), donate_argnames="state")
-def advance(
-    algorithm: Algorithm,
-    divided: bool,
-    state: Any,
-    data: Any,
-    key: Key[Array, ""],
-    first_step: Int[Array, ""],
-    last_step: Int[Array, ""],
-) -> Answer:
-    """One seed, its batches divided among the devices or not.
-
-    The bounds are traced: intervals of any length share a program.
-    """
-
-    def place(batch: Any) -> Any:
-        if not divided:
-            return batch
-        return jax.lax.with_sharding_constraint(batch, _sharding("devices"))  # type: ignore[no-untyped-call]
-
-    return _train(algorithm, state, data, _length(data), key, first_step, last_step, place)
-
-
-@partial(jax.jit, static_argnames=("algorithm", "divided"), donate_argnames="states")
-def advance_seeds(
-    algorithm: Algorithm,
-    divided: bool,
-    states: Any,
-    data: Any,
-    lengths: Int[Array, " seeds"],
-    keys: Key[Array, " seeds"],
-    first_step: Int[Array, ""],
-    last_step: Int[Array, ""],
-) -> Answer:
-    """Several seeds, each on the first `length` rows of its own data."""
-
-    def one(seed: tuple[Any, Any, Int[Array, ""], Key[Array, ""]]) -> Answer:
-        return _train(algorithm, *seed, first_step, last_step)
-
-    def here(*seeds: Any) -> Answer:
-        if jax.default_backend() == "cpu":
-            return jax.lax.map(one, seeds)
-        return jax.vmap(lambda *seed: one(seed))(*seeds)
-
-    if divided:
-        over = _sharding("devices")
-        each = over.spec
-        here = jax.shard_map(
-            here, mesh=over.mesh, in_specs=(each,) * 4, out_specs=each, check_vma=False
-        )
-    return here(states, data, lengths, keys)
 
 
 def _products(precision: nn.Precision) -> contextlib.AbstractContextManager[Any]:
@@ -319,25 +201,3 @@ def _sharding(*axes: str) -> NamedSharding:
     """Over all devices: the first axis of an array divided by `"devices"`, copies without."""
     mesh = Mesh(jax.local_devices(), ("devices",))
     return NamedSharding(mesh, PartitionSpec(*axes))  # type: ignore[no-untyped-call]
-
-
-def _spread(tree: Any, divided: bool) -> Any:
-    return jax.device_put(tree, _sharding("devices")) if divided else tree
-
-
-def _stack(trees: Sequence[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-
-
-def _padded(datas: Sequence[Any]) -> list[Any]:
-    """All as long as the longest, with zeros that are never drawn."""
-    longest = max(map(_length, datas))
-
-    def pad(column: Array) -> Array:
-        return jnp.pad(column, [(0, longest - len(column)), *[(0, 0)] * (column.ndim - 1)])
-
-    return [jax.tree.map(pad, data) for data in datas]
-
-
-def _length(data: Any) -> int:
-    return len(jax.tree.leaves(data)[0])

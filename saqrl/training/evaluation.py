@@ -1,34 +1,37 @@
 """Scores of a policy in an environment, as one record."""
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from saqrl.datasets import EnvironmentSpec, Transitions
-from saqrl.environments.make import make_environment
+from saqrl.environments.make import FlatEnvironment, make_environment
 from saqrl.environments.scores import normalized_score
 from saqrl.policy import Act, Policy
-from saqrl.policy.rollout import Arena, Episodes, play_together
+from saqrl.policy.rollout import Arena
 from saqrl.training.progress import Reporter
 
-# The fields of a score where there is no environment to measure it in.
-NO_SCORE: Mapping[str, None] = dict.fromkeys(
-    ("return_mean", "return_std", "success_rate", "normalized_score", "max_reward_mean")
-)
 
+@dataclass(frozen=True)
+class Scores:
+    """Means over episodes; None where there is no environment, or it reports nothing of the kind.
 
-class Evaluation(NamedTuple):
-    """A request to play the episodes, made by yielding it; the answer is the summary."""
+    Sources of the normalised score: `saqrl.environments.scores`.
+    """
 
-    policy: Policy
-    arena: Arena
-    environment_id: str
-    episodes: int
     act: Act
-    seed: int
+    episodes: int
+    return_mean: float | None = None
+    return_std: float | None = None
+    success_rate: float | None = None
+    normalized_score: float | None = None
+    max_reward_mean: float | None = None
+    length_mean: float | None = None
+
+
+# What is averaged over a run's last evaluations.
+MEASURES = ("return_mean", "return_std", "success_rate", "normalized_score", "max_reward_mean")
 
 
 def evaluate(
@@ -41,52 +44,34 @@ def evaluate(
     seed: int,
     reporter: Reporter,
     stage: str = "evaluation",
-) -> dict[str, Any]:
+) -> Scores:
     """Play the episodes and summarise them."""
-    asked = Evaluation(policy, arena, environment_id, episodes, act, seed)
-    return evaluate_together([asked], reporter, stage)[0]
-
-
-def evaluate_together(
-    requests: Sequence[Evaluation], reporter: Reporter, stage: str = "evaluation"
-) -> list[dict[str, Any]]:
-    """The summaries of several policies, those of like evaluations played side by side."""
-    answers: dict[int, dict[str, Any]] = {}
-    alike: dict[Any, list[int]] = defaultdict(list)
-    for position, asked in enumerate(requests):
-        alike[asked.episodes, asked.act, asked.seed].append(position)
-    for (episodes, act, seed), members in alike.items():
-        with reporter.stage(stage, episodes, unit="episodes") as update:
-            played = play_together(
-                [(requests[member].arena, requests[member].policy) for member in members],
-                episodes=episodes,
-                act=act,
-                seed=seed,
-                progress=lambda done: update(done, ""),
-            )
-        for member, result in zip(members, played, strict=True):
-            scores = summarize(result, requests[member].environment_id)
-            answers[member] = {"act": act, "episodes": episodes, **scores}
-    return [answers[position] for position in range(len(requests))]
-
-
-def summarize(played: Episodes, environment_id: str) -> dict[str, float | None]:
-    """Means over episodes; null where the task reports nothing of the kind."""
+    with reporter.stage(stage, episodes, unit="episodes") as update:
+        played = arena.play(
+            policy, episodes=episodes, act=act, seed=seed, progress=lambda done: update(done, "")
+        )
     mean = float(played.returns.mean())
-    success = None if played.successes is None else float(played.successes.mean())
-    return {
-        "return_mean": mean,
-        "return_std": float(played.returns.std()),
-        "success_rate": success,
-        "normalized_score": normalized_score(environment_id, mean),
-        "max_reward_mean": float(played.max_rewards.mean()),
-        "length_mean": float(played.lengths.mean()),
-    }
+    return Scores(
+        act=act,
+        episodes=episodes,
+        return_mean=mean,
+        return_std=float(played.returns.std()),
+        success_rate=None if played.successes is None else float(played.successes.mean()),
+        normalized_score=normalized_score(environment_id, mean),
+        max_reward_mean=float(played.max_rewards.mean()),
+        length_mean=float(played.lengths.mean()),
+    )
 
 
-def open_arena(environment: EnvironmentSpec) -> Arena:
+def open_arena(environment: EnvironmentSpec | None) -> Arena:
     """Environments of one kind, made when the first episodes are played."""
-    return Arena(lambda: make_environment(environment.id, options=environment.options))
+
+    def make() -> FlatEnvironment:
+        if environment is None:
+            raise ValueError("there is no environment to play in: name one with --env")
+        return make_environment(environment.id, options=environment.options)
+
+    return Arena(make)
 
 
 def _check_layout(

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 
 from saqrl.datasets import Transitions
-from saqrl.training.features import part_rows
+from saqrl.training.preparation import part_rows
 from saqrl.training.settings import Settings
 
 GIBIBYTE = 2**30
@@ -14,26 +14,22 @@ GIBIBYTE = 2**30
 STATE_COPIES = 3
 
 
-def predicted_bytes(settings: Settings, data: Transitions, *, copies: int) -> int:
-    """Bytes that `copies` seeds take at their widest stage: their data and their networks.
+def predicted_bytes(settings: Settings, data: Transitions) -> int:
+    """Bytes that a run takes at its widest stage: its data and its networks.
 
-    Both are lower bounds of what a run needs: activations and the host's own copy of the log come
-    on top.
+    Both are lower bounds: activations and the host's own copy of the log come on top.
     """
     part = part_rows(data, settings)
     rows = part or len(data)
     features = data.observations.shape[1] + len(data.angles)
-    acted = data.actions.shape[1] * settings.chunk
+    acted = data.actions.shape[1] * settings.features.chunk
     columns = 2 * features + 3  # rewards, discounts, codes
-    if settings.actions == "quantized":
+    if settings.quantized:
         columns += max(2 * settings.quantizer.codes, acted)
     else:
         columns += 2 * acted
-    # Of each seed once as it made it, with the part that is read ahead where there are parts, and
-    # once more beside the others where there are others.
-    tables = (1 if part is None else 2) + (0 if copies == 1 else 1)
-    stored = 4 * rows * columns * copies * tables
-    return stored + STATE_COPIES * copies * _state_bytes(settings, features, acted)
+    tables = 1 if part is None else 2  # with the part that is read ahead
+    return 4 * rows * columns * tables + STATE_COPIES * _state_bytes(settings, features, acted)
 
 
 def _state_bytes(settings: Settings, features: int, acted: int) -> int:
@@ -66,22 +62,14 @@ def available_bytes() -> int | None:
     return None
 
 
-def require_memory(settings: Settings, data: Transitions, *, copies: int) -> None:
-    """ValueError with the prediction, and how many seeds fit, where there is not enough."""
+def require_memory(settings: Settings, data: Transitions) -> None:
+    """ValueError with the prediction where there is not enough."""
     available = available_bytes()
-    needed = predicted_bytes(settings, data, copies=copies)
+    needed = predicted_bytes(settings, data)
     if available is None or needed <= available:
         return
-    fitting = [
-        count
-        for count in range(1, copies)
-        if predicted_bytes(settings, data, copies=count) <= available
-    ]
-    have = f"{needed / GIBIBYTE:.1f} GiB, and {available / GIBIBYTE:.1f} GiB are free"
-    what = f"{copies} seeds need" if copies > 1 else "this training needs"
-    remedy = (
-        f"--seeds {fitting[-1]} fits"
-        if fitting
-        else "give fewer rows at a time with --stream-rows, or use fewer with --data-episodes"
+    raise ValueError(
+        f"this training needs about {needed / GIBIBYTE:.1f} GiB, and {available / GIBIBYTE:.1f} "
+        "GiB are free: give fewer rows at a time with --stream-rows, or use fewer with "
+        "--data-episodes"
     )
-    raise ValueError(f"{what} about {have}: {remedy}")

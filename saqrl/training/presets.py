@@ -4,13 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from saqrl.agents import AGENTS
-from saqrl.agents.bc import BC
-from saqrl.baselines import BASELINES
-from saqrl.policy import Act
-from saqrl.quantizers import QUANTIZERS
-from saqrl.registry import closest
-from saqrl.training.settings import Settings
+from saqrl.registry import AGENTS, BASELINES, QUANTIZERS, Act, closest
+from saqrl.training.flags import CHOICES, canonical, changed, typed
+from saqrl.training.settings import Actions, Settings
 
 
 @dataclass(frozen=True)
@@ -129,7 +125,7 @@ def _pusht(chunk: int) -> Preset:
             "env": "gym_pusht/PushT-v0",
             "angles": (4,),
             "chunk": chunk,
-            "execute": chunk,
+            "action_horizon": chunk,
             "feature_deviation": 0.3,
         },
         quantizer={} if chunk > 1 else _FEW_CODES,
@@ -283,7 +279,11 @@ MAIN_JOB = "cube"
 
 
 def build_settings(
-    preset_name: str, *, agent: str | None = None, quantizer: str, actions: str = "quantized"
+    preset_name: str,
+    *,
+    agent: str | None = None,
+    quantizer: str = "vqvae",
+    actions: str = "quantized",
 ) -> Settings:
     """The settings of a preset for an agent; ValueError with the nearest names otherwise."""
     if preset_name not in PRESETS:
@@ -302,10 +302,48 @@ def build_settings(
     quantizer_class = QUANTIZERS.load(quantizer)
     known = {field.name for field in fields(quantizer_class)}
     codec = quantizer_class(**{k: v for k, v in preset.quantizer.items() if k in known})
-    return Settings(
+    settings = Settings(
         agent=chosen,
         quantizer=codec,
-        prior=BC(**{**preset.prior, **preset.priors.get(name, {})}),
-        actions=actions,  # type: ignore[arg-type]
-        **{"act": act, **preset.settings},
+        prior=AGENTS.load("bc")(**{**preset.prior, **preset.priors.get(name, {})}),
+        actions=typed("actions", Actions, actions),
     )
+    return changed(settings, {"act": act, **preset.settings})
+
+
+def settings_from(said: Mapping[str, Any], *, base: Settings | None = None) -> Settings:
+    """The settings that flags make (see `flags`): of a preset, or of `base`, the rest unsaid.
+
+    Without data, environment or preset they are those of the main job. ValueError names the flag.
+    """
+    named = {canonical(name): value for name, value in said.items()}
+    chosen = {name: typed(name, str | None, named.pop(name, None)) for name in CHOICES}
+    if base is not None:
+        _refuse_other_choices(base, chosen)
+        return changed(base, named)
+    main_job = named.get("dataset") is None and named.get("env") is None
+    settings = build_settings(
+        chosen["preset"] or (MAIN_JOB if main_job else "default"),
+        agent=chosen["agent"],
+        quantizer=chosen["quantizer"] or "vqvae",
+        actions=chosen["actions"] or "quantized",
+    )
+    settings = changed(settings, named)
+    wanted = PRESETS[chosen["preset"]].data if chosen["preset"] else ""
+    if wanted and settings.data.dataset is None:
+        raise ValueError(f"preset {chosen['preset']!r} needs --dataset: {wanted}")
+    return settings
+
+
+def _refuse_other_choices(base: Settings, chosen: Mapping[str, str | None]) -> None:
+    saved = {
+        "agent": base.agent_name,
+        "quantizer": QUANTIZERS.name_of(base.quantizer),
+        "actions": base.actions,
+    }
+    for name, value in saved.items():
+        if chosen[name] not in (None, value):
+            raise ValueError(
+                f"--resume: {name} is {value!r} in the run and {chosen[name]!r} here: drop that "
+                "flag, or name another --out"
+            )

@@ -11,7 +11,6 @@ result.json        the summary of a finished run
 
 import contextlib
 import errno
-import fcntl
 import glob
 import json
 import os
@@ -20,9 +19,10 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import jax
+from filelock import FileLock, Timeout
 
 from saqrl import arrays
 from saqrl.training.settings import differing_field
@@ -48,10 +48,10 @@ class Logger(Protocol):
     def close(self) -> None: ...
 
 
-class Run:
+class RunFolder:
     """One run folder, held by one process at a time."""
 
-    def __init__(self, path: Path, lock: IO[str]):
+    def __init__(self, path: Path, lock: FileLock):
         self.path = path
         self._lock = lock
         self._made: list[Path] = []
@@ -61,14 +61,14 @@ class Run:
         """What `save_checkpoint` was told of the time up to where an opened run goes on."""
 
     @classmethod
-    def create(cls, path: Path, config: Mapping[str, Any]) -> "Run":
+    def create(cls, path: Path, config: Mapping[str, Any]) -> "RunFolder":
         """A new run folder; RunError where `refuse_existing` or the file system says no.
 
         It is made aside and renamed: a folder of this name always has its config.json.
         """
         refuse_existing(path)
         made = [folder for folder in (path, *path.parents) if not folder.exists()]
-        lock: IO[str] | None = None
+        lock = None
         aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,10 +76,12 @@ class Run:
             (aside / "checkpoints").mkdir(parents=True)
             lock = hold(aside)
             arrays.write_atomically(aside / "config.json", _json_lines(config, indent=2))
+            lock.release()  # Windows renames no folder with an open file in it
             os.rename(aside, path)
+            lock = hold(path)
         except OSError as error:
             if lock is not None:
-                lock.close()
+                lock.release()
             shutil.rmtree(aside, ignore_errors=True)
             _remove_empty(made[1:])
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
@@ -91,7 +93,7 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, path: Path, say: Callable[[str], None]) -> "Run":
+    def open(cls, path: Path, say: Callable[[str], None]) -> "RunFolder":
         """An existing run, cut back to its last sound checkpoint, to go on from there.
 
         RunError if there is none, another process has it, or a checkpoint belongs to other
@@ -117,7 +119,7 @@ class Run:
         for logger in self._loggers:
             logger.close()
         self._loggers = []
-        self._lock.close()
+        self._lock.release()
 
     def discard(self) -> None:
         """Leave nothing behind, unless the run has done something worth keeping."""
@@ -299,26 +301,20 @@ def _json_lines(record: Mapping[str, Any], indent: int | None = None) -> bytes:
     return (json.dumps(record, indent=indent) + "\n").encode()
 
 
-def hold(path: Path) -> IO[str]:
-    """Hold a folder until the file is closed, at the latest when this process ends."""
-    lock = (path / ".lock").open("a+")
+def hold(path: Path) -> FileLock:
+    """Hold a folder until the lock is released, at the latest when this process ends."""
+    file = path / ".lock"
+    lock = FileLock(file, blocking=False)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.seek(0)
-        holder = lock.read().strip()
-        lock.close()
+        lock.acquire()
+    except Timeout as error:
+        holder = file.read_text().strip()
         by = f" ({holder})" if holder else ""
         raise RunError(
             f"{path} is in use by another process{by}; wait for it or stop it"
         ) from error
-    except OSError:
-        lock.close()
-        raise
     with contextlib.suppress(OSError):  # a full disk: the name is a courtesy, the lock holds
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {platform.node()}\n")
-        lock.flush()
+        file.write_text(f"process {os.getpid()} on {platform.node()}\n")
     return lock
 
 
@@ -327,7 +323,7 @@ def _remove_unborn(path: Path) -> None:
     for aside in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         with contextlib.suppress(RunError, OSError):  # somebody is making it right now
             if (aside / ".lock").is_file():
-                hold(aside).close()
+                hold(aside).release()
             shutil.rmtree(aside)
 
 

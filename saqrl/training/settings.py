@@ -1,74 +1,159 @@
-"""What a run is asked to do: one frozen record, written to config.json and read back."""
+"""What a run is asked to do: frozen records, written to config.json and read back.
+
+A field's docstring is its help, its name the flag of `saqrl train` (or `flag` in its metadata).
+Nothing here imports JAX: help is instant.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from dataclasses import Field, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from saqrl.agents import AGENTS, Agent
-from saqrl.agents.bc import BC
-from saqrl.baselines import BASELINES, Baseline
-from saqrl.datasets import ReadOptions
-from saqrl.datasets.options import DEFAULT
+from saqrl.datasets.options import DEFAULT, ReadOptions
 from saqrl.datasets.scaling import Scale
-from saqrl.policy import Act
-from saqrl.quantizers import QUANTIZERS, Quantizer
+from saqrl.registry import AGENTS, BASELINES, QUANTIZERS, Act, Registry, closest
+
+if TYPE_CHECKING:
+    from saqrl.agents import Agent
+    from saqrl.agents.bc import BC
+    from saqrl.baselines import Baseline
+    from saqrl.quantizers import Quantizer
 
 Actions = Literal["quantized", "continuous"]
 RewardScale = Literal["unit", "return-range", "none"]
+
+# Of the records as they are written; another number is another version's.
+VERSION = 2
+
+
+def _named(flag: str, default: Any) -> Any:
+    """A field whose flag has a longer name than the field."""
+    return field(default=default, metadata={"flag": flag})
+
+
+def flag_of(field: Field[Any]) -> str:
+    """The name of a field on the command line, with underscores."""
+    return str(field.metadata.get("flag", field.name))
+
+
+def _require_at_least_one(record: Any, *names: str) -> None:
+    for described in fields(record):
+        value = getattr(record, described.name)
+        if described.name in names and value is not None and value < 1:
+            raise ValueError(f"{flag_of(described).replace('_', '-')} is {value}; at least 1")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which data, and which of it."""
+
+    dataset: str | None = None
+    """format:path or a path; several are a mixture: A 2*B; without it demonstrations are collected
+    in --env"""
+    env: str | None = None
+    """environment to evaluate in; default: the data set's"""
+    demonstrations: int = 30
+    """episodes to collect where no dataset is given"""
+    episodes: int | None = _named("data_episodes", None)
+    """use only the first so many episodes"""
+    angles: tuple[int, ...] = ()
+    """columns in radians, seen as cosine and sine"""
+    held_out: float = 0.1
+    """share of the episodes that is measured on"""
+    stream_rows: int | None = None
+    """rows on the device at a time; default: all, of mapped data 2**18"""
+    reading: ReadOptions = DEFAULT
+    """Which parts of the dataset are read."""
+
+    def __post_init__(self) -> None:
+        _require_at_least_one(self, "demonstrations", "stream_rows")
+        if not 0 <= self.held_out < 1:
+            raise ValueError(
+                f"held-out is {self.held_out}: it is the share of the episodes that is kept from "
+                "training, at least 0 and less than 1"
+            )
+
+
+@dataclass(frozen=True)
+class Features:
+    """How data reaches the networks."""
+
+    chunk: int = 1
+    """consecutive actions that one code stands for"""
+    observation_scale: Scale = "columns"
+    """columns (each by its own), common (one factor), none"""
+    feature_deviation: float = 0.1
+    """of the networks' inputs; smaller is smoother"""
+    reward_scale: RewardScale = "unit"
+    """unit (mean size 0.1), return-range (1000), none"""
+
+    def __post_init__(self) -> None:
+        _require_at_least_one(self, "chunk")
+        if not self.feature_deviation > 0:
+            raise ValueError(f"feature-deviation is {self.feature_deviation}; it must be above 0")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How the policy acts, and how it is judged."""
+
+    act: Act = "greedy"
+    """greedy or sample; default: the agent's own way"""
+    action_horizon: int = 1
+    """actions of a chunk to play; default: all"""
+    episodes: int = _named("eval_episodes", 50)
+    """episodes of an evaluation"""
+    every: int | None = _named("eval_every", None)
+    """agent steps between evaluations; default: only at the end"""
+    baseline: bool = False
+    """train and evaluate plain continuous BC beside"""
+
+    def __post_init__(self) -> None:
+        _require_at_least_one(self, "action_horizon", "episodes", "every")
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a run writes on its way."""
+
+    log_every: int = 500
+    """steps between lines of metrics.jsonl"""
+    keep_every: int | None = None
+    """agent steps between policies that are kept beside the last"""
+
+    def __post_init__(self) -> None:
+        _require_at_least_one(self, "log_every", "keep_every")
 
 
 @dataclass(frozen=True)
 class Settings:
     """Everything that decides the outcome of a run."""
 
-    agent: Agent | Baseline
-    quantizer: Quantizer
-    prior: BC
+    agent: "Agent | Baseline"
+    quantizer: "Quantizer"
+    prior: "BC"
     """How the behaviour prior of the other agents is learned."""
     actions: Actions = "quantized"
-    dataset: str | None = None
-    """SPEC; None: demonstrations are collected from `env` first."""
-    reading: ReadOptions = DEFAULT
-    """Which parts of the dataset are read."""
-    env: str | None = None
-    """Environment id; None: the one that the dataset names."""
-    demonstrations: int = 30
-    """Episodes to collect where no dataset is given."""
-    angles: tuple[int, ...] = ()
-    observation_scale: Scale = "columns"
-    feature_deviation: float = 0.1
-    """Standard deviation of the networks' inputs: small inputs make smooth functions."""
-    reward_scale: RewardScale = "unit"
-    chunk: int = 1
-    execute: int = 1
-    data_episodes: int | None = None
-    held_out: float = 0.1
+    """quantized, or the continuous counterpart"""
     seed: int = 0
-    act: Act = "greedy"
-    eval_episodes: int = 50
-    eval_every: int | None = None
-    """Agent steps between evaluations; None: only at the end."""
-    keep_every: int | None = None
-    """Agent steps between policies kept in the run's policies/; None: only the last, in policy/."""
-    log_every: int = 500
-    stream_rows: int | None = None
-    """Rows on the device at a time where the data has more; None: all, of mapped data 2**18."""
-    baseline: bool = False
-    """Also train and evaluate plain continuous BC on the same data."""
+    """of the initial networks and batches, and of what is collected"""
+    data: Data = Data()
+    features: Features = Features()
+    evaluation: Evaluation = Evaluation()
+    output: Output = Output()
+
+    RECORDS: ClassVar[Mapping[str, type]] = {
+        "data": Data,
+        "features": Features,
+        "evaluation": Evaluation,
+        "output": Output,
+    }
 
     def __post_init__(self) -> None:
-        for name in ("chunk", "execute", "eval_episodes", "log_every", "demonstrations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name.replace('_', '-')} is {getattr(self, name)}; at least 1")
-        if not 0 <= self.held_out < 1:
+        chunk, horizon = self.features.chunk, self.evaluation.action_horizon
+        if horizon > chunk:
             raise ValueError(
-                f"held-out is {self.held_out}: it is the share of the episodes that is kept from "
-                "training, at least 0 and less than 1"
-            )
-        if self.execute > self.chunk:
-            raise ValueError(
-                f"execute {self.execute} is more than chunk {self.chunk}: a chunk holds only "
-                f"{self.chunk} actions; lower --execute or raise --chunk"
+                f"action-horizon {horizon} is more than chunk {chunk}: a chunk holds only "
+                f"{chunk} actions; lower --action-horizon or raise --chunk"
             )
         for name, algorithm in (("steps", self.agent), ("quantizer-steps", self.quantizer)):
             if algorithm.steps < 1:
@@ -80,50 +165,71 @@ class Settings:
             raise ValueError(f"quantizer.codes is {self.quantizer.codes}; at least 2")
         if self.quantizer.patience < 0:
             raise ValueError(f"quantizer.patience is {self.quantizer.patience}; 0 (off) or more")
-        for name in ("eval_every", "keep_every", "stream_rows"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name.replace('_', '-')} is {value}; at least 1")
+
+    @property
+    def quantized(self) -> bool:
+        return self.actions == "quantized"
 
     @property
     def agent_name(self) -> str:
-        registry = AGENTS if self.actions == "quantized" else BASELINES
-        return registry.name_of(self.agent)
+        return _registries(self.actions)["agent"].name_of(self.agent)
 
     def to_json(self) -> dict[str, Any]:
         """JSON that `from_json` reads back to an equal record."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        registry = AGENTS if self.actions == "quantized" else BASELINES
-        return plain | {
-            "agent": registry.describe(self.agent),
-            "quantizer": QUANTIZERS.describe(self.quantizer),
-            "prior": AGENTS.describe(self.prior),
-            "angles": list(self.angles),
-            "reading": {**vars(self.reading), "keys": list(self.reading.keys)},
-        }
+        described: dict[str, Any] = {"version": VERSION, "actions": self.actions, "seed": self.seed}
+        for name, registry in _registries(self.actions).items():
+            described[name] = registry.describe(getattr(self, name))
+        for name in self.RECORDS:
+            described[name] = _plain(vars(getattr(self, name)))
+        return described
 
     @classmethod
     def from_json(cls, described: Mapping[str, Any]) -> "Settings":
-        """ValueError names a field that this version does not know."""
+        """ValueError: another version's record, a field or algorithm that is not known here."""
         values = dict(described)
-        known = {f.name for f in fields(cls)}
-        if unknown := sorted(values.keys() - known):
-            raise ValueError(f"unknown setting {unknown[0]!r}: written by another version?")
-        registry = AGENTS if values.get("actions", "quantized") == "quantized" else BASELINES
-        return cls(
-            **values
-            | {
-                "agent": registry.rebuild(values["agent"]),
-                "quantizer": QUANTIZERS.rebuild(values["quantizer"]),
-                "prior": AGENTS.rebuild(values["prior"]),
-                "angles": tuple(values["angles"]),
-                "reading": _reading(values.get("reading", {})),
-            }
-        )
+        if (version := values.pop("version", None)) != VERSION:
+            raise ValueError(
+                f"settings of version {version}, this saqrl reads version {VERSION}: train anew, "
+                "or use the saqrl that wrote them"
+            )
+        _require_known("settings", values, cls)
+        for name, registry in _registries(values.get("actions", "quantized")).items():
+            values[name] = registry.rebuild(values[name])
+        for name, record in cls.RECORDS.items():
+            values[name] = _rebuilt(name, record, values.get(name, {}))
+        return cls(**values)
 
 
-def _reading(described: Mapping[str, Any]) -> ReadOptions:
-    return ReadOptions(**{**described, "keys": tuple(described.get("keys", ()))})
+def _registries(actions: str) -> Mapping[str, Registry]:
+    return {
+        "agent": AGENTS if actions == "quantized" else BASELINES,
+        "quantizer": QUANTIZERS,
+        "prior": AGENTS,
+    }
+
+
+def _require_known(where: str, values: Mapping[str, Any], record: type) -> None:
+    known = {described.name for described in fields(record)}
+    if unknown := sorted(values.keys() - known):
+        raise ValueError(f"{where}: unknown setting {unknown[0]!r}; {closest(unknown[0], known)}")
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Tuples as lists and records as objects, as JSON gives them back."""
+    found = {}
+    for name, value in values.items():
+        value = _plain(vars(value)) if isinstance(value, ReadOptions) else value
+        found[name] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def _rebuilt(where: str, record: type, values: Mapping[str, Any]) -> Any:
+    _require_known(where, values, record)
+    found = {}
+    for name, value in values.items():
+        value = _rebuilt(name, ReadOptions, value) if name == "reading" else value
+        found[name] = tuple(value) if isinstance(value, list) else value
+    return record(**found)
 
 
 def first_difference(saved: Settings, asked: Settings) -> str | None:
@@ -144,13 +250,3 @@ def differing_field(
         elif one != other:
             return name, one, other
     return None
-
-
-def with_steps(settings: Settings, *, steps: int | None, quantizer_steps: int | None) -> Settings:
-    """The settings with other numbers of gradient steps, where given."""
-    agent, quantizer = settings.agent, settings.quantizer
-    if steps is not None:
-        agent = replace(agent, steps=steps)  # type: ignore[type-var]
-    if quantizer_steps is not None:
-        quantizer = replace(quantizer, steps=quantizer_steps)  # type: ignore[type-var]
-    return replace(settings, agent=agent, quantizer=quantizer)

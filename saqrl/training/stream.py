@@ -18,7 +18,7 @@ from jaxtyping import Bool, Int64
 from saqrl.datasets import Transitions
 from saqrl.datasets.scaling import ObservationScaling
 from saqrl.datasets.statistics import release
-from saqrl.training.features import Prepared, choose, prepare
+from saqrl.training.preparation import Prepared, choose, prepare
 from saqrl.training.settings import Settings
 
 # Rows of a block: long enough for a disk to read at speed, short beside the rows of a part.
@@ -119,7 +119,7 @@ class Parts:
         firsts = self.first_rows(number)
         last = (firsts + self.block - 1) % self.total
         left = self.ends[self._episode(last)] - 1 - last
-        lengths = self.block + np.minimum(left, 2 * self.settings.chunk - 1)
+        lengths = self.block + np.minimum(left, 2 * self.settings.features.chunk - 1)
         begins = np.cumsum(lengths) - lengths
         within = np.arange(lengths.sum()) - np.repeat(begins, lengths)
         training = (np.repeat(firsts, lengths) + within) % self.total

@@ -16,7 +16,7 @@ from saqrl.quantizers.kmeans import KMeans, KMeansCodec
 from saqrl.quantizers.residual import ResidualVQ
 from saqrl.quantizers.vqvae import VQVAE, UnconditionedVQVAE
 from saqrl.training import engine
-from saqrl.training.features import encode_all
+from saqrl.training.codes import encode_all
 
 LITTLE = {"hidden": (), "batch_size": 8, "steps": 4}
 
@@ -271,7 +271,7 @@ def test_bins_are_even_and_hold_both_ends():
 def test_bins_say_the_number_where_it_explodes():
     data = ActionBatch(jnp.zeros((4, 1)), jnp.zeros((4, 28)))
     with pytest.raises(ValueError, match=r"28 action dimensions already make 268,435,456 joint"):
-        engine.initialise(Bins(), jax.random.key(0), data)
+        engine.begin(Bins(), jax.random.key(0), data)
     with pytest.raises(ValueError, match=r"raise codes to 128"):
         Bins(codes=64).levels(7)
 

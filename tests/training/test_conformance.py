@@ -74,7 +74,7 @@ def assert_same(first, second):
 class TestEveryAlgorithm:
     def test_state_holds_arrays_only_and_training_changes_it(self, registry, name, tables):
         algorithm, data = small(registry, name), tables[registry.kind]
-        first = engine.initialise(algorithm, jax.random.key(0), data)
+        first = engine.begin(algorithm, jax.random.key(0), data)
         assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(first))
         before = named_leaves(first)
         after, records = train(algorithm, data, jax.random.key(0))
@@ -95,7 +95,7 @@ class TestEveryAlgorithm:
         whole, _ = train(algorithm, data, key)
         first = next(engine.intervals(algorithm, data, key, pauses=[5]))
         write_arrays(tmp_path / "state", named_leaves(first.state), {})
-        skeleton = jax.eval_shape(lambda: engine.initialise(algorithm, key, data))
+        skeleton = jax.eval_shape(lambda: engine.begin(algorithm, key, data))
         state = rebuild_tree(skeleton, read_arrays(tmp_path / "state")[0])
         for interval in engine.intervals(
             algorithm, data, key, pauses=[STEPS], state=state, first_step=5
@@ -105,8 +105,8 @@ class TestEveryAlgorithm:
 
     def test_seeds_differ(self, registry, name, tables):
         algorithm, data = small(registry, name), tables[registry.kind]
-        one = named_leaves(engine.initialise(algorithm, jax.random.key(0), data))
-        two = named_leaves(engine.initialise(algorithm, jax.random.key(1), data))
+        one = named_leaves(engine.begin(algorithm, jax.random.key(0), data))
+        two = named_leaves(engine.begin(algorithm, jax.random.key(1), data))
         assert any(not np.array_equal(one[key], two[key]) for key in one)
 
     def test_a_seed_beside_others_equals_itself_alone(self, registry, name, tables):
@@ -129,9 +129,9 @@ class TestEveryAlgorithm:
     def test_intervals_of_any_length_share_one_compiled_program(self, registry, name, tables):
         algorithm, data = small(registry, name), tables[registry.kind]
         train(algorithm, data, jax.random.key(0))
-        before = engine.advance._cache_size()
+        before = engine._advance._cache_size()
         train(algorithm, data, jax.random.key(3), pauses=(5, 3))
-        assert engine.advance._cache_size() == before
+        assert engine._advance._cache_size() == before
 
     def test_a_description_rebuilds_the_same_hyperparameters(self, registry, name, tables):
         algorithm = small(registry, name)

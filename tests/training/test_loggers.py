@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from saqrl.training.loggers import open_loggers
-from saqrl.training.run_folder import Run
+from saqrl.training.run_folder import RunFolder
 
 CONFIG = {"settings": {"seed": 0}, "versions": {}}
 METRICS = [
@@ -21,14 +21,14 @@ SCORES = [{"stage": "agent", "step": 10, "act": "greedy", "return_mean": 3.5, "s
 
 def interrupted(path: Path, loggers: list[str]) -> None:
     """A run that loses its last two lines to a kill and writes them again."""
-    run = Run.create(path, CONFIG)
+    run = RunFolder.create(path, CONFIG)
     run.tell(open_loggers(loggers, path))
     run.append("metrics", METRICS[0])
     run.save_checkpoint("quantizer", 10, {})
     run.append("metrics", METRICS[1])
     run.append("metrics", {"stage": "quantizer", "step": 99, "reconstruction": 9.0})
     run.close()
-    run = Run.open(path, print)
+    run = RunFolder.open(path, print)
     run.tell(open_loggers([], path))  # those used before go on by themselves
     for record in METRICS[1:]:
         run.append("metrics", record)

@@ -19,7 +19,7 @@ from saqrl.training import memory
 from saqrl.training import train as training_module
 from saqrl.training.engine import Advance, Cohort
 from saqrl.training.progress import Reporter
-from saqrl.training.run_folder import Run, RunError, read_config, read_result
+from saqrl.training.run_folder import RunError, RunFolder, read_config, read_result
 from tests.walking import outcome, run, small
 
 
@@ -48,7 +48,7 @@ def test_every_seed_of_a_program_is_the_run_that_it_would_have_been_alone(datase
 def test_killed_seeds_go_on_to_the_same_end(dataset, tmp_path, monkeypatch):
     settings = small(dataset)
     run_seeds(settings, tmp_path / "whole", [0, 1])
-    appends, append = [], Run.append
+    appends, append = [], RunFolder.append
 
     def deadly(self, history, record):
         append(self, history, record)
@@ -56,10 +56,10 @@ def test_killed_seeds_go_on_to_the_same_end(dataset, tmp_path, monkeypatch):
         if len(appends) == 11:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Run, "append", deadly)
+    monkeypatch.setattr(RunFolder, "append", deadly)
     with pytest.raises(KeyboardInterrupt):
         run_seeds(settings, tmp_path / "killed", [0, 1])
-    monkeypatch.setattr(Run, "append", append)
+    monkeypatch.setattr(RunFolder, "append", append)
     first = {}
     for seed in ("seed0", "seed1"):
         newest = max((tmp_path / "killed" / seed / "checkpoints").glob("*.ckpt"))
@@ -109,7 +109,7 @@ def test_a_full_disk_names_the_folder_of_all_seeds(dataset, tmp_path, monkeypatc
     def full(self, history, record):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Run, "append", full)
+    monkeypatch.setattr(RunFolder, "append", full)
     with pytest.raises(OSError, match=rf"--out {tmp_path / 'out'} --resume"):
         run_seeds(small(dataset, "bc"), tmp_path / "out", [0, 1])
 
@@ -168,7 +168,9 @@ def test_folders_of_lone_runs_are_not_taken_for_seeds_of_one_program(tmp_path):
     from saqrl.commands.train import main
 
     for seed in (0, 1):
-        Run.create(tmp_path / "runs" / f"seed{seed}", {"settings": {}, "versions": {}}).close()
+        RunFolder.create(
+            tmp_path / "runs" / f"seed{seed}", {"settings": {}, "versions": {}}
+        ).close()
     with pytest.raises(RunError, match="runs is not a run folder"):
         main(["--out", str(tmp_path / "runs"), "--resume"])
 

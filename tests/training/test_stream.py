@@ -16,10 +16,10 @@ from saqrl.datasets.split import thinned
 from saqrl.training import features as preparation
 from saqrl.training import stream
 from saqrl.training import train as training
-from saqrl.training.features import Prepared, choose, fit_scaling, part_rows, prepare, split
+from saqrl.training.preparation import Prepared, choose, fit_scaling, part_rows, prepare, split
 from saqrl.training.presets import build_settings
 from saqrl.training.progress import Reporter
-from saqrl.training.run_folder import Run
+from saqrl.training.run_folder import RunFolder
 from saqrl.training.settings import Settings, with_steps
 from saqrl.training.stream import Parts, PartStream
 
@@ -274,7 +274,7 @@ def test_a_killed_and_resumed_streamed_run_equals_an_uninterrupted_one(
     monkeypatch.setattr(training, "CHECKPOINT_PERIOD", 0.0)
     wanted = small(data["mapped"], stream_rows=50, actions=kind, chunk=2)
     run(wanted, tmp_path / "whole")
-    append = Run.append
+    append = RunFolder.append
     for blow in blows:
         appends = []
 
@@ -284,10 +284,10 @@ def test_a_killed_and_resumed_streamed_run_equals_an_uninterrupted_one(
             if len(seen) == blow:
                 raise Killed
 
-        monkeypatch.setattr(Run, "append", deadly)
+        monkeypatch.setattr(RunFolder, "append", deadly)
         with pytest.raises(Killed):
             run(wanted, tmp_path / f"killed{blow}")
-        monkeypatch.setattr(Run, "append", append)
+        monkeypatch.setattr(RunFolder, "append", append)
         run(wanted, tmp_path / f"killed{blow}", resume=True)
         assert outcome(tmp_path / f"killed{blow}") == outcome(tmp_path / "whole")
 

@@ -11,10 +11,10 @@ import pytest
 from saqrl.datasets import load_dataset
 from saqrl.policy.storage import load_policy
 from saqrl.training import train as training
-from saqrl.training.features import split
+from saqrl.training.preparation import split
 from saqrl.training.presets import build_settings
 from saqrl.training.progress import Reporter
-from saqrl.training.run_folder import Run, RunError, read_history, read_result
+from saqrl.training.run_folder import RunError, RunFolder, read_history, read_result
 from saqrl.training.settings import Settings, first_difference
 from tests.walking import ENVIRONMENT, outcome, run, small
 
@@ -51,7 +51,7 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
 ):
     settings = small(dataset, agent)
     run(settings, tmp_path / "whole")
-    appends, append = [], Run.append
+    appends, append = [], RunFolder.append
 
     def deadly(self, history, record):
         append(self, history, record)
@@ -59,10 +59,10 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
         if len(appends) == blow:
             raise Killed
 
-    monkeypatch.setattr(Run, "append", deadly)
+    monkeypatch.setattr(RunFolder, "append", deadly)
     with pytest.raises(Killed):
         run(settings, tmp_path / "killed")
-    monkeypatch.setattr(Run, "append", append)
+    monkeypatch.setattr(RunFolder, "append", append)
     run(settings, tmp_path / "killed", resume=True)
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
 
@@ -128,11 +128,11 @@ def test_a_run_folder_that_exists_is_refused_with_the_two_ways_out(dataset, tmp_
 
 def test_a_second_process_on_one_run_folder_is_refused(dataset, tmp_path):
     run(small(dataset), tmp_path / "run")
-    first = Run.open(tmp_path / "run", print)
+    first = RunFolder.open(tmp_path / "run", print)
     with pytest.raises(RunError, match="in use by another process"):
-        Run.open(tmp_path / "run", print)
+        RunFolder.open(tmp_path / "run", print)
     first.close()
-    Run.open(tmp_path / "run", print).close()
+    RunFolder.open(tmp_path / "run", print).close()
 
 
 def narrow(path: Path) -> None:

@@ -22,7 +22,7 @@ from saqrl.cli import _message
 from saqrl.training import train as training
 from saqrl.training.presets import build_settings
 from saqrl.training.progress import Reporter
-from saqrl.training.run_folder import Run, RunError, read_history
+from saqrl.training.run_folder import RunError, RunFolder, read_history
 from saqrl.training.settings import Settings, with_steps
 
 ENVIRONMENT = "saqrl-tests/Drift-v0"
@@ -254,7 +254,7 @@ class TestRunFolder:
     config: ClassVar = {"settings": {"agent": {"alpha": 5.0}, "seed": 0}, "versions": {}}
 
     def make(self, path: Path, lines: int = 3) -> Run:
-        run = Run.create(path, self.config)
+        run = RunFolder.create(path, self.config)
         for step in range(lines):
             run.append("metrics", {"stage": "agent", "step": step})
             run.save_checkpoint("agent", step, {"weights": np.full(2, step)})
@@ -266,7 +266,7 @@ class TestRunFolder:
     def open(self, path: Path) -> tuple[list[str], int]:
         """(what is said, the step to go on from)."""
         said: list[str] = []
-        run = Run.open(path, said.append)
+        run = RunFolder.open(path, said.append)
         found = run.load_checkpoint("agent", lambda: {"weights": np.zeros(2)})
         run.close()
         return said, -1 if found is None else found[0]
@@ -377,7 +377,7 @@ class TestRunFolder:
         with pytest.raises(RunError, match=r"cannot write in the run folder .*: Permission denied"):
             self.open(tmp_path / "run")
         with pytest.raises(RunError, match=r"cannot make the run folder .*: Permission denied"):
-            Run.create(tmp_path / "new" / "run", self.config)
+            RunFolder.create(tmp_path / "new" / "run", self.config)
         assert not (tmp_path / "new").exists()
 
     def test_what_a_run_has_done_is_never_discarded(self, tmp_path):

@@ -18,16 +18,16 @@ from saqrl.datasets.split import split_episodes
 from saqrl.quantizers import QUANTIZERS, ActionQuantizer
 from saqrl.studies.codebooks.noise import NoiseEstimate, estimate_noise, least_distortion
 from saqrl.training import engine
-from saqrl.training.codebook_health import codebook_notes, has_plateaued, reconstruction_error
-from saqrl.training.features import (
-    Prepared,
+from saqrl.training.codebook_health import (
     code_numbers,
-    decode_all,
-    encode_all,
-    fit_scaling,
-    prepare,
+    codebook_notes,
+    has_plateaued,
+    reconstruction_error,
     total_variance,
 )
+from saqrl.training.codes import decode_all, encode_all
+from saqrl.training.flags import changed
+from saqrl.training.preparation import Prepared, fit_scaling, prepare
 from saqrl.training.presets import build_settings
 from saqrl.training.progress import Reporter
 from saqrl.training.settings import Settings
@@ -77,7 +77,7 @@ class Material:
     @property
     def half_width(self) -> Float32[np.ndarray, " chunk_act"]:
         """Environment units per network unit, for every number of an action chunk."""
-        return np.tile(self.data.action_range.half_width, self.settings.chunk)
+        return np.tile(self.data.action_range.half_width, self.settings.features.chunk)
 
     @property
     def measured_on(self) -> str:
@@ -106,7 +106,7 @@ def settings_of(preset: str = "default", **changes: Any) -> Settings:
     """
     settings = build_settings(preset, agent="bc", quantizer="vqvae")
     given = {name: value for name, value in changes.items() if value is not None}
-    return replace(settings, **{"held_out": HELD_OUT, "execute": 1, **given})
+    return changed(settings, {"held_out": HELD_OUT, "action_horizon": 1, **given})
 
 
 def gather(data: Transitions, *, preset: str = "default", **changes: Any) -> Material:
@@ -119,7 +119,9 @@ def gather(data: Transitions, *, preset: str = "default", **changes: Any) -> Mat
     settings = settings_of(preset, **changes)
     kept, left = data, data.held_out
     if left is None:
-        kept, left = split_episodes(data, held_out_fraction=settings.held_out, seed=settings.seed)
+        kept, left = split_episodes(
+            data, held_out_fraction=settings.data.held_out, seed=settings.seed
+        )
     scaling = fit_scaling(data, settings)
     training = prepare(kept, settings, scaling, 1.0)
     shown = left or kept
@@ -421,7 +423,7 @@ def summarize(
         "distinct_actions": material.distinct,
         "supported_codes": material.supported,
         "shown_rows": len(material.shown.actions),
-        "chunk": material.settings.chunk,
+        "chunk": material.settings.features.chunk,
         "seed": material.settings.seed,
         "noise": None
         if noise is None

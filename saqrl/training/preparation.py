@@ -1,0 +1,151 @@
+"""From transitions to what the networks read: features, unit action chunks, discounted rewards."""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float32, Int, Int64
+
+from saqrl.agents import CodedTransitions
+from saqrl.baselines import ContinuousTransitions
+from saqrl.datasets import Transitions
+from saqrl.datasets.chunks import chunk_actions, chunk_rewards
+from saqrl.datasets.scaling import ObservationScaling
+from saqrl.datasets.split import choose_episodes, thinned
+from saqrl.datasets.statistics import blocks
+from saqrl.nn import MLP
+from saqrl.quantizers import ActionBatch
+from saqrl.training.codes import log_prior_of
+from saqrl.training.settings import RewardScale, Settings
+
+# Fewer episodes than this are all trained on: each of them is worth more than a report.
+EPISODES_FOR_HELD_OUT = 10
+# Rows of a part of mapped data, where the settings do not say.
+PART_ROWS = 2**18
+# Rows of each side of a split of streamed data that are brought into memory.
+SAMPLE_ROWS = 100_000
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """One split of a dataset, scaled and chunked, on the host."""
+
+    features: Float32[np.ndarray, "n features"]
+    next_features: Float32[np.ndarray, "n features"]
+    actions: Float32[np.ndarray, "n chunk_act"]
+    rewards: Float32[np.ndarray, " n"]
+    discounts: Float32[np.ndarray, " n"]
+    next_actions: Float32[np.ndarray, "n chunk_act"]
+    """The data's decision at `next_features`; the episode's last one at its end."""
+
+    def padded(self, rows: int) -> "Prepared":
+        """As many rows as asked for; the last one stands in for those that are missing."""
+        index = np.minimum(np.arange(rows), len(self.features) - 1)
+        return Prepared(**{name: column[index] for name, column in vars(self).items()})
+
+    def action_batch(self) -> ActionBatch:
+        return ActionBatch(jnp.asarray(self.features), jnp.asarray(self.actions))
+
+    def coded(self, codes: Int[Array, " n"], num_codes: int, prior: MLP | None) -> CodedTransitions:
+        """The discrete data set; with a prior, its log-probabilities are computed here, once."""
+        features, following = jnp.asarray(self.features), jnp.asarray(self.next_features)
+        return CodedTransitions(
+            features,
+            codes,
+            jnp.asarray(self.rewards),
+            following,
+            jnp.asarray(self.discounts),
+            None if prior is None else log_prior_of(prior, features),
+            None if prior is None else log_prior_of(prior, following),
+            num_codes,
+        )
+
+    def continuous(self) -> ContinuousTransitions:
+        return ContinuousTransitions(
+            jnp.asarray(self.features),
+            jnp.asarray(self.actions),
+            jnp.asarray(self.rewards),
+            jnp.asarray(self.next_features),
+            jnp.asarray(self.discounts),
+            jnp.asarray(self.next_actions),
+        )
+
+
+def split(transitions: Transitions, settings: Settings) -> tuple[Transitions, Transitions | None]:
+    """Training and held-out episodes, the file's own split where it has one.
+
+    Few episodes are all trained on. Of data that is streamed, some episodes of each side.
+    """
+    training, held_out = choose(transitions, settings)
+    own = transitions.held_out if settings.data.held_out > 0 else None
+    if part_rows(transitions, settings) is not None:
+        shown = thinned(transitions, held_out, rows=SAMPLE_ROWS) if held_out.size else own
+        return thinned(transitions, training, rows=SAMPLE_ROWS), shown
+    if not held_out.size:
+        return transitions, own
+    return transitions.select_episodes(training), transitions.select_episodes(held_out)
+
+
+def choose(
+    transitions: Transitions, settings: Settings
+) -> tuple[Int64[np.ndarray, " training"], Int64[np.ndarray, " held_out"]]:
+    """The numbers of the training episodes, and of those of them that are held out instead."""
+    own = transitions.held_out is not None and settings.data.held_out > 0
+    few = transitions.num_episodes < EPISODES_FOR_HELD_OUT
+    fraction = 0.0 if own or few else settings.data.held_out
+    return choose_episodes(transitions, held_out_fraction=fraction, seed=settings.seed)
+
+
+def part_rows(transitions: Transitions, settings: Settings) -> int | None:
+    """Rows of a part where the data is streamed; None where all of it lies on the device."""
+    rows = settings.data.stream_rows
+    if rows is None:
+        rows = PART_ROWS if isinstance(transitions.observations, np.memmap) else len(transitions)
+    return rows if rows < len(transitions) else None
+
+
+def fit_scaling(transitions: Transitions, settings: Settings) -> ObservationScaling:
+    return ObservationScaling.fit(
+        transitions.observations,
+        angles=transitions.angles,
+        scale=settings.features.observation_scale,
+        deviation=settings.features.feature_deviation,
+    )
+
+
+def reward_factor(transitions: Transitions, scale: RewardScale) -> float:
+    """What rewards are multiplied by.
+
+    unit: the mean size of a reward becomes 0.1, values then are of order 10 at discount 0.99;
+    return-range: returns span 1000, as IQL does for locomotion (arXiv 2110.06169, appendix B).
+    """
+    if scale == "unit":
+        sums = [np.abs(block).sum(dtype=np.float64) for block in blocks(transitions.rewards)]
+        size = float(sum(sums)) / len(transitions)
+        return 0.1 / size if size > 0 else 1.0
+    if scale == "return-range":
+        span = float(np.ptp(transitions.episode_returns))
+        return 1000 / span if span > 0 else 1.0
+    return 1.0
+
+
+def prepare(
+    transitions: Transitions, settings: Settings, scaling: ObservationScaling, factor: float
+) -> Prepared:
+    """Scale and chunk one split."""
+    rewards, next_rows, discounts = chunk_rewards(
+        transitions, horizon=settings.features.chunk, discount=settings.agent.discount
+    )
+    chunks = chunk_actions(transitions, settings.features.chunk).reshape(
+        len(transitions), settings.features.chunk, -1
+    )
+    actions = transitions.action_range.to_unit(chunks).reshape(len(transitions), -1)
+    last = np.repeat(transitions.episode_ends - 1, transitions.episode_lengths)
+    return Prepared(
+        features=scaling(transitions.observations),
+        next_features=scaling(transitions.next_observations[next_rows]),
+        actions=actions,
+        rewards=(rewards * factor).astype(np.float32),
+        discounts=discounts,
+        next_actions=actions[np.minimum(next_rows + 1, last)],
+    )

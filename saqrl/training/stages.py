@@ -1,0 +1,298 @@
+"""A run is a list of stages, each trained to its end: codes, their prior, the agent, a baseline."""
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Int, Key
+
+from saqrl.agents import AGENTS, CodedTransitions
+from saqrl.agents.bc import BC
+from saqrl.baselines import BASELINES
+from saqrl.baselines.bc import ContinuousBC
+from saqrl.nn import MLP
+from saqrl.policy import Act, CodeController, ContinuousController, Controller, Policy
+from saqrl.policy.storage import save_policy
+from saqrl.quantizers import QUANTIZERS, ActionQuantizer, Codec
+from saqrl.training import engine
+from saqrl.training.codebook_health import (
+    codebook_notes,
+    dying_note,
+    has_plateaued,
+    reconstruction_error,
+)
+from saqrl.training.codes import encode_all
+from saqrl.training.features import Features
+from saqrl.training.preparation import Prepared
+from saqrl.training.progress import Reporter
+from saqrl.training.run_folder import RunFolder
+from saqrl.training.settings import Settings
+
+# Seconds of work that a kill may cost at most, besides the interval that it hits.
+CHECKPOINT_PERIOD = 20.0
+# Metrics that the progress bar shows first.
+HEADLINES = ("reconstruction", "cross_entropy", "squared_error", "bellman_error", "perplexity")
+HELD_OUT_ERROR = "held_out_reconstruction"
+
+
+class Hook:
+    """What else happens at the end of an interval."""
+
+    pause: int | None = None
+    """Steps between the intervals that it needs to end; None: it takes them as they come."""
+
+    def after(self, step: int, state: Any, metrics: dict[str, float]) -> None:
+        """Look at the state, which the next interval consumes; may add to the metrics."""
+
+    def stops(self) -> bool:
+        """Whether the stage has ended before its last step, by what is on record."""
+        return False
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One algorithm's part of a run."""
+
+    name: str
+    number: int
+    """Folded into the run's key."""
+    algorithm: Any
+    data: Callable[[], engine.Rows | engine.Stream]
+    """What it trains on; asked for once the stages before it have ended."""
+    policy: Callable[[Any], Policy] | None = None
+    """What its state plays, where it plays."""
+    hooks: Sequence[Hook] = ()
+
+
+class Learning:
+    """The stages of a run, and what follows from the states in which they ended."""
+
+    def __init__(self, settings: Settings, features: Features, run: RunFolder, reporter: Reporter):
+        self.settings, self.features = settings, features
+        self.run, self.reporter = run, reporter
+        self.states: dict[str, Any] = {}
+
+    def stages(self) -> list[Stage]:
+        """In the order in which they are trained."""
+        settings, agent = self.settings, self.settings.agent
+        stages = []
+        if settings.quantized:
+            watches: list[Hook] = [HeldOutError(self), DyingCodes(self)]
+            stages.append(Stage("quantizer", 0, settings.quantizer, self._actions, hooks=watches))
+            if not isinstance(agent, BC):
+                stages.append(Stage("prior", 1, settings.prior, self._unweighted))
+            keeps = self._keeping(self._coded_policy)
+            stages.append(Stage("agent", 2, agent, self._coded, self._coded_policy, keeps))
+        else:
+            stages.append(self._continuous("agent", agent))
+        if settings.evaluation.baseline:
+            same = ("steps", "batch_size", "hidden", "precision")
+            plain = ContinuousBC(**{n: getattr(agent, n) for n in same if hasattr(agent, n)})
+            stages.append(self._continuous("baseline", plain))
+        return stages
+
+    def ended(self, stage: Stage, state: Any) -> None:
+        """A stage is done: the next ones build on its state."""
+        self.states[stage.name] = state
+        if stage.name == "quantizer":
+            used = np.asarray(self.codes)[: self.features.count]
+            for note in codebook_notes(used, self.codec.num_codes):
+                self.reporter.say(f"note: {note}")
+
+    def _keeping(self, policy: Callable[[Any], Policy]) -> list[Hook]:
+        every = self.settings.output.keep_every
+        steps = self.settings.agent.steps
+        return [KeepPolicies(self.run.path, every, steps, policy)] if every else []
+
+    def _continuous(self, name: str, algorithm: Any) -> Stage:
+        main = name == "agent"
+        act = self.settings.evaluation.act if main else algorithm.default_act
+
+        def policy(state: Any) -> Policy:
+            described = {"kind": "continuous", "agent": BASELINES.describe(algorithm)}
+            return self._policy(ContinuousController(algorithm.actor(state)), described, act)
+
+        def data() -> engine.Rows | engine.Stream:
+            return self.features.columns(algorithm, Prepared.continuous)
+
+        return Stage(name, 3, algorithm, data, policy, self._keeping(policy) if main else ())
+
+    def _actions(self) -> engine.Rows | engine.Stream:
+        return self.features.columns(self.settings.quantizer, Prepared.action_batch)
+
+    def _unweighted(self) -> engine.Rows | engine.Stream:
+        """Coded transitions while the prior itself is learned."""
+        return self._coded_columns(self.settings.prior, None)
+
+    def _coded(self) -> engine.Rows | engine.Stream:
+        return self._coded_columns(self.settings.agent, self.prior)
+
+    def _coded_columns(self, algorithm: Any, prior: MLP | None) -> engine.Rows | engine.Stream:
+        def build(rows: Prepared) -> CodedTransitions:
+            padded = rows is self.features.padded
+            codes = self.codes if padded else encode_all(self.codec, rows.action_batch())
+            return rows.coded(codes, self.codec.num_codes, prior)
+
+        return self.features.columns(algorithm, build)
+
+    @cached_property
+    def codec(self) -> Codec:
+        """What the quantizer has learned."""
+        return self.settings.quantizer.codec(self.states["quantizer"])
+
+    @cached_property
+    def codes(self) -> Int[Array, " n"]:
+        """The code of every training row, computed once."""
+        return encode_all(self.codec, self.features.padded.action_batch())
+
+    @property
+    def prior(self) -> MLP | None:
+        """The behaviour on codes that an agent is kept to; BC learns it itself."""
+        if isinstance(self.settings.agent, BC):
+            return None
+        return self.settings.prior.prior(self.states["prior"])
+
+    @property
+    def quantizer(self) -> ActionQuantizer:
+        """The codec with its prior, once the agent has ended."""
+        behaviour: Any = self.settings.agent
+        return ActionQuantizer(self.codec, self.prior or behaviour.prior(self.states["agent"]))
+
+    def _coded_policy(self, state: Any) -> Policy:
+        """What the agent's state plays on the codes."""
+        settings, agent = self.settings, self.settings.agent
+        behaviour = agent if isinstance(agent, BC) else settings.prior
+        prior = self.prior or behaviour.prior(state)
+        actor: Any = agent.actor(state)
+        described = {
+            "kind": "quantized",
+            "quantizer": QUANTIZERS.describe(settings.quantizer),
+            "prior": AGENTS.describe(behaviour),
+            "agent": AGENTS.describe(agent),
+        }
+        controller = CodeController(ActionQuantizer(self.codec, prior), actor)
+        return self._policy(controller, described, settings.evaluation.act)
+
+    def _policy(self, controller: Controller, described: dict[str, Any], act: Act) -> Policy:
+        settings, log = self.settings, self.features.log
+        sizes = {
+            "features": self.features.training.features.shape[1],
+            "chunk_action_size": self.features.training.actions.shape[1],
+        }
+        return Policy(
+            controller=controller,
+            observation_scaling=self.features.scaling,
+            action_range=log.action_range,
+            observation_size=log.observations.shape[1],
+            chunk=settings.features.chunk,
+            execute=settings.evaluation.action_horizon,
+            default_act=act,
+            environment=log.environment,
+            description=sizes | described,
+        )
+
+
+class HeldOutError(Hook):
+    """Of the quantizer, where a patience asks for it: it stops once the error stops falling."""
+
+    def __init__(self, learning: Learning):
+        self.quantizer, self.held_out = learning.settings.quantizer, learning.features.held_out
+        self.run = learning.run
+        if self.quantizer.patience and self.held_out is None:
+            learning.reporter.say("note: no episode is held out, so patience has no effect")
+
+    def after(self, step: int, state: Any, metrics: dict[str, float]) -> None:
+        if self.quantizer.patience and self.held_out is not None:
+            error = reconstruction_error(self.quantizer.codec(state), self.held_out)
+            metrics[HELD_OUT_ERROR] = error
+
+    def stops(self) -> bool:
+        if not self.quantizer.patience:
+            return False
+        records = [r for r in self.run.history("metrics") if HELD_OUT_ERROR in r]
+        errors = [(record["step"], record[HELD_OUT_ERROR]) for record in records]
+        return has_plateaued(errors, patience=self.quantizer.patience)
+
+
+class DyingCodes(Hook):
+    """Says once a session that codes fall out of use."""
+
+    def __init__(self, learning: Learning):
+        self.quantizer, self.reporter = learning.settings.quantizer, learning.reporter
+        self.said = False
+
+    def after(self, step: int, state: Any, metrics: dict[str, float]) -> None:
+        codes = self.quantizer.codec(state).num_codes
+        note = dying_note(metrics, step, steps=self.quantizer.steps, codes=codes)
+        if note and not self.said:
+            self.reporter.say(f"note: {note}")
+            self.said = True
+
+
+class KeepPolicies(Hook):
+    """Policies of earlier steps, in policies/STEP beside the last one."""
+
+    def __init__(self, path: Path, every: int, steps: int, policy: Callable[[Any], Policy]):
+        self.path, self.every, self.steps, self.policy = path, every, steps, policy
+        self.pause = every
+
+    def after(self, step: int, state: Any, metrics: dict[str, float]) -> None:
+        if step % self.every == 0 and step < self.steps:
+            save_policy(self.policy(state), self.path / "policies" / str(step))
+
+
+def train_stage(
+    stage: Stage,
+    *,
+    run: RunFolder,
+    reporter: Reporter,
+    key: Key[Array, ""],
+    log_every: int,
+    evaluate: Callable[[Policy, str, int], object],
+    evaluate_every: int | None,
+    spent: Callable[[], Mapping[str, Any]],
+) -> tuple[int, Any]:
+    """(step, state) where the stage ends, trained from its checkpoint if there is one.
+
+    Where it plays, `evaluate(policy, stage, step)` is called every so many steps and at its end.
+    `spent` tells what a checkpoint says of the time.
+    """
+    algorithm, key = stage.algorithm, jax.random.fold_in(key, stage.number)
+    every = evaluate_every if stage.policy is not None else None
+    pauses = [log_every, *(p for p in (every, *(hook.pause for hook in stage.hooks)) if p)]
+    data = stage.data()
+    with contextlib.closing(data) if isinstance(data, engine.Stream) else contextlib.nullcontext():
+        resumed = run.load_checkpoint(stage.name, lambda: engine.begin(algorithm, key, data))
+        step, state = resumed or (0, engine.begin(algorithm, key, data))
+        training = engine.intervals(
+            algorithm, data, key, pauses=pauses, state=state, first_step=step
+        )
+        while step < algorithm.steps and not any(hook.stops() for hook in stage.hooks):
+            due, saved = False, time.perf_counter()
+            with reporter.stage(stage.name, algorithm.steps, done=step) as update:
+                for step, state, metrics in training:
+                    for hook in stage.hooks:
+                        hook.after(step, state, metrics)
+                    run.append("metrics", {"stage": stage.name, "step": step, **metrics})
+                    update(step, _brief(metrics))
+                    due = bool(every and step % every == 0)
+                    if due or any(hook.stops() for hook in stage.hooks):
+                        break
+                    if time.perf_counter() - saved > CHECKPOINT_PERIOD:
+                        run.save_checkpoint(stage.name, step, state, spent=spent())
+                        saved = time.perf_counter()
+            if stage.policy is not None and (due or (every and step == algorithm.steps)):
+                evaluate(stage.policy(state), stage.name, step)
+            run.save_checkpoint(stage.name, step, state, spent=spent())
+    return step, state
+
+
+def _brief(metrics: Mapping[str, float]) -> str:
+    told = [name for name in HEADLINES if name in metrics] or sorted(metrics)
+    return "  ".join(f"{name} {metrics[name]:.3g}" for name in told[:2])
