@@ -6,7 +6,8 @@ from itertools import zip_longest
 import numpy as np
 
 from saqrl.datasets import EnvironmentSpec, Transitions
-from saqrl.environments.make import FlatEnvironment, make_environment
+from saqrl.environments.flat import FlatEnvironment
+from saqrl.environments.make import make_environment
 from saqrl.environments.scores import normalized_score
 from saqrl.policy import Act, Policy
 from saqrl.policy.rollout import Arena

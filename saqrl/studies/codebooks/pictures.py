@@ -16,7 +16,7 @@ from saqrl.studies.codebooks.study import (
     suggested,
 )
 from saqrl.studies.page import Picture
-from saqrl.training.features import decode_all
+from saqrl.training.codes import decode_all
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
