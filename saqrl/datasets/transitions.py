@@ -29,7 +29,7 @@ class RecordedStart:
     """The file's name of the episode, under which `path` may hold its own model of the scene."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Transitions:
     """Logged steps, episode after episode, in the order in which they happened.
 
@@ -58,6 +58,12 @@ class Transitions:
     """The file's own held-out episodes, where it has a split of its own."""
     starts: tuple[RecordedStart, ...] | None = None
     """Of each episode, where the file holds the simulator's state."""
+
+    def __repr__(self) -> str:
+        return (
+            f"Transitions({len(self)} steps, {self.num_episodes} episodes, observations "
+            f"{self.observations.shape[1:]}, actions {self.actions.shape[1:]})"
+        )
 
     def __len__(self) -> int:
         return len(self.rewards)

@@ -383,7 +383,7 @@ def _metadata(
         "action_low": policy.action_range.low.tolist(),
         "action_high": policy.action_range.high.tolist(),
         "chunk": policy.chunk,
-        "execute": policy.execute,
+        "action_horizon": policy.action_horizon,
         "inputs": {name: asdict(tensor) for name, tensor in graph.inputs.items()},
         "outputs": {name: asdict(tensor) for name, tensor in graph.outputs.items()},
         "draws": [

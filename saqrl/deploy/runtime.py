@@ -18,7 +18,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-FORMAT = 1
+# 1 had `execute` in place of `action_horizon`.
+FORMAT = 2
 METADATA_KEY = "saqrl"
 
 
@@ -103,7 +104,7 @@ class RobotPolicy:
         self._lowest = np.where(movable, self._low, -np.inf).astype(np.float32)
         self._highest = np.where(movable, self._high, np.inf).astype(np.float32)
         self._size = int(engine.metadata["observation_size"])
-        self._execute = int(engine.metadata["execute"])
+        self._action_horizon = int(engine.metadata["action_horizon"])
         self._draws = engine.metadata["draws"]
         self._queue: deque[np.ndarray] = deque()
         self._last: tuple[int | None, float, float | None] = (None, 0.0, None)
@@ -122,7 +123,7 @@ class RobotPolicy:
         planned = not self._queue
         if planned:
             plan = self._run(checked[None])
-            self._queue.extend(plan.actions[0, : self._execute])
+            self._queue.extend(plan.actions[0, : self._action_horizon])
             self._last = (
                 None if plan.code is None else int(plan.code[0]),
                 float(plan.distance[0]),

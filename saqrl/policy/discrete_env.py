@@ -3,14 +3,10 @@
 from typing import Any
 
 import gymnasium
-import jax
-import jax.numpy as jnp
 import numpy as np
 from gymnasium.utils import RecordConstructorArgs
-from jaxtyping import Array, Float, Int
 
-from saqrl.policy import CodeController, Policy
-from saqrl.quantizers import Codec
+from saqrl.policy import Policy
 
 
 class QuantizedActions(
@@ -18,16 +14,16 @@ class QuantizedActions(
 ):
     """A continuous environment as Discrete(K): code k plays what it stands for in this state.
 
-    With action chunks a step plays `policy.execute` actions, its reward is their sum, and it ends
-    early where the episode does; info["steps"] says how many were played. Observations stay raw.
+    With action chunks a step plays `policy.action_horizon` actions, its reward is their sum, and it
+    ends early where the episode does; info["steps"] says how many were played. Observations stay
+    raw.
     ValueError: the policy has no codes, or is of another environment.
     """
 
     def __init__(self, env: gymnasium.Env[np.ndarray, np.ndarray], policy: Policy):
         RecordConstructorArgs.__init__(self, policy=policy)
         gymnasium.Wrapper.__init__(self, env)  # type: ignore[misc]
-        if not isinstance(policy.controller, CodeController):
-            raise ValueError("a continuous policy has no codes; train with --actions quantized")
+        self._policy, self._quantizer = policy, policy.quantizer
         widths = {
             "observations": (env.observation_space, policy.observation_size),
             "actions": (env.action_space, len(policy.action_range.low)),
@@ -37,8 +33,7 @@ class QuantizedActions(
                 raise ValueError(
                     f"the environment has {what} of shape {space.shape}, the policy ({width},)"
                 )
-        self._policy, self._codec = policy, policy.controller.quantizer.codec
-        self.action_space = gymnasium.spaces.Discrete(policy.controller.quantizer.num_codes)
+        self.action_space = gymnasium.spaces.Discrete(self._quantizer.num_codes)
         self._observation: np.ndarray | None = None
 
     def reset(
@@ -55,7 +50,7 @@ class QuantizedActions(
             raise ValueError(f"code {action} does not exist; codes are {self.action_space}")
         observation: np.ndarray = self._observation
         total, steps = 0.0, 0
-        for played in self.decode(observation, int(action))[: self._policy.execute]:
+        for played in self.decode(observation, int(action))[: self._policy.action_horizon]:
             observation, reward, terminated, truncated, info = self.env.step(played)
             total, steps = total + float(reward), steps + 1
             if terminated or truncated:
@@ -65,14 +60,4 @@ class QuantizedActions(
 
     def decode(self, observation: np.ndarray, code: int) -> np.ndarray:
         """(chunk, act) in the environment's units: what `code` stands for in this state."""
-        policy = self._policy
-        features = policy.observation_scaling(np.asarray(observation, np.float32)[None])[0]
-        unit = np.asarray(_decode(self._codec, features, np.int32(code)))
-        return policy.action_range.from_unit(unit.reshape(policy.chunk, -1))
-
-
-@jax.jit
-def _decode(
-    codec: Codec, features: Float[Array, " features"], code: Int[Array, ""]
-) -> Float[Array, " chunk_act"]:
-    return type(codec).decode(codec, jnp.asarray(features), code)
+        return self._quantizer.decode(observation, code).reshape(self._policy.chunk, -1)

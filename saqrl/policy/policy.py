@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import equinox as eqx
@@ -15,6 +15,8 @@ from jaxtyping import Array, Float, Float32, Int, Key
 from saqrl import agents, baselines
 from saqrl.datasets import EnvironmentSpec
 from saqrl.datasets.scaling import ActionRange, ObservationScaling
+from saqrl.policy.checks import check_batch, check_numbers
+from saqrl.policy.coding import PolicyQuantizer
 from saqrl.quantizers import ActionQuantizer
 from saqrl.registry import Act as Act
 
@@ -57,11 +59,11 @@ class ContinuousController(eqx.Module):
         return self.actor.act(features, key, greedy=greedy)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Policy:
     """What acts on the robot.
 
-    A decision covers `chunk` actions, of which `execute` are played before the next decision.
+    A decision covers `chunk` actions, of which `action_horizon` are played before the next one.
     `description` says how to build the controller again and where it came from.
     """
 
@@ -70,28 +72,68 @@ class Policy:
     action_range: ActionRange
     observation_size: int
     chunk: int = 1
-    execute: int = 1
+    action_horizon: int = 1
     default_act: Act = "greedy"
     environment: EnvironmentSpec | None = None
     description: Mapping[str, Any] = field(default_factory=dict)
 
-    def plan(
-        self, observations: Float32[np.ndarray, "n obs"], keys: Key[Array, " n"], *, act: Act
-    ) -> Float32[np.ndarray, "n chunk act"]:
-        """Action chunks in the environment's units, one per observation and key."""
-        if observations.shape[1:] != (self.observation_size,):
-            raise ValueError(
-                f"the policy was trained on observations of {self.observation_size} numbers, "
-                f"these have shape {observations.shape[1:]}"
-            )
-        features = self.observation_scaling(np.asarray(observations, np.float32))
-        unit = _decide_batch(self.controller, features, keys, greedy=act == "greedy")
-        chunks = np.asarray(unit).reshape(len(observations), self.chunk, -1)
-        return self.action_range.from_unit(chunks)
+    def __repr__(self) -> str:
+        agent = self.description.get("agent", {}).get("name", type(self.controller).__name__)
+        codes = ""
+        if isinstance(self.controller, CodeController):
+            codes = f" on {self.controller.quantizer.num_codes} codes"
+        return (
+            f"Policy({agent}{codes}, observations ({self.observation_size},), "
+            f"actions ({len(self.action_range.low)},), chunk {self.chunk}, "
+            f"action horizon {self.action_horizon}, {self.default_act})"
+        )
+
+    def act(self, observation: Float[np.ndarray, " obs"]) -> Float32[np.ndarray, " act"]:
+        """The next action of one robot, in the environment's units; plays chunks.
+
+        What is left of a chunk is kept in between: call `reset` at the start of an episode, and
+        take a `player` for each robot where there are several. ValueError: another size, no
+        numbers, or not finite.
+        """
+        return self._own_player.act(observation)
+
+    def reset(self) -> None:
+        """Start an episode of `act`: forget what is left of a chunk."""
+        self._own_player.reset()
 
     def player(self, *, seed: int = 0, act: Act | None = None) -> "Player":
         """A player for one robot, at the start of an episode."""
         return Player(self, jax.random.key(seed), act=act or self.default_act)
+
+    @cached_property
+    def _own_player(self) -> "Player":
+        return self.player()
+
+    def plan(
+        self, observations: Float[np.ndarray, "n obs"], keys: Key[Array, " n"], *, act: Act
+    ) -> Float32[np.ndarray, "n chunk act"]:
+        """Action chunks in the environment's units, one per observation and key.
+
+        ValueError: observations of another size, no numbers, or not finite.
+        """
+        rows = check_batch(observations, (self.observation_size,), what="observation")
+        features = self.observation_scaling(rows)
+        unit = _decide_batch(self.controller, features, keys, greedy=act == "greedy")
+        chunks = np.asarray(unit).reshape(len(rows), self.chunk, -1)
+        return self.action_range.from_unit(chunks)
+
+    @property
+    def quantizer(self) -> PolicyQuantizer:
+        """Its codes in the robot's units; ValueError where the policy is continuous."""
+        if not isinstance(self.controller, CodeController):
+            raise ValueError("a continuous policy has no codes; train with --actions quantized")
+        return PolicyQuantizer(
+            self.controller.quantizer,
+            self.observation_scaling,
+            self.action_range,
+            self.observation_size,
+            self.chunk,
+        )
 
 
 class Player:
@@ -102,14 +144,25 @@ class Player:
         self._queue: deque[Float32[np.ndarray, " act"]] = deque()
         self._decisions = 0
 
-    def act(self, observation: Float32[np.ndarray, " obs"]) -> Float32[np.ndarray, " act"]:
-        """The next action, in the environment's units."""
+    def __repr__(self) -> str:
+        return f"Player({self._act}, {len(self._queue)} left of its chunk, {self._policy})"
+
+    def act(self, observation: Float[np.ndarray, " obs"]) -> Float32[np.ndarray, " act"]:
+        """The next action, in the environment's units.
+
+        ValueError: an observation of another size, no numbers, or not finite.
+        """
+        checked = check_numbers(observation, (self._policy.observation_size,), what="observation")
         if not self._queue:
             key = jax.random.fold_in(self._key, self._decisions)
-            chunk = self._policy.plan(observation[None], key[None], act=self._act)[0]
-            self._queue.extend(chunk[: self._policy.execute])
+            chunk = self._policy.plan(checked[None], key[None], act=self._act)[0]
+            self._queue.extend(chunk[: self._policy.action_horizon])
             self._decisions += 1
         return self._queue.popleft()
+
+    def reset(self) -> None:
+        """Forget what is left of a chunk: call it at the start of an episode."""
+        self._queue.clear()
 
 
 @partial(jax.jit, static_argnames="greedy")

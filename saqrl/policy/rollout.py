@@ -174,7 +174,7 @@ def _plan(policy: Policy, lanes: Sequence[_Lane], key: Key[Array, ""], act: Act)
     chunks = policy.plan(observations, keys, act=act)
     for lane, chunk in zip(lanes, chunks, strict=True):
         if lane in needy:
-            lane.chunk = list(chunk[: policy.execute])
+            lane.chunk = list(chunk[: policy.action_horizon])
             lane.decisions += 1
 
 

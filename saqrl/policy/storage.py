@@ -17,7 +17,8 @@ from saqrl.datasets import EnvironmentSpec
 from saqrl.datasets.scaling import ActionRange, ObservationScaling
 from saqrl.policy.policy import CodeController, ContinuousController, Controller, Policy
 
-FORMAT = 1
+# 1 had `execute` in place of `action_horizon`.
+FORMAT = 2
 
 
 class PolicyError(ValueError):
@@ -40,7 +41,7 @@ def save_policy(policy: Policy, folder: Path) -> None:
         "observation_size": policy.observation_size,
         "angles": list(scaling.angles),
         "chunk": policy.chunk,
-        "execute": policy.execute,
+        "action_horizon": policy.action_horizon,
         "default_act": policy.default_act,
         "environment": policy.environment and asdict(policy.environment),
         "controller": dict(policy.description),
@@ -51,12 +52,14 @@ def save_policy(policy: Policy, folder: Path) -> None:
     write_atomically(folder / "policy.json", json.dumps(described, indent=2).encode())
 
 
-def load_policy(folder: Path | str) -> Policy:
-    """The policy that `save_policy` wrote: of a run, in the folder RUN/policy.
+def load_policy(path: Path | str) -> Policy:
+    """The policy of a run: `path` is the run's folder, or a folder that `save_policy` wrote.
 
-    Raises PolicyError where a file is missing, damaged, or from a newer format.
+    Raises PolicyError where a file is missing, damaged, or from another format.
     """
-    folder = Path(folder)
+    folder = Path(path)
+    if not (folder / "policy.json").is_file() and (folder / "config.json").is_file():
+        folder = folder / "policy"
     if not (folder / "policy.json").is_file():
         raise PolicyError(f"{folder} holds no policy (no policy.json): has its run finished?")
     try:
@@ -85,7 +88,7 @@ def load_policy(folder: Path | str) -> Policy:
             action_range=ActionRange(arrays["action_low"], arrays["action_high"]),
             observation_size=described["observation_size"],
             chunk=described["chunk"],
-            execute=described["execute"],
+            action_horizon=described["action_horizon"],
             default_act=described["default_act"],
             environment=environment and EnvironmentSpec(**environment),
             description=described["controller"],

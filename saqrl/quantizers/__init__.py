@@ -77,6 +77,9 @@ class ActionQuantizer(eqx.Module):
     codec: Codec
     prior: nn.MLP
 
+    def __repr__(self) -> str:
+        return f"ActionQuantizer({type(self.codec).__name__}, {self.num_codes} codes)"
+
     @property
     def num_codes(self) -> int:
         return self.codec.num_codes

@@ -191,7 +191,7 @@ class Learning:
             action_range=log.action_range,
             observation_size=log.observations.shape[1],
             chunk=settings.features.chunk,
-            execute=settings.evaluation.action_horizon,
+            action_horizon=settings.evaluation.action_horizon,
             default_act=act,
             environment=log.environment,
             description=sizes | described,

@@ -273,7 +273,7 @@ def test_the_metadata_of_an_onnx_file_is_json_that_anyone_can_read(tmp_path):
     write(make_policy(), tmp_path / "p.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "p.onnx")
     described = json.loads(session.get_modelmeta().custom_metadata_map["saqrl"])
-    assert (described["chunk"], described["execute"]) == (CHUNK, 2)
+    assert (described["chunk"], described["action_horizon"]) == (CHUNK, 2)
     assert [i.name for i in session.get_inputs()] == ["observation"]
     outputs = [output.name for output in session.get_outputs()]
     assert outputs == ["action", "distance", "code", "entropy"]

@@ -19,7 +19,7 @@ def files(tmp_path_factory):
 
 
 @pytest.mark.parametrize("suffix", ["onnx", "npz"])
-def test_chunks_are_played_and_planned_again_after_execute_steps(files, suffix):
+def test_chunks_are_played_and_planned_again_after_the_action_horizon(files, suffix):
     player = runtime.load(files / f"p.{suffix}", seed=3)
     twin = runtime.load(files / f"p.{suffix}", seed=3)
     decisions = [player.act(row) for row in OBSERVATIONS[:4]]

@@ -48,7 +48,7 @@ def make_policy(kind: str = "quantized", name: str = "bc", **changes) -> Policy:
         action_range=ActionRange(np.array([0, -1], np.float32), np.array([10, 1], np.float32)),
         observation_size=OBSERVATION,
         chunk=CHUNK,
-        execute=2,
+        action_horizon=2,
         description=description,
         environment=EnvironmentSpec("Somewhere-v0", {"speed": 2}),
     )
@@ -73,7 +73,7 @@ def test_a_saved_policy_acts_exactly_as_before(kind, name, tmp_path):
             policy.plan(observations, keys, act=act), loaded.plan(observations, keys, act=act)
         )
     assert loaded.environment == policy.environment
-    assert (loaded.chunk, loaded.execute) == (CHUNK, 2)
+    assert (loaded.chunk, loaded.action_horizon) == (CHUNK, 2)
 
 
 def test_actions_stay_in_the_range_of_the_robot():
@@ -102,7 +102,7 @@ def test_a_greedy_code_is_the_best_scored_and_sampled_codes_follow_their_probabi
     np.testing.assert_allclose(share, jax.nn.softmax(logits), atol=4 * 0.5 / np.sqrt(4000))
 
 
-def test_a_player_plays_what_was_planned_and_plans_again_after_execute_steps():
+def test_a_player_plays_what_was_planned_and_plans_again_after_the_action_horizon():
     policy = make_policy()
     player = policy.player(seed=3, act="sample")
     observations = np.random.default_rng(1).normal(size=(4, OBSERVATION)).astype(np.float32)
@@ -113,11 +113,56 @@ def test_a_player_plays_what_was_planned_and_plans_again_after_execute_steps():
         np.testing.assert_array_equal(played[first : first + 2], chunk[:2])
 
 
-def test_an_observation_of_another_size_is_refused():
-    with pytest.raises(ValueError, match="trained on observations of 3 numbers"):
-        make_policy().plan(
-            np.zeros((1, 5), np.float32), jax.random.split(jax.random.key(0), 1), act="greedy"
-        )
+def test_a_policy_acts_in_one_line_and_starts_episodes_anew():
+    policy = make_policy(default_act="sample")
+    player = policy.player()
+    observations = np.random.default_rng(1).normal(size=(4, OBSERVATION))
+    for number, observation in enumerate(observations):
+        if number == 3:  # in the middle of a chunk
+            policy.reset()
+            player.reset()
+        np.testing.assert_array_equal(policy.act(observation), player.act(observation))
+    chunk = policy.plan(
+        observations[3:], jax.random.fold_in(jax.random.key(0), 2)[None], act="sample"
+    )
+    np.testing.assert_array_equal(policy.act(observations[0]), chunk[0, 1])
+
+
+@pytest.mark.parametrize(
+    ("observation", "message"),
+    [
+        (np.array([0.0, np.nan, 0.0]), "number 1 of the observation is nan"),
+        (np.array([0.0, 0.0, -np.inf]), "number 2 of the observation is -inf"),
+        (np.array([0.0, 1e300, 0.0]), "number 1 of the observation is inf"),
+        (np.zeros(5), r"reads observations of 3 numbers, this one has shape \(5,\)"),
+        (["a", "b", "c"], "of type <U1; expected numbers"),
+    ],
+)
+def test_what_is_no_observation_is_refused(observation, message):
+    policy = make_policy()
+    for act in (policy.act, policy.player().act):
+        with pytest.raises(ValueError, match=message):
+            act(observation)
+    keys = jax.random.split(jax.random.key(0), 2)
+    with pytest.raises(ValueError, match=message):
+        policy.plan(np.stack([np.zeros_like(observation), observation]), keys, act="greedy")
+    with pytest.raises(ValueError, match=r"have shape \(3,\); expected \(batch, 3\)"):
+        policy.plan(np.zeros(3), keys, act="greedy")
+    with pytest.raises(ValueError, match=r"this one has shape \(1, 3\)"):
+        policy.act(np.zeros((1, 3)))
+
+
+def test_everything_says_in_one_line_what_it_is():
+    policy = make_policy()
+    assert repr(policy) == (
+        "Policy(bc on 6 codes, observations (3,), actions (2,), chunk 4, action horizon 2, greedy)"
+    )
+    player = policy.player()
+    player.act(np.zeros(3))
+    assert repr(player) == f"Player(greedy, 1 left of its chunk, {policy})"
+    assert repr(policy.quantizer) == ("PolicyQuantizer(6 codes, observations (3,), actions (4, 2))")
+    assert repr(policy.controller.quantizer) == "ActionQuantizer(VQCodec, 6 codes)"
+    assert "codes" not in repr(make_policy("continuous", "bc"))
 
 
 def damage_json(folder):
@@ -153,6 +198,14 @@ def test_a_damaged_policy_is_one_clear_error(damage: Callable, tmp_path):
     damage(tmp_path)
     with pytest.raises(PolicyError, match=r"damaged|format 99"):
         load_policy(tmp_path)
+
+
+def test_a_runs_folder_is_as_good_as_its_policys(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(PolicyError, match="has its run finished"):
+        load_policy(tmp_path)
+    save_policy(make_policy(), tmp_path / "policy")
+    assert repr(load_policy(tmp_path)) == repr(load_policy(tmp_path / "policy"))
 
 
 def test_a_folder_without_policy_says_so(tmp_path):

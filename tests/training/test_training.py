@@ -222,7 +222,7 @@ def test_the_held_out_action_error_is_that_of_the_greedy_policy(dataset, tmp_pat
 def test_chunks_are_played_and_scored(dataset, tmp_path):
     summary = run(small(dataset, chunk=3, execute=2), tmp_path / "run")
     policy = load_policy(tmp_path / "run" / "policy")
-    assert (policy.chunk, policy.execute) == (3, 2)
+    assert (policy.chunk, policy.action_horizon) == (3, 2)
     assert len(summary["quantizer"]["error"]) == 2
 
 
