@@ -28,8 +28,9 @@ import onnxruntime
 from saqrl.agents import AGENTS
 from saqrl.datasets.scaling import ActionRange, ObservationScaling
 from saqrl.deploy import runtime
-from saqrl.deploy.export import export, onnx_bytes
-from saqrl.deploy.onnx_graph import Graph, Node, Tensor
+from saqrl.deploy.export import export
+from saqrl.deploy.graph import Graph, Node, Tensor
+from saqrl.deploy.graph.files import onnx_bytes
 from saqrl.deploy.runtime import OnnxEngine
 from saqrl.policy import Policy
 from saqrl.policy.storage import controller_skeleton

@@ -1,16 +1,14 @@
 """A policy as one file that runs without JAX: ONNX, or npz for NumPy alone.
 
-The graph (`saqrl.deploy.onnx_graph`) takes raw observations and gives actions in the environment's
+The graph (`saqrl.deploy.graph`) takes raw observations and gives actions in the environment's
 units. A file is kept only if, run back from disk, it decides as the policy does.
 """
 
-import io
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,14 +20,14 @@ from saqrl.agents import operators
 from saqrl.arrays import write_atomically
 from saqrl.datasets.scaling import ActionRange, ObservationScaling
 from saqrl.deploy import runtime
-from saqrl.deploy.onnx_graph import Graph, UnsupportedOperator, draws_of, trace
+from saqrl.deploy.graph import Graph, UnsupportedOperator
+from saqrl.deploy.graph.files import npz_bytes, onnx_bytes
+from saqrl.deploy.graph.tracing import draws_of, trace
 from saqrl.policy.policy import Act, CodeController, Policy
 
 FileFormat = Literal["onnx", "npz"]
 Part = Literal["policy", "encoder", "decoder"]
 
-OPSET = 18
-IR_VERSION = 9  # of opset 19's time: read by every onnxruntime since 1.14
 AGREEMENT = 1e-5
 """Largest difference to the policy, in units of half an action's range (the networks' units)."""
 REFERENCES = 256
@@ -132,19 +130,18 @@ def graph_of(
     policy: Policy, *, part: Part, act: Act, observations: Float32[np.ndarray, "n obs"]
 ) -> Graph:
     """The traced graph of a part of the policy; ExportError where it cannot be had."""
-    raw = _struct((policy.observation_size,), jnp.float32)
+    inputs = {"observation": _struct((policy.observation_size,), jnp.float32)}
     try:
         if part == "policy":
             reference = Reference.fit(policy.observation_scaling(observations))
             names = ["action", "distance"]
             names += ["code", "entropy"] if isinstance(policy.controller, CodeController) else []
-            decision, draws = _decision(policy, reference, act), act == "sample"
-            return trace(decision, {"observation": raw}, names, draws=draws)
+            return trace(_decision(policy, reference, act), inputs, names, draws=act == "sample")
         if part == "encoder":
-            inputs = {"observation": raw, "action": _chunk_struct(policy)}
+            inputs["action"] = _struct(_chunk_shape(policy), jnp.float32)
             return trace(_encoder(policy), inputs, ["code"])
-        code = _struct((), jnp.int32)
-        return trace(_decoder(policy), {"observation": raw, "code": code}, ["action"])
+        inputs["code"] = _struct((), jnp.int32)
+        return trace(_decoder(policy), inputs, ["action"])
     except UnsupportedOperator as error:
         described = policy.description
         name = described["agent"]["name"]
@@ -180,15 +177,14 @@ def _struct(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
 
 
-def _chunk_struct(policy: Policy) -> jax.ShapeDtypeStruct:
-    shape = (policy.chunk, len(policy.action_range.low))
-    return _struct(shape, jnp.float32)
+def _chunk_shape(policy: Policy) -> tuple[int, int]:
+    return policy.chunk, len(policy.action_range.low)
 
 
 def _decision(policy: Policy, reference: Reference, act: Act) -> Callable[..., Any]:
     """Raw observation (and a key) to the outputs of the graph."""
     controller, scaling = policy.controller, policy.observation_scaling
-    shape = _chunk_struct(policy).shape
+    shape = _chunk_shape(policy)
 
     def decide(observation: Float[Array, " obs"], key: Key[Array, ""] | None = None) -> Any:
         features = features_of(scaling, observation)
@@ -227,7 +223,7 @@ def _encoder(policy: Policy) -> Callable[..., Any]:
 
 def _decoder(policy: Policy) -> Callable[..., Any]:
     codec, scaling = _code_controller(policy).quantizer.codec, policy.observation_scaling
-    shape = _chunk_struct(policy).shape
+    shape = _chunk_shape(policy)
 
     def decode(observation: Float[Array, " obs"], code: Int[Array, ""]) -> Any:
         unit = codec.decode(features_of(scaling, observation), code)
@@ -263,7 +259,7 @@ def verify_policy(
     found = engine({"observation": observations, **noise})
     ties = 0
     if isinstance(controller, CodeController):
-        scores = np.asarray(_scores(controller, features))
+        scores = np.asarray(jax.jit(jax.vmap(controller.scores))(features))
         if act == "sample":
             scores = scores + noise["noise"]
         rows, best = np.arange(len(scores)), scores.max(1)
@@ -283,7 +279,7 @@ def verify_policy(
                 "all with equal scores: the agent cannot tell codes apart; nothing was written"
             )
         if ties:
-            expected[other] = _decoded(policy, features[other], found["code"][other])
+            expected[other] = _decoded(policy, observations[other], found["code"][other])
     difference = _largest_difference(policy, found["action"], expected)
     return Verification(len(observations), difference, ties)
 
@@ -292,13 +288,10 @@ def verify_decoder(
     policy: Policy, engine: runtime.Engine, observations: Float32[np.ndarray, "n obs"]
 ) -> Verification:
     """Compare the file's actions with the quantizer's for codes drawn evenly."""
-    quantizer = _code_controller(policy).quantizer
-    codes = np.random.default_rng(0).integers(0, quantizer.num_codes, len(observations))
-    found = engine({"observation": observations, "code": codes})
-    expected = _decoded(policy, jnp.asarray(policy.observation_scaling(observations)), codes)
-    return Verification(
-        len(observations), _largest_difference(policy, found["action"], expected), 0
-    )
+    codes = np.random.default_rng(0).integers(0, policy.quantizer.num_codes, len(observations))
+    found = engine({"observation": observations, "code": codes})["action"]
+    difference = _largest_difference(policy, found, _decoded(policy, observations, codes))
+    return Verification(len(observations), difference, ties=0)
 
 
 def verify_encoder(
@@ -311,13 +304,12 @@ def verify_encoder(
 
     Where they differ, both codes must stand for the action equally well (a tie).
     """
-    quantizer = _code_controller(policy).quantizer
-    features = jnp.asarray(policy.observation_scaling(observations))
-    unit = jnp.asarray(policy.action_range.to_unit(actions).reshape(len(actions), -1))
-    expected = np.asarray(jax.jit(jax.vmap(quantizer.codec.encode))(features, unit))
+    quantizer = policy.quantizer
+    expected = quantizer.encode(
+        observations, actions.reshape(len(actions), *quantizer.action_shape)
+    )
     found = engine({"observation": observations, "action": actions})["code"]
-    other = found != expected
-    ties = int(other.sum())
+    ties = int(np.count_nonzero(found != expected))
     if ties > max(1, LARGEST_TIED_SHARE * len(found)):
         raise ExportError(
             f"the exported encoder gives other codes on {ties} of {len(found)} actions; "
@@ -326,22 +318,11 @@ def verify_encoder(
     return Verification(len(found), 0.0, ties)
 
 
-@jax.jit
-def _scores(
-    controller: CodeController, features: Float[Array, "n features"]
-) -> Float[Array, "n codes"]:
-    return jax.vmap(lambda row: controller.actor.logits(row, controller.quantizer.log_prior(row)))(
-        features
-    )
-
-
 def _decoded(
-    policy: Policy, features: Float[Array, "n features"], codes: Int[np.ndarray, " n"]
+    policy: Policy, observations: Float32[np.ndarray, "n obs"], codes: Int[np.ndarray, " n"]
 ) -> Float32[np.ndarray, "n chunk act"]:
-    quantizer = _code_controller(policy).quantizer
-    decode = jax.jit(jax.vmap(quantizer.decode))
-    unit = np.asarray(decode(features, jnp.asarray(codes, jnp.int32)))
-    return policy.action_range.from_unit(unit.reshape(len(codes), *_chunk_struct(policy).shape))
+    actions = policy.quantizer.decode(observations, codes)
+    return actions.reshape(len(codes), *_chunk_shape(policy))
 
 
 def _largest_difference(
@@ -393,60 +374,3 @@ def _metadata(
         ],
         **provenance,
     }
-
-
-def npz_bytes(graph: Graph, metadata: Mapping[str, Any]) -> bytes:
-    """The graph's constants as arrays, its operators as JSON."""
-    described = {
-        "metadata": json.dumps(metadata),
-        "outputs": list(graph.outputs),
-        "nodes": [asdict(node) for node in graph.nodes],
-    }
-    buffer = io.BytesIO()
-    np.savez(buffer, graph=np.asarray(json.dumps(described)), **graph.constants)  # type: ignore[arg-type]
-    return buffer.getvalue()
-
-
-def onnx_bytes(graph: Graph, metadata: Mapping[str, Any]) -> bytes:
-    """The graph as a checked ONNX model with a batch of any size.
-
-    ImportError with the remedy where onnx is missing.
-    """
-    try:
-        from onnx import TensorProto, checker, helper, numpy_helper
-    except ImportError as error:
-        raise ImportError(
-            'exporting to ONNX needs onnx and onnxruntime: pip install "saqrl[export]"'
-        ) from error
-    types = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "bool": TensorProto.BOOL}
-
-    def declared(tensors: Mapping[str, Any]) -> list[Any]:
-        return [
-            helper.make_tensor_value_info(name, types[t.dtype], ["batch", *t.shape])
-            for name, t in tensors.items()
-        ]
-
-    nodes = [
-        helper.make_node(
-            node.op,
-            list(node.inputs),
-            [node.output],
-            **cast(Any, dict(node.attributes)),
-        )
-        for node in graph.nodes
-    ]
-    constants = [numpy_helper.from_array(array, name) for name, array in graph.constants.items()]
-    body = helper.make_graph(
-        nodes, "saqrl", declared(graph.inputs), declared(graph.outputs), constants
-    )
-    model = helper.make_model(
-        body,
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-        producer_name="saqrl",
-        producer_version=__version__,
-    )
-    helper.set_model_props(model, {runtime.METADATA_KEY: json.dumps(metadata)})
-    checker.check_model(model, full_check=True)
-    content: bytes = model.SerializeToString()
-    return content

@@ -44,8 +44,12 @@ class CodeController(eqx.Module):
         self, features: Float[Array, " features"], key: Key[Array, ""], *, greedy: bool
     ) -> Int[Array, ""]:
         """The code to play: the best scored, or one drawn by its score."""
-        logits = self.actor.logits(features, self.quantizer.log_prior(features))
-        return jnp.argmax(logits) if greedy else jax.random.categorical(key, logits)
+        scores = self.scores(features)
+        return jnp.argmax(scores) if greedy else jax.random.categorical(key, scores)
+
+    def scores(self, features: Float[Array, " features"]) -> Float[Array, " codes"]:
+        """The actor's unnormalised log-probabilities."""
+        return self.actor.logits(features, self.quantizer.log_prior(features))
 
 
 class ContinuousController(eqx.Module):

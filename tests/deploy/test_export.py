@@ -14,8 +14,10 @@ from saqrl import nn
 from saqrl.baselines import BASELINES
 from saqrl.deploy import export as exporting
 from saqrl.deploy import runtime
-from saqrl.deploy.export import ExportError, Reference, export, graph_of, onnx_bytes
-from saqrl.deploy.onnx_graph import UnsupportedOperator, draws_of, trace
+from saqrl.deploy.export import ExportError, Reference, export, graph_of
+from saqrl.deploy.graph import UnsupportedOperator
+from saqrl.deploy.graph.files import npz_bytes, onnx_bytes
+from saqrl.deploy.graph.tracing import draws_of, trace
 from saqrl.quantizers import QUANTIZERS, ActionBatch
 from saqrl.quantizers.binary import BinaryDimensions
 from tests.policy import test_policy
@@ -214,6 +216,7 @@ OPERATORS = {
     "lookup in constants": lambda x, i: jnp.arange(12.0).reshape(2, 3, 2)[i] + x[:2],
     "fixed columns": lambda x, i: x[np.array([3, 0])] * i,
     "integers": lambda x, i: jnp.array([(i + 5) // 2, (i + 5) % 3]) * (x[0] > 0),
+    "digits of integers": lambda x, i: (i + 5) // jnp.array([4, 2, 1]) % 2 + jax.lax.rem(-i, 2),
     "mixture": lambda x, i: jax.nn.softmax(x) @ jnp.outer(x, x),
     "products": lambda x, i: jnp.eye(4)[:2] @ jnp.outer(x, x[:3]) @ jnp.ones((3, 2)),
     "functions": lambda x, i: jax.nn.softplus(x) + jnp.tanh(x) + jax.nn.gelu(x) + jnp.round(3 * x),
@@ -236,7 +239,7 @@ def test_operators_mean_what_they_mean_in_jax(name, tmp_path):
     expected = jax.vmap(function)(x, jnp.asarray(i, jnp.int32))
     metadata = {"format": runtime.FORMAT}
     (tmp_path / "g.onnx").write_bytes(onnx_bytes(graph, metadata))
-    (tmp_path / "g.npz").write_bytes(exporting.npz_bytes(graph, metadata))
+    (tmp_path / "g.npz").write_bytes(npz_bytes(graph, metadata))
     for suffix in ("onnx", "npz"):
         engine = runtime.load_graph(tmp_path / f"g.{suffix}")
         given = {k: v for k, v in {"x": x, "i": i}.items() if k in graph.inputs}
@@ -250,7 +253,7 @@ def test_a_layer_normalisation_becomes_one_operator(tmp_path):
     operators = [node.op for node in graph.nodes]
     layer = ["MatMul", "Add", "LayerNormalization", "Relu"]
     assert operators == [*layer, *layer, "MatMul", "Add"]
-    for suffix, content in (("onnx", onnx_bytes), ("npz", exporting.npz_bytes)):
+    for suffix, content in (("onnx", onnx_bytes), ("npz", npz_bytes)):
         (tmp_path / f"g.{suffix}").write_bytes(content(graph, {"format": runtime.FORMAT}))
         found = runtime.load_graph(tmp_path / f"g.{suffix}")({"x": OBSERVATIONS})["y"]
         np.testing.assert_allclose(found, network(OBSERVATIONS), atol=1e-5)
