@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from saqrl.commands.output import print_json, say, score_words
+from saqrl.commands.output import print_json, say
 from saqrl.commands.parser import Word, parse
-from saqrl.datasets import EnvironmentSpec
 from saqrl.training.progress import Reporter
+from saqrl.training.summary import score_words
 
 
 @dataclass
@@ -16,7 +16,7 @@ class Evaluate:
     """Play a run's policy in its environment."""
 
     run: Word
-    """run folder"""
+    """run folder, or a policy's folder"""
     episodes: int = 50
     """episodes to play"""
     step: int | None = None
@@ -40,51 +40,37 @@ class Evaluate:
 def main(arguments: Sequence[str]) -> int:
     asked = parse(Evaluate, arguments)
     from saqrl.policy.storage import load_policy
-    from saqrl.policy.video import check_video_path, record_episode
-    from saqrl.training.evaluation import evaluate, open_arena
-    from saqrl.training.run_folder import policy_folder, read_config, read_result
+    from saqrl.training.run import play
+    from saqrl.training.run_folder import policy_folder, read_result
 
     path, reporter = Path(asked.run), Reporter()
-    read_config(path)
     if asked.offline:
         return _offline(asked, path, reporter)
-    trained, policy = read_result(path), load_policy(policy_folder(path, asked.step))
-    environment = EnvironmentSpec(asked.env) if asked.env else policy.environment
-    if environment is None:
-        raise ValueError(f"{path} was trained without an environment: name one with --env")
-    if asked.video is not None:
-        check_video_path(Path(asked.video))
-    if asked.episodes < 1:
-        raise ValueError(f"episodes is {asked.episodes}; at least 1")
-    act = asked.act or policy.default_act
-    with open_arena(environment) as arena:
-        scores = evaluate(
-            policy,
-            arena,
-            environment.id,
-            episodes=asked.episodes,
-            act=act,
-            seed=asked.seed,
-            reporter=reporter,
-        )
+    alone = (path / "policy.json").is_file()  # a policy's own folder, whatever became of its run
+    trained = {} if alone else read_result(path)
+    policy = load_policy(path if alone else policy_folder(path, asked.step))
+    scores = play(
+        policy,
+        asked.episodes,
+        act=asked.act,
+        env=asked.env,
+        seed=asked.seed,
+        quiet=False,
+        video=asked.video,
+    )
     record = asdict(scores)
     if asked.video is not None:
-        record_episode(policy, environment, Path(asked.video), act=act, seed=asked.seed)
         say(f"video: {asked.video}")
-    summary = {
-        "run": str(path),
-        "agent": trained.get("agent"),
-        "actions": trained.get("actions"),
-        "dataset": trained.get("dataset"),
-        "env": environment.id,
-        "step": asked.step,
-        **record,
-        "gradient_steps": trained.get("gradient_steps"),
-        "wall_seconds": round(reporter.elapsed, 2),
-    }
-    say(f"{score_words(record)}  ({asked.episodes} episodes, {act})")
+    say(f"{score_words(record)}  ({asked.episodes} episodes, {scores.act})")
     if asked.json:
-        print_json(summary)
+        about = {name: trained.get(name) for name in ("agent", "actions", "dataset")}
+        environment = asked.env or (policy.environment and policy.environment.id)
+        beside = {
+            "gradient_steps": trained.get("gradient_steps"),
+            "wall_seconds": round(reporter.elapsed, 2),
+        }
+        own = {"run": str(path), **about, "env": environment, "step": asked.step}
+        print_json(own | record | beside)
     return 0
 
 

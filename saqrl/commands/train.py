@@ -8,12 +8,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from saqrl.commands.output import print_json, say, score_words
+from saqrl.commands.output import print_json, say
 from saqrl.commands.parser import Parser, add_fields, joined_specs, split_dotted
 from saqrl.registry import AGENTS, BASELINES, QUANTIZERS
 from saqrl.training.flags import ALIASES, FLAGS, OWNERS, typed
 from saqrl.training.presets import settings_from
 from saqrl.training.settings import Data, Evaluation, Features, Output, Settings, first_difference
+from saqrl.training.summary import score_words, summary_text
 
 DESCRIPTION = """\
 Learn a policy from logged data: quantizer, agent, evaluation, in one run folder. Without
@@ -113,7 +114,7 @@ def main(arguments: Sequence[str]) -> int:
         record: dict[str, Any] = {"out": str(out), "seeds": seeds, "runs": summaries}
     else:
         record = train(settings, out, resume=resume, loggers=own.loggers)
-        _tell(record)
+        say(f"\n{summary_text(record)}")
     if own.json:
         print_json(record)
     return 0
@@ -207,34 +208,6 @@ def _seeds(own: Own, settings: Settings, out: Path) -> list[int] | None:
     return list(range(settings.seed, settings.seed + own.seeds))
 
 
-def _tell(summary: dict[str, Any]) -> None:
-    """The end of a run for a person: the score, where the time went, what to do next."""
-    say()
-    name = f"SAQ-{summary['agent'].upper()}" if summary["actions"] == "quantized" else None
-    label = name or f"continuous {summary['agent']}"
-    say(f"{label}: {score_words(summary)}  ({summary['episodes']} episodes, {summary['act']})")
-    if baseline := summary.get("baseline"):
-        say(f"continuous BC on the same data: {score_words(baseline)}")
-    if (error := summary["held_out_action_error"]) is not None:
-        beside = (summary.get("baseline") or {}).get("held_out_action_error")
-        plain = "" if beside is None else f" (continuous BC {100 * beside:.0f} %)"
-        say(
-            f"greedy actions on held-out episodes: off by {100 * error:.0f} %{plain} of the "
-            "actions' deviation"
-        )
-    if report := summary.get("quantizer"):
-        say(
-            f"codes: {report['codes_used']} used, perplexity {report['perplexity']:.0f}, error "
-            f"{100 * report['error_per_deviation']:.0f} % of the actions' deviation on "
-            f"{report['measured_on']}"
-        )
-    took = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in summary["seconds"].items())
-    say(f"time: {summary['wall_seconds']:.0f} s ({took})")
-    say(f"run: {summary['run']}")
-    if summary["env"]:
-        say(f"next: saqrl evaluate {summary['run']} --episodes 100 --video episode.mp4")
-
-
 def _tell_seeds(summaries: Sequence[dict[str, Any]], out: Path) -> None:
     """The scores of every seed, and of all of them together."""
     say()
@@ -249,9 +222,6 @@ def _tell_seeds(summaries: Sequence[dict[str, Any]], out: Path) -> None:
             f"{MEASURES[measure]} over {len(scores)} seeds: mean {statistics.fmean(scores):.1f}, "
             f"lowest {min(scores):.1f}, highest {max(scores):.1f}"
         )
-    took = summaries[0]
-    stages = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in took["seconds"].items())
-    say(f"time: {took['wall_seconds']:.0f} s ({stages})")
     say(f"next: saqrl report {out}")
 
 

@@ -78,8 +78,23 @@ def load_dataset(
     read = [_read_part(part, environment, options) for _, part in parts]
     plain = len(parts) == 1 and parts[0][0] == 1
     transitions = read[0] if plain else mixed(spec, read, [weight for weight, _ in parts])
-    transitions = replace(transitions, angles=_angle_columns(spec, angles, transitions))
-    return transitions if episodes is None else _first_episodes(spec, transitions, episodes)
+    return arrange(transitions, spec, angles=angles, episodes=episodes)
+
+
+def arrange(
+    log: Transitions,
+    spec: str,
+    *,
+    angles: Iterable[int] = (),
+    episodes: int | None = None,
+    environment: str | None = None,
+) -> Transitions:
+    """A log with its angles named, cut to its first episodes, of this environment; see above."""
+    columns = tuple(angles) or log.angles
+    log = replace(log, angles=_angle_columns(spec, columns, log))
+    if environment is not None:
+        log = replace(log, environment=EnvironmentSpec(environment))
+    return log if episodes is None else _first_episodes(spec, log, episodes)
 
 
 def _read_part(spec: str, environment: str | None, options: ReadOptions) -> Transitions:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from saqrl.datasets import ReadOptions, Transitions, load_dataset
+from saqrl.datasets import ReadOptions, Transitions, arrange, load_dataset
 from saqrl.policy import Policy
 from saqrl.training.settings import Settings
 
@@ -30,6 +30,12 @@ def load_data(
         environment=data.env,
         options=options or data.reading,
     )
+
+
+def arranged(log: Transitions, settings: Settings) -> Transitions:
+    """A log that somebody holds, as the settings would have read it."""
+    data = settings.data
+    return arrange(log, IN_MEMORY, angles=data.angles, episodes=data.episodes, environment=data.env)
 
 
 def training_spec(run: Path, settings: Settings) -> str:

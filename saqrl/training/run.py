@@ -1,0 +1,191 @@
+"""A run from Python: `fit` trains one, `Run` opens the folder of one."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from saqrl.datasets import EnvironmentSpec, Transitions
+from saqrl.datasets.assembly import assemble
+from saqrl.policy import Act, Policy
+from saqrl.policy.storage import load_policy
+from saqrl.policy.video import check_video_path, record_episode
+from saqrl.training.data import IN_MEMORY, arranged
+from saqrl.training.evaluation import Scores, evaluate, open_arena
+from saqrl.training.presets import settings_from
+from saqrl.training.progress import Reporter
+from saqrl.training.run_folder import policy_folder, read_config, read_result
+from saqrl.training.settings import Settings
+from saqrl.training.summary import method_name, score_words, summary_text
+from saqrl.training.train import default_out, saved_settings, train
+
+
+class Run:
+    """A run folder: what was asked, what came out, and the policy that it holds."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        """RunError where the folder is no run."""
+        self.path = Path(path)
+        read_config(self.path)
+
+    def __repr__(self) -> str:
+        try:
+            told = f"{method_name(self.result)}, {score_words(self.result)}"
+        except ValueError:
+            told = "not finished"
+        return f"Run({str(self.path)!r}: {told})"
+
+    @cached_property
+    def settings(self) -> Settings:
+        """What was asked; ValueError where another version wrote it."""
+        return saved_settings(self.path)
+
+    @property
+    def result(self) -> Mapping[str, Any]:
+        """The summary in result.json; RunError while the run has not finished."""
+        return read_result(self.path)
+
+    @cached_property
+    def policy(self) -> Policy:
+        """What acts, after the last step; PolicyError where there is none yet."""
+        return load_policy(policy_folder(self.path))
+
+    @property
+    def quantizer(self) -> Any:
+        """Actions to codes and back in the robot's units; ValueError where there are no codes."""
+        return self.policy.quantizer
+
+    def evaluate(
+        self,
+        episodes: int = 50,
+        *,
+        act: Act | None = None,
+        env: str | None = None,
+        step: int | None = None,
+        seed: int = 0,
+        quiet: bool = True,
+        video: str | os.PathLike[str] | None = None,
+    ) -> Scores:
+        """Play the policy in its environment, or in `env`.
+
+        act: how codes are chosen, by default as the run was set. step: of a policy that the run
+        kept on its way. seed: of the starts and the sampling, disjoint from what makes data.
+        video: a file (.mp4, .gif) for the first episode. ValueError where there is no environment.
+        """
+        policy = self.policy if step is None else load_policy(policy_folder(self.path, step))
+        return play(policy, episodes, act=act, env=env, seed=seed, quiet=quiet, video=video)
+
+    def report(self) -> str:
+        """The result in words."""
+        return summary_text(self.result)
+
+
+def play(
+    policy: Policy,
+    episodes: int,
+    *,
+    act: Act | None = None,
+    env: str | None = None,
+    seed: int = 0,
+    quiet: bool = True,
+    video: str | os.PathLike[str] | None = None,
+) -> Scores:
+    """`Run.evaluate` of any policy."""
+    if episodes < 1:
+        raise ValueError(f"episodes is {episodes}; at least 1")
+    environment = EnvironmentSpec(env) if env else policy.environment
+    if environment is None:
+        raise ValueError("the policy was trained without an environment: name one with --env")
+    if video is not None:
+        check_video_path(Path(video))
+    act = act or policy.default_act
+    with open_arena(environment) as arena:
+        scores = evaluate(
+            policy,
+            arena,
+            environment.id,
+            episodes=episodes,
+            act=act,
+            seed=seed,
+            reporter=Reporter(quiet=quiet),
+        )
+    if video is not None:
+        record_episode(policy, environment, Path(video), act=act, seed=seed)
+    return scores
+
+
+def fit(
+    data: "str | os.PathLike[str] | Transitions | None" = None,
+    *,
+    observations: ArrayLike | None = None,
+    actions: ArrayLike | None = None,
+    rewards: ArrayLike | None = None,
+    episode_ends: ArrayLike | None = None,
+    terminals: ArrayLike | None = None,
+    next_observations: ArrayLike | None = None,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+    **flags: Any,
+) -> Run:
+    """Train a policy: `saqrl train` from Python.
+
+    data: a SPEC or path, `Transitions`, or none, with arrays of one row a step instead:
+    observations (n, obs) and actions (n, act) in the robot's units, rewards (n), episode_ends (n),
+    a mask of the last row of each episode, terminals (n), a mask of rows after which the task
+    itself has ended. Without next_observations the last row of an episode only tells where its
+    last action led. Without any data, demonstrations are collected in `env`.
+    out: the run folder, by default named as by the command; resume: go on with it.
+    flags: those of `saqrl train`, as in chunk=8, eval_episodes=100 or **{"agent.alpha": 1}.
+
+    ValueError, FileNotFoundError or ImportError in one line, as the command says it.
+    """
+    given = {
+        "observations": observations,
+        "actions": actions,
+        "rewards": rewards,
+        "terminals": terminals,
+        "next_observations": next_observations,
+    }
+    arrays = {name: np.asarray(array) for name, array in given.items() if array is not None}
+    log: Transitions | None = data if isinstance(data, Transitions) else None
+    if arrays or episode_ends is not None:
+        if data is not None:
+            raise ValueError("give data, or arrays, not both")
+        log = _assembled(arrays, episode_ends)
+    elif data is not None and log is None:
+        flags = {"dataset": os.fspath(data), **flags}
+    if log is not None:
+        flags = {"dataset": IN_MEMORY, **flags}
+    settings = settings_from(flags)
+    if log is not None:
+        log = arranged(log, settings)
+    path = default_out(settings) if out is None else Path(out)
+    train(settings, path, data=log, resume=resume and path.exists(), reporter=Reporter(quiet=quiet))
+    return Run(path)
+
+
+def _assembled(arrays: Mapping[str, np.ndarray], episode_ends: ArrayLike | None) -> Transitions:
+    """Arrays as a checked log; ValueError names what is missing or wrong."""
+    if missing := [name for name in ("observations", "actions") if name not in arrays]:
+        raise ValueError(f"{missing[0]} are missing: give observations and actions, one row a step")
+    if episode_ends is None:
+        raise ValueError(
+            "episode_ends is missing: a mask of one value a row, true on the last row of each "
+            "episode"
+        )
+    ends = np.asarray(episode_ends)
+    if ends.shape != (len(arrays["actions"]),) or not np.isin(ends, (0, 1)).all():
+        raise ValueError(
+            f"episode_ends has shape {ends.shape}; expected a mask of {len(arrays['actions'])} "
+            "values, true on the last row of each episode"
+        )
+    terminals = np.asarray(arrays.get("terminals", np.zeros(len(ends), bool)), bool)
+    timeouts = ends.astype(bool) & ~terminals if terminals.shape == ends.shape else ends
+    log = assemble({**arrays, "timeouts": timeouts}, source=IN_MEMORY)
+    return replace(log, has_rewards="rewards" in arrays)

@@ -1,0 +1,56 @@
+"""The end of a run in words."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def score_words(record: Mapping[str, Any]) -> str:
+    """The scores of a record that are there, the task's own measure first."""
+    words = []
+    if record.get("success_rate") is not None:
+        words.append(f"success {100 * record['success_rate']:.0f} %")
+    if record.get("normalized_score") is not None:
+        words.append(f"D4RL score {record['normalized_score']:.1f}")
+    if record.get("return_mean") is not None:
+        words.append(f"return {record['return_mean']:.1f} +- {record['return_std']:.1f}")
+    if record.get("max_reward_mean") is not None:
+        words.append(f"highest reward {record['max_reward_mean']:.3f}")
+    return ", ".join(words) if words else "no environment to score in"
+
+
+def method_name(result: Mapping[str, Any]) -> str:
+    """SAQ-IQL, or continuous iql."""
+    quantized = result["actions"] == "quantized"
+    return f"SAQ-{result['agent'].upper()}" if quantized else f"continuous {result['agent']}"
+
+
+def summary_text(result: Mapping[str, Any]) -> str:
+    """What result.json says for a person: the score, the codes, where the time went, what next."""
+    how = f"{result['episodes']} episodes, {result['act']}"
+    lines = [f"{method_name(result)}: {score_words(result)}  ({how})"]
+    beside = result.get("baseline") or {}
+    if beside:
+        lines.append(f"continuous BC on the same data: {score_words(beside)}")
+    if (error := result["held_out_action_error"]) is not None:
+        other = beside.get("held_out_action_error")
+        plain = "" if other is None else f" (continuous BC {100 * other:.0f} %)"
+        lines.append(
+            f"greedy actions on held-out episodes: off by {100 * error:.0f} %{plain} of the "
+            "actions' deviation"
+        )
+    if report := result.get("quantizer"):
+        lines.append(
+            f"codes: {report['codes_used']} used, perplexity {report['perplexity']:.0f}, error "
+            f"{100 * report['error_per_deviation']:.0f} % of the actions' deviation on "
+            f"{report['measured_on']}"
+        )
+    lines += [time_text(result), f"run: {result['run']}"]
+    if result["env"]:
+        lines.append(f"next: saqrl evaluate {result['run']} --episodes 100 --video episode.mp4")
+    return "\n".join(lines)
+
+
+def time_text(result: Mapping[str, Any]) -> str:
+    """Seconds in all and by stage."""
+    took = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in result["seconds"].items())
+    return f"time: {result['wall_seconds']:.0f} s ({took})"
