@@ -172,7 +172,6 @@ def assign(settings: Settings, assignments: Sequence[str]) -> Settings:
     method = ("saq-" if settings.quantized else "") + settings.agent_name
     owners = {"quantizer": "quantizer", "prior": "prior", method: "agent"}
     known = {"quantizer", "prior", *BASELINES, *(f"saq-{name}" for name in AGENTS)}
-    said = {}
     for assignment in assignments:
         left, equals, text = assignment.partition("=")
         owner, dot, name = left.partition(".")
@@ -181,11 +180,11 @@ def assign(settings: Settings, assignments: Sequence[str]) -> Settings:
         if owner not in known:
             raise ValueError(f"--set {assignment}: unknown {owner!r}; {closest(owner, known)}")
         if owner in owners:
-            said[f"{owners[owner]}.{name}"] = text
-    try:
-        return changed(settings, said)
-    except ValueError as error:
-        raise ValueError(f"--set: {error}") from error
+            try:
+                settings = changed(settings, {f"{owners[owner]}.{name}": text})
+            except ValueError as error:
+                raise ValueError(f"--set {assignment}: {error}") from error
+    return settings
 
 
 def run_grid(

@@ -67,7 +67,9 @@ def changed(settings: Settings, said: Mapping[str, Any]) -> Settings:
         options = replace(settings.data.reading, **reading)
         records.setdefault("data", {})["reading"] = options
     parts: dict[str, Any] = {
-        name: replace(getattr(settings, name), **values) for name, values in records.items()
+        each.name: replace(getattr(settings, each.name), **records[each.name])
+        for each in fields(settings)
+        if each.name in records
     }
     return replace(settings, **parts)
 

@@ -153,12 +153,14 @@ def fit(
         "next_observations": next_observations,
     }
     arrays = {name: np.asarray(array) for name, array in given.items() if array is not None}
-    log: Transitions | None = data if isinstance(data, Transitions) else None
+    log: Transitions | None = None
     if arrays or episode_ends is not None:
         if data is not None:
             raise ValueError("give data, or arrays, not both")
         log = _assembled(arrays, episode_ends)
-    elif data is not None and log is None:
+    elif isinstance(data, Transitions):
+        log = data
+    elif data is not None:
         flags = {"dataset": os.fspath(data), **flags}
     if log is not None:
         flags = {"dataset": IN_MEMORY, **flags}

@@ -259,6 +259,7 @@ def read_result(path: Path) -> dict[str, Any]:
     """result.json of a finished run; RunError where it has not finished."""
     file = path / "result.json"
     if not file.is_file():
+        read_config(path)
         raise RunError(f"{path} has not finished: saqrl train --out {path} --resume")
     return dict(json.loads(file.read_text()))
 

@@ -1,6 +1,5 @@
 """Export, offline value, ranking and coded data of one small run, by the commands' own words."""
 
-import dataclasses
 import json
 import re
 import shutil
@@ -15,10 +14,8 @@ from saqrl.deploy import export as exporting
 from saqrl.deploy import runtime
 from saqrl.policy.storage import load_policy
 from saqrl.training import train as training
-from saqrl.training.presets import build_settings
-from saqrl.training.progress import Reporter
 from saqrl.training.run_folder import kept_steps
-from saqrl.training.settings import with_steps
+from tests.walking import run, small
 
 pytest.importorskip("onnxruntime")
 
@@ -53,21 +50,9 @@ def dataset(tmp_path_factory):
 def runs(dataset, tmp_path_factory):
     """A folder with one finished run, cql."""
     folder = tmp_path_factory.mktemp("runs")
-    settings = build_settings("default", agent="cql", quantizer="vqvae")
-    little = {"hidden": (16,), "batch_size": 16}
-    settings = dataclasses.replace(
-        settings,
-        agent=dataclasses.replace(settings.agent, **little),
-        quantizer=dataclasses.replace(settings.quantizer, codes=CODES, code_size=4, **little),
-        prior=dataclasses.replace(settings.prior, steps=20, **little),
-        dataset=str(dataset),
-        reading=ReadOptions(min_return=MIN_RETURN),
-        chunk=CHUNK,
-        log_every=20,
-        keep_every=10,
-    )
-    settings = with_steps(settings, steps=20, quantizer_steps=30)
-    training.train(settings, folder / "cql", resume=False, reporter=Reporter(quiet=True))
+    flags = {"env": None, "chunk": CHUNK, "log_every": 20, "keep_every": 10, "steps": 20}
+    flags |= {"quantizer.codes": CODES, "dataset.min_return": MIN_RETURN}
+    run(small(dataset, "cql", **flags), folder / "cql")
     return folder
 
 
@@ -250,7 +235,7 @@ def test_offline_value_is_refused_where_it_makes_no_sense(runs, tmp_path, capsys
     shutil.copytree(runs / "cql", tmp_path / "poor")
     (tmp_path / "poor" / "offline.json").unlink(missing_ok=True)
     config = json.loads((tmp_path / "poor" / "config.json").read_text())
-    config["settings"]["reading"] |= {"rewards": "none", "min_return": None}
+    config["settings"]["data"]["reading"] |= {"rewards": "none", "min_return": None}
     (tmp_path / "poor" / "config.json").write_text(json.dumps(config))
     assert main(["evaluate", str(tmp_path / "poor"), "--offline"]) == 2
     assert "no rewards" in refused(capsys)

@@ -1,6 +1,5 @@
 """Grids: what is planned, what survives a stop, what is shared."""
 
-import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +11,7 @@ import pytest
 
 from saqrl.studies import compare
 from saqrl.studies.compare import Task, methods, plan, read_table, run_grid
+from saqrl.training.flags import changed
 from saqrl.training.progress import Reporter
 
 BOTH = ("quantized", "continuous")
@@ -32,7 +32,7 @@ def test_acting_in_its_own_way_is_no_other_method():
     def planned(*agents, preset="default"):
         task = Task("walk", "npz:walk.npz", preset)
         return {
-            cell.method.name: cell.settings.act
+            cell.method.name: cell.settings.evaluation.act
             for cell in plan([task], methods(agents, BOTH), [0], changes={})
         }
 
@@ -86,12 +86,12 @@ def test_assignments_reach_their_owner_only():
     ("assignment", "message"),
     [
         ("tau=3", "expected OWNER.FIELD=VALUE"),
-        ("iql.tua=3", "iql has no 'tua'; did you mean 'tau'"),
+        ("iql.tua=3", "--set iql.tua=3: unknown flag 'agent.tua' .*did you mean 'agent.tau'"),
         ("igl.tau=3", "unknown 'igl'"),
-        ("iql.tau=high", "'high' is not a value like 0.7"),
-        ("iql.hidden=a,b", "is not a value like"),
-        ("quantizer.encodings=typo", "'typo' is not 'bounded' or 'free'"),
-        ("iql.precision=float16", "'float16' is not 'float32' or 'bfloat16'"),
+        ("iql.tau=high", "--set iql.tau=high: agent.tau is 'high'; a number is expected"),
+        ("iql.hidden=a,b", "--set iql.hidden=a,b: agent.hidden is 'a'; a whole number is expected"),
+        ("quantizer.encodings=typo", "quantizer.encodings is 'typo'; 'bounded' or 'free'"),
+        ("iql.precision=float16", "agent.precision is 'float16'; 'float32' or 'bfloat16'"),
     ],
 )
 def test_assignments_that_mean_nothing_are_refused(assignment, message):
@@ -107,7 +107,8 @@ def test_assignments_choose_among_names():
 
 def test_a_given_chunk_is_played_whole_and_evaluations_are_spread_evenly():
     (cell, _) = cells("bc", changes={"chunk": 4}, steps=100, evaluations=5)
-    assert (cell.settings.chunk, cell.settings.execute, cell.settings.eval_every) == (4, 4, 20)
+    features, evaluation = cell.settings.features, cell.settings.evaluation
+    assert (features.chunk, evaluation.action_horizon, evaluation.every) == (4, 4, 20)
 
 
 def test_two_data_sets_of_one_name_are_refused():
@@ -128,7 +129,7 @@ class Trainer:
         out.mkdir(parents=True, exist_ok=True)
         config = {"settings": settings.to_json(), "versions": {"jax": "1"}}
         result = {"env": "gym_pusht/PushT-v0", "episodes": 2, "act": "greedy", "quantizer": None}
-        result |= {"dataset": settings.dataset, "gradient_steps": 9, "wall_seconds": 1.0}
+        result |= {"dataset": settings.data.dataset, "gradient_steps": 9, "wall_seconds": 1.0}
         (out / "config.json").write_text(json.dumps(config))
         (out / "result.json").write_text(json.dumps(result))
         records = [
@@ -143,7 +144,7 @@ def trainer(monkeypatch):
     made = Trainer()
     monkeypatch.setattr(compare, "train", made)
     scored = SimpleNamespace(environment="gym_pusht/PushT-v0")
-    monkeypatch.setattr(compare, "load_dataset", lambda *_, **__: scored)
+    monkeypatch.setattr(compare, "load_data", lambda _: scored)
     return made
 
 
@@ -221,8 +222,8 @@ def test_runs_that_were_trained_otherwise_are_not_seeds_of_one_method(trainer, t
     (first,) = cells("gmm")
     (second,) = cells("gmm", seeds=(1,))
     (other,) = cells("gmm", assignments=["gmm.components=7"])
-    asked_more = dataclasses.replace(first.settings, eval_episodes=7)
-    elsewhere = dataclasses.replace(first.settings, dataset="npz:folder/walk.npz")
+    asked_more = changed(first.settings, {"eval_episodes": 7})
+    elsewhere = changed(first.settings, {"dataset": "npz:folder/walk.npz"})
     for name, settings in {
         "a": first.settings, "b": second.settings, "c": other.settings, "d": asked_more,
         "e": elsewhere,
@@ -319,11 +320,11 @@ def test_data_without_an_environment_are_refused_before_anything_is_trained(
 def test_data_are_read_once_for_all_cells_that_have_not_finished(trainer, tmp_path, monkeypatch):
     read = []
 
-    def load(spec, **_):
-        read.append(spec)
+    def load(settings):
+        read.append(settings.data.dataset)
         return SimpleNamespace(environment="gym_pusht/PushT-v0")
 
-    monkeypatch.setattr(compare, "load_dataset", load)
+    monkeypatch.setattr(compare, "load_data", load)
     for _ in range(2):
         grid(cells("bc", "iql", seeds=(0, 1)), tmp_path)
     assert read == ["npz:walk.npz"]

@@ -18,12 +18,12 @@ def test_presets_build_for_every_agent(name):
         settings = build_settings(name, agent=agent, quantizer="vqvae", actions=actions)
         assert settings.agent_name == agent
         own = (PRESETS[name].acts if actions == "quantized" else {}).get(agent)
-        assert settings.act == (own or settings.agent.default_act)
+        assert settings.evaluation.act == (own or settings.agent.default_act)
 
 
 def test_the_papers_cql_acts_greedily_and_ours_samples():
     acts = {
-        name: build_settings(name, agent="cql", quantizer="vqvae").act
+        name: build_settings(name, agent="cql", quantizer="vqvae").evaluation.act
         for name in ("paper", "paper-hopper-expert", "default", "pusht")
     }
     assert acts == {

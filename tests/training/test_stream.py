@@ -13,15 +13,15 @@ from saqrl.datasets import Transitions
 from saqrl.datasets.formats.writers import convert
 from saqrl.datasets.scaling import ActionRange
 from saqrl.datasets.split import thinned
-from saqrl.training import features as preparation
-from saqrl.training import stream
-from saqrl.training import train as training
+from saqrl.training import preparation, stages, stream
+from saqrl.training.flags import changed
 from saqrl.training.preparation import Prepared, choose, fit_scaling, part_rows, prepare, split
 from saqrl.training.presets import build_settings
-from saqrl.training.progress import Reporter
 from saqrl.training.run_folder import RunFolder
-from saqrl.training.settings import Settings, with_steps
+from saqrl.training.settings import Settings
 from saqrl.training.stream import Parts, PartStream
+from tests.walking import run
+from tests.walking import small as walking
 
 
 def walks(lengths, *, angles=(), seed=0) -> Transitions:
@@ -45,9 +45,8 @@ def walks(lengths, *, angles=(), seed=0) -> Transitions:
     )
 
 
-def asked(**changes) -> Settings:
-    plain = build_settings("default", agent="iql", quantizer="vqvae")
-    return dataclasses.replace(plain, **changes)
+def asked(**flags) -> Settings:
+    return changed(build_settings("default", agent="iql"), flags)
 
 
 def parts_of(log: Transitions, wanted: Settings, *, rows: int) -> Parts:
@@ -83,7 +82,7 @@ def test_the_rows_of_a_part_are_those_in_memory_bit_for_bit(
         patch.setattr(stream, "BLOCK_ROWS", block)
         patch.setattr(stream, "LEAST_BLOCKS", least)
         log = walks(lengths, angles=angles)
-        wanted = asked(chunk=chunk, execute=1, seed=seed)
+        wanted = asked(chunk=chunk, action_horizon=1, seed=seed)
         parts = parts_of(log, wanted, rows=rows)
         kept = log.select_episodes(choose(log, wanted)[0])
         whole = prepare(kept, wanted, fit_scaling(log, wanted), 0.3)
@@ -97,7 +96,7 @@ def test_the_rows_of_a_part_are_those_in_memory_bit_for_bit(
 
 def test_a_chunk_at_the_edge_of_a_block_goes_on_in_its_episode_and_no_further(monkeypatch):
     in_blocks_of(4, monkeypatch)
-    log, wanted, horizon = walks([7, 9, 2]), asked(chunk=3, execute=1), 3
+    log, wanted, horizon = walks([7, 9, 2]), asked(chunk=3, action_horizon=1), 3
     parts = parts_of(log, wanted, rows=4)
     ends = log.episode_ends
     for number in range(12):
@@ -217,24 +216,9 @@ def test_a_part_of_no_rows_is_refused():
         asked(stream_rows=0)
 
 
-def small(dataset, **changes) -> Settings:
-    kind = changes.pop("actions", "quantized")
-    plain = build_settings("default", agent="iql", quantizer="vqvae", actions=kind)
-    little = {"hidden": (8,), "batch_size": 16}
-    plain = dataclasses.replace(
-        plain,
-        agent=dataclasses.replace(plain.agent, **little),
-        quantizer=dataclasses.replace(plain.quantizer, codes=8, code_size=4, **little),
-        prior=dataclasses.replace(plain.prior, steps=10, **little),
-        dataset=str(dataset),
-        log_every=5,
-        **changes,
-    )
-    return with_steps(plain, steps=20, quantizer_steps=10)
-
-
-def run(wanted: Settings, out, *, resume: bool = False):
-    return training.train(wanted, out, resume=resume, reporter=Reporter(quiet=True))
+def small(spec: str, **flags) -> Settings:
+    little = {"steps": 20, "quantizer_steps": 10, "prior.steps": 10, "log_every": 5}
+    return walking(spec, **{"env": None, **little, **flags})
 
 
 def outcome(out) -> dict[str, bytes]:
@@ -271,7 +255,7 @@ def test_a_killed_and_resumed_streamed_run_equals_an_uninterrupted_one(
     data, tmp_path, monkeypatch, kind, blows
 ):
     """Parts of 50 rows change every 3 steps: within intervals of 5, and where runs are cut."""
-    monkeypatch.setattr(training, "CHECKPOINT_PERIOD", 0.0)
+    monkeypatch.setattr(stages, "CHECKPOINT_PERIOD", 0.0)
     wanted = small(data["mapped"], stream_rows=50, actions=kind, chunk=2)
     run(wanted, tmp_path / "whole")
     append = RunFolder.append

@@ -1,6 +1,5 @@
 """Whole runs on small data: folder, resume, bad input. In process, with tiny networks."""
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -12,6 +11,7 @@ from saqrl.datasets import load_dataset
 from saqrl.policy.storage import load_policy
 from saqrl.training import train as training
 from saqrl.training.preparation import split
+from saqrl.training.flags import changed
 from saqrl.training.presets import build_settings
 from saqrl.training.progress import Reporter
 from saqrl.training.run_folder import RunError, RunFolder, read_history, read_result
@@ -69,7 +69,7 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
 
 def test_evaluating_more_often_does_not_change_what_is_trained(dataset, tmp_path):
     run(small(dataset), tmp_path / "often")
-    run(dataclasses.replace(small(dataset), eval_every=None), tmp_path / "once")
+    run(small(dataset, eval_every=None), tmp_path / "once")
     often, once = outcome(tmp_path / "often"), outcome(tmp_path / "once")
     assert often.keys() == once.keys()
     for name in often.keys() - {"evaluations"}:
@@ -85,14 +85,9 @@ def test_codes_that_nothing_uses_are_said_while_the_quantizer_learns(tmp_path, c
         actions=np.hstack([sides, sides**2]),
         timeouts=np.arange(1, 41) % 20 == 0,
     )
-    settings = dataclasses.replace(small(tmp_path / "two.npz", "bc"), env=None, eval_every=None)
-    kept = dataclasses.replace(settings.quantizer, revive_below=0.0)
-    training.train(
-        dataclasses.replace(settings, quantizer=kept),
-        tmp_path / "run",
-        resume=False,
-        reporter=Reporter(),
-    )
+    flags = {"env": None, "eval_every": None, "quantizer.revive_below": 0.0}
+    settings = small(tmp_path / "two.npz", "bc", **flags)
+    training.train(settings, tmp_path / "run", reporter=Reporter())
     said = capsys.readouterr().err
     assert said.count("of 8 codes are in use after 10 steps") == 1
     assert "6 of the 8 codes stand for no action" in said
@@ -154,7 +149,7 @@ def narrow(path: Path) -> None:
 )
 def test_what_does_not_fit_together_leaves_no_folder(dataset, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
-        run(dataclasses.replace(small(dataset), **changes), tmp_path / "run")
+        run(small(dataset, **changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -167,25 +162,36 @@ def test_an_environment_that_does_not_match_the_data_is_refused(dataset, tmp_pat
 
 
 def test_more_codes_than_transitions_are_refused(dataset, tmp_path):
-    settings = small(dataset)
-    many = dataclasses.replace(settings.quantizer, codes=5000)
     with pytest.raises(ValueError, match=r"quantizer\.codes is 5000 but there are only"):
-        run(dataclasses.replace(settings, quantizer=many), tmp_path / "run")
+        run(small(dataset, **{"quantizer.codes": 5000}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"chunk": 0}, "chunk is 0"),
-        ({"chunk": 2, "execute": 3}, "execute 3 is more than chunk 2"),
+        ({"chunk": 2, "action_horizon": 3}, "action-horizon 3 is more than chunk 2"),
+        ({"action_horizon": 2}, "action-horizon 2 is more than chunk 1"),
         ({"eval_episodes": 0}, "eval-episodes is 0"),
         ({"eval_every": 0}, "eval-every is 0"),
         ({"held_out": 1.0}, "held-out is 1.0: it is the share"),
+        ({"held_out": -0.1}, "held-out is -0.1: it is the share"),
+        ({"log_every": 0}, "log-every is 0"),
+        ({"keep_every": 0}, "keep-every is 0"),
+        ({"demonstrations": 0}, "demonstrations is 0"),
+        ({"feature_deviation": 0.0}, "feature-deviation is 0.0; it must be above 0"),
+        ({"steps": 0}, "steps is 0; at least 1"),
+        ({"quantizer_steps": 0}, "quantizer-steps is 0; at least 1"),
+        ({"agent.batch_size": 0}, "agent.batch-size is 0; at least 1"),
+        ({"quantizer.batch_size": 0}, "quantizer.batch-size is 0; at least 1"),
+        ({"quantizer.codes": 1}, "quantizer.codes is 1; at least 2"),
+        ({"quantizer.patience": -1}, "quantizer.patience is -1; 0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(dataset, changes, message):
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(small(dataset), **changes)
+        small(dataset, **changes)
 
 
 def test_settings_survive_json():
@@ -197,17 +203,21 @@ def test_settings_survive_json():
 
 def test_the_differing_field_is_named():
     one = build_settings("default", agent="cql", quantizer="vqvae")
-    other = dataclasses.replace(one, agent=dataclasses.replace(one.agent, alpha=1.0))
     assert first_difference(one, one) is None
-    assert first_difference(one, other) == "agent.alpha is 5.0 in the run and 1.0 here"
+    for flags, said in (
+        ({"agent.alpha": 1.0}, "agent.alpha is 5.0 in the run and 1.0 here"),
+        ({"eval_episodes": 7}, "evaluation.episodes is 50 in the run and 7 here"),
+        ({"dataset.fraction": 0.5}, "data.reading.fraction is 1.0 in the run and 0.5 here"),
+    ):
+        assert first_difference(one, changed(one, flags)) == said
 
 
 def test_the_held_out_action_error_is_that_of_the_greedy_policy(dataset, tmp_path):
     """Row by row: one held-out log, one action at a time through the robot's own player."""
-    settings = dataclasses.replace(small(dataset, "bc"), held_out=0.2)
+    settings = small(dataset, "bc", held_out=0.2)
     summary = run(settings, tmp_path / "run")
     policy = load_policy(tmp_path / "run" / "policy")
-    held_out = split(load_dataset(settings.dataset), settings)[1]
+    held_out = split(load_dataset(settings.data.dataset), settings)[1]
     missed, spread = 0.0, 0.0
     for observation, action in zip(held_out.observations, held_out.actions, strict=True):
         planned = policy.player(act="greedy").act(observation)
@@ -215,26 +225,19 @@ def test_the_held_out_action_error_is_that_of_the_greedy_policy(dataset, tmp_pat
         deviations = action.astype(np.float64) - held_out.actions.astype(np.float64).mean(0)
         spread += float(np.square(deviations).sum())
     assert summary["held_out_action_error"] == pytest.approx((missed / spread) ** 0.5, rel=1e-4)
-    few = dataclasses.replace(settings, data_episodes=5)  # too few to hold any out
+    few = changed(settings, {"data_episodes": 5})  # too few to hold any out
     assert run(few, tmp_path / "few")["held_out_action_error"] is None
 
 
 def test_chunks_are_played_and_scored(dataset, tmp_path):
-    summary = run(small(dataset, chunk=3, execute=2), tmp_path / "run")
+    summary = run(small(dataset, chunk=3, action_horizon=2), tmp_path / "run")
     policy = load_policy(tmp_path / "run" / "policy")
     assert (policy.chunk, policy.action_horizon) == (3, 2)
     assert len(summary["quantizer"]["error"]) == 2
 
 
 def test_a_continuous_run_goes_the_same_way(dataset, tmp_path):
-    settings = build_settings("default", agent="bc", quantizer="vqvae", actions="continuous")
-    plain = small(dataset)
-    settings = dataclasses.replace(
-        plain,
-        actions="continuous",
-        agent=dataclasses.replace(settings.agent, hidden=(16,), batch_size=16, steps=40),
-    )
-    summary = run(settings, tmp_path / "run")
+    summary = run(small(dataset, "bc", actions="continuous"), tmp_path / "run")
     assert summary["actions"] == "continuous"
     assert summary["quantizer"] is None
     assert load_policy(tmp_path / "run" / "policy").description["kind"] == "continuous"

@@ -1,6 +1,5 @@
 """Killed at any moment, with a full disk too: a resumed run ends as if nothing had happened."""
 
-import dataclasses
 import errno
 import json
 import os
@@ -19,11 +18,12 @@ import pytest
 
 from saqrl import arrays
 from saqrl.cli import _message
+from saqrl.training import stages
 from saqrl.training import train as training
-from saqrl.training.presets import build_settings
+from saqrl.training.presets import settings_from
 from saqrl.training.progress import Reporter
 from saqrl.training.run_folder import RunError, RunFolder, read_history
-from saqrl.training.settings import Settings, with_steps
+from saqrl.training.settings import Settings
 
 ENVIRONMENT = "saqrl-tests/Drift-v0"
 ROWS = 60
@@ -70,21 +70,28 @@ def dataset(tmp_path_factory) -> Path:
 
 
 def small(dataset: Path) -> Settings:
-    settings = build_settings("default", agent="cql", quantizer="vqvae")
-    little = {"hidden": (8,), "batch_size": 8}
-    settings = dataclasses.replace(
-        settings,
-        agent=dataclasses.replace(settings.agent, **little),
-        quantizer=dataclasses.replace(settings.quantizer, codes=4, code_size=2, **little),
-        prior=dataclasses.replace(settings.prior, steps=2, **little),
-        dataset=str(dataset),
-        env=ENVIRONMENT,
-        eval_episodes=2,
-        eval_every=2,
-        keep_every=2,
-        log_every=2,
+    return settings_from(
+        {
+            "dataset": str(dataset),
+            "env": ENVIRONMENT,
+            "agent": "cql",
+            "agent.hidden": 8,
+            "agent.batch_size": 8,
+            "steps": 4,
+            "quantizer.hidden": 8,
+            "quantizer.batch_size": 8,
+            "quantizer.codes": 4,
+            "quantizer.code_size": 2,
+            "quantizer_steps": 4,
+            "prior.hidden": 8,
+            "prior.batch_size": 8,
+            "prior.steps": 2,
+            "eval_episodes": 2,
+            "eval_every": 2,
+            "keep_every": 2,
+            "log_every": 2,
+        }
     )
-    return with_steps(settings, steps=4, quantizer_steps=4)
 
 
 def run(settings: Settings, out: Path, *, resume: bool = False, loggers=()):
@@ -180,7 +187,7 @@ def whole(dataset, tmp_path_factory):
     """(settings, outcome of an uninterrupted run, how often it touches the disk)."""
     settings, folder = small(dataset), tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "CHECKPOINT_PERIOD", 0.0)
+        patch.setattr(stages, "CHECKPOINT_PERIOD", 0.0)
         disk = Disk(patch, folder)
         run(settings, folder / "run")
     return settings, outcome(folder / "run"), disk.count
@@ -193,7 +200,7 @@ def test_a_run_touches_the_disk_often_enough_to_be_worth_killing(whole):
 
 def interrupt(settings, out, *, fatal, how):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "CHECKPOINT_PERIOD", 0.0)
+        patch.setattr(stages, "CHECKPOINT_PERIOD", 0.0)
         disk = Disk(patch, out.parent, fatal=fatal, how=how)
         try:
             run(settings, out, resume=True)
@@ -253,7 +260,7 @@ class TestRunFolder:
 
     config: ClassVar = {"settings": {"agent": {"alpha": 5.0}, "seed": 0}, "versions": {}}
 
-    def make(self, path: Path, lines: int = 3) -> Run:
+    def make(self, path: Path, lines: int = 3) -> RunFolder:
         run = RunFolder.create(path, self.config)
         for step in range(lines):
             run.append("metrics", {"stage": "agent", "step": step})
@@ -436,7 +443,7 @@ FLAGS = shlex.split(
 KILLS = 50
 # Checkpoints as often as there are intervals: a kill then hits their writing too.
 PROGRAM = (
-    "import sys; from saqrl.training import train; train.CHECKPOINT_PERIOD = 0.0; "
+    "import sys; from saqrl.training import stages; stages.CHECKPOINT_PERIOD = 0.0; "
     "from saqrl.cli import main; sys.exit(main(sys.argv[1:]))"
 )
 
