@@ -1,14 +1,14 @@
 """Files become `Transitions`: the one type that leaves this room.
 
-A format is one module here and one line in FORMATS. Its module states what it reads (SUMMARY),
+A format is one module in `formats` and one line in `saqrl.registry` (or an entry point of another
+package, in the group saqrl.formats). Its module states what it reads (SUMMARY),
 which file names it claims (SUFFIXES), `recognises(path)` by content, and `read(path)`, which hands
 raw arrays to `assembly.assemble`, where every rule about the data lives. A reader imports its
 library inside its functions; the room as a whole imports NumPy, never JAX.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -20,6 +20,7 @@ from saqrl.datasets.options import DEFAULT, ReadOptions
 from saqrl.datasets.selection import rewarded, selected
 from saqrl.datasets.source import existing_file
 from saqrl.datasets.transitions import EnvironmentSpec, Transitions
+from saqrl.registry import FORMATS
 
 __all__ = [
     "FORMATS",
@@ -28,19 +29,9 @@ __all__ = [
     "ReadOptions",
     "Reader",
     "Transitions",
+    "arrange",
     "load_dataset",
 ]
-
-# Name in SPEC -> module. More particular formats come first: the first that recognises wins.
-FORMATS: Mapping[str, str] = {
-    "ogbench": "saqrl.datasets.formats.ogbench",
-    "robomimic": "saqrl.datasets.formats.robomimic",
-    "minari": "saqrl.datasets.formats.minari",
-    "lerobot": "saqrl.datasets.formats.lerobot",
-    "d4rl": "saqrl.datasets.formats.d4rl",
-    "npz": "saqrl.datasets.formats.npz",
-    "mapped": "saqrl.datasets.formats.mapped",
-}
 
 
 class Reader(Protocol):
@@ -117,7 +108,7 @@ def reader_of(format_name: str) -> Reader:
             f"unknown dataset format {format_name}{nearest(format_name, FORMATS)}; "
             f"formats: {listing(FORMATS)}"
         )
-    return cast(Reader, import_module(FORMATS[format_name]))
+    return cast(Reader, FORMATS.load(format_name))
 
 
 def resolve_spec(spec: str) -> tuple[str, Path]:
@@ -139,7 +130,12 @@ def resolve_spec(spec: str) -> tuple[str, Path]:
 
 def _recognised(path: Path, file: Path) -> str:
     """By suffix where one format claims it, else by content."""
-    readers = {name: reader_of(name) for name in FORMATS}
+    readers, broken = {}, ""
+    for name in FORMATS:
+        try:
+            readers[name] = reader_of(name)
+        except (ImportError, ValueError) as error:  # of another package: the others still work
+            broken += f"; {error}"
     claimed = [name for name, reader in readers.items() if file.suffix.lower() in reader.SUFFIXES]
     for name in readers if file.is_dir() else claimed or readers:
         if readers[name].recognises(file):
@@ -148,7 +144,7 @@ def _recognised(path: Path, file: Path) -> str:
     if claimed:  # the most general format of the family says what is missing
         return claimed[-1]
     offered = "; ".join(f"{name}: {reader.SUMMARY}" for name, reader in readers.items())
-    raise DatasetError(f"{path}: format not recognised; say FORMAT:{path} ({offered})")
+    raise DatasetError(f"{path}: format not recognised; say FORMAT:{path} ({offered}){broken}")
 
 
 def _angle_columns(spec: str, angles: Iterable[int], transitions: Transitions) -> tuple[int, ...]:

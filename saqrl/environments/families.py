@@ -12,7 +12,7 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
 from saqrl.environments.simulators import reproducible
-from saqrl.registry import closest
+from saqrl.registry import ENVIRONMENTS, closest
 
 SuccessTest = Callable[[float, Mapping[str, Any]], bool]
 
@@ -159,7 +159,12 @@ def add_family(family: Family) -> None:
 
 
 def family_of(environment_id: str) -> Family:
-    """The family of an id; ValueError with the nearest known ids where there is none."""
+    """The family of an id; ValueError with the nearest known ids where there is none.
+
+    What `saqrl.register` or another package knows by this id is made known to Gymnasium first.
+    """
+    if environment_id in ENVIRONMENTS and environment_id not in gymnasium.registry:
+        gymnasium.register(environment_id, entry_point=ENVIRONMENTS.load(environment_id))
     for family in FAMILIES:
         if re.fullmatch(family.pattern, environment_id):
             return family
@@ -173,7 +178,7 @@ def unknown(environment_id: str) -> ValueError:
 
     Gymnasium's own toys only confuse.
     """
-    known = {example for family in FAMILIES for example in family.examples}
+    known = {example for family in FAMILIES for example in family.examples} | set(ENVIRONMENTS)
     for name, spec in gymnasium.registry.items():
         made_by = getattr(spec.entry_point, "__module__", spec.entry_point)
         if not str(made_by).startswith("gymnasium."):

@@ -5,9 +5,10 @@ import json
 import pytest
 
 from saqrl.commands import convert, inspect, quantize
-from saqrl.commands.reading import with_one_dataset, with_positional_dataset
-from saqrl.commands.train import default_out, read_flags
+from saqrl.commands.parser import parse
+from saqrl.commands.train import read_flags, read_words
 from saqrl.datasets import load_dataset
+from saqrl.training.train import default_out
 from tests.datasets.files import small_log
 
 
@@ -28,29 +29,33 @@ def spec(tmp_path):
     ],
 )
 def test_several_datasets_of_train_are_one_mixture(words):
-    assert with_one_dataset(words) == ["--dataset", "A + 2*B", "--agent", "bc"]
+    _, flags = read_words(words)
+    assert flags == {"dataset": "A + 2*B", "agent": "bc"}
 
 
 def test_a_flag_of_the_reader_is_no_dataset():
-    words = ["--dataset.keys", "a", "b", "--steps", "3"]
-    assert with_one_dataset(words) == words
+    _, flags = read_words(["--dataset.keys", "a", "b", "--steps", "3"])
+    assert flags == {"dataset.keys": ["a", "b"], "steps": "3"}
 
 
 def test_where_the_dataset_is_positional_the_flag_takes_one_spec():
-    words = ["--dataset", "A", "--dataset", "2*B", "out.npz"]
-    assert with_positional_dataset(words) == ["A + 2*B", "out.npz"]
+    asked = parse(convert.Convert, ["--dataset", "A", "--dataset", "2*B", "out.npz"])
+    assert (asked.dataset, asked.out) == ("A + 2*B", "out.npz")
 
 
 def test_a_flag_without_a_spec_is_refused():
     with pytest.raises(ValueError, match="--dataset: no SPEC after it"):
-        with_one_dataset(["--dataset", "--agent", "bc"])
+        read_words(["--dataset", "--agent", "bc"])
+    with pytest.raises(ValueError, match="--dataset: expected one argument"):
+        parse(convert.Convert, ["--dataset", "--dataset.fraction", "0.5"])
 
 
 def test_train_keeps_the_mixture_in_its_settings(spec):
-    asked, settings = read_flags(["--dataset", spec, f"2*{spec}", "--dataset.fraction", "0.5"])
-    assert settings.dataset == f"{spec} + 2*{spec}"
-    assert settings.reading.fraction == 0.5
-    assert asked.out is None
+    own, flags = read_words(["--dataset", spec, f"2*{spec}", "--dataset.fraction", "0.5"])
+    settings, resumed = read_flags(own, flags)
+    assert settings.data.dataset == f"{spec} + 2*{spec}"
+    assert settings.data.reading.fraction == 0.5
+    assert (own.out, resumed) == (None, False)
     assert default_out(settings).name == "small+small-bc-seed0"
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from saqrl.commands import quantize as command
-from saqrl.commands import train as train_command
 from saqrl.datasets import EnvironmentSpec, Transitions, load_dataset
 from saqrl.datasets.audit.findings import audit
 from saqrl.datasets.scaling import ActionRange
@@ -23,6 +22,7 @@ from saqrl.quantizers.kmeans import KMeansCodec
 from saqrl.studies.codebooks import replay as replays
 from saqrl.studies.codebooks import study as laboratory
 from saqrl.studies.codebooks.noise import estimate_noise, least_distortion
+from saqrl.training import stages
 from saqrl.training import train as training
 from saqrl.training.codebook_health import (
     codebook_notes,
@@ -30,10 +30,10 @@ from saqrl.training.codebook_health import (
     has_plateaued,
     reconstruction_error,
 )
-from saqrl.training.presets import build_settings
+from saqrl.training.presets import build_settings, settings_from
 from saqrl.training.progress import Reporter
-from saqrl.training.run_folder import read_history
-from saqrl.training.settings import Settings, with_steps
+from saqrl.training.run_folder import RunFolder, read_history
+from saqrl.training.settings import Settings
 
 
 def walk(episodes: int = 4, steps: int = 15, seed: int = 0) -> Transitions:
@@ -112,20 +112,26 @@ def test_the_quantizer_measured_is_the_one_that_train_trains(tmp_path, capsys):
     words += ["--codes", "8", "--prior-steps", "5", "--replay", "0", "--json"]
     assert command.main([str(tmp_path / "walk.npz"), *words]) == 0
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
-    settings = build_settings("pusht", agent="bc", quantizer="vqvae")
-    fields = {"state_scale": 0.5, "code_size": 3, "hidden": (8,), "codes": 8}
-    settings = dataclasses.replace(
-        settings,
-        agent=dataclasses.replace(settings.agent, hidden=(4,)),
-        quantizer=dataclasses.replace(settings.quantizer, **fields),
-        dataset=str(tmp_path / "walk.npz"),
-        env=None,
-        angles=(1,),
-        held_out=0.25,
-        feature_deviation=0.7,
-        seed=3,
+    settings = settings_from(
+        {
+            "preset": "pusht",
+            "dataset": str(tmp_path / "walk.npz"),
+            "env": None,
+            "angles": (1,),
+            "held_out": 0.25,
+            "feature_deviation": 0.7,
+            "seed": 3,
+            "agent": "bc",
+            "agent.hidden": 4,
+            "steps": 5,
+            "quantizer": "vqvae",
+            "quantizer.state_scale": 0.5,
+            "quantizer.code_size": 3,
+            "quantizer.hidden": 8,
+            "quantizer.codes": 8,
+            "quantizer_steps": 30,
+        }
     )
-    settings = with_steps(settings, steps=5, quantizer_steps=30)
     trained = training.train(
         settings, tmp_path / "run", resume=False, reporter=Reporter(quiet=True)
     )
@@ -145,7 +151,7 @@ def test_the_files_own_held_out_episodes_are_measured_on():
 
 def test_a_preset_is_where_quantizer_and_inputs_start():
     material = laboratory.gather(walk(), preset="pusht-chunk8", feature_deviation=None, angles=())
-    assert material.settings.chunk == 8
+    assert material.settings.features.chunk == 8
     # Scaled on all rows, as a training run does.
     everything = material.scaling(material.data.observations)
     np.testing.assert_allclose(everything.std(0), 0.3, rtol=1e-4)
@@ -387,16 +393,21 @@ def save(path, data: Transitions) -> None:
 
 def test_a_run_stops_at_the_plateau_and_resumes_to_the_same_end(tmp_path, monkeypatch):
     save(tmp_path / "walk.npz", walk(episodes=12))
-    settings = build_settings("default", agent="bc", quantizer="bins")
-    little = {"hidden": (4,), "batch_size": 8}
-    settings = Settings(
-        agent=dataclasses.replace(settings.agent, **little),
-        quantizer=dataclasses.replace(settings.quantizer, codes=4, patience=40, batch_size=64),
-        prior=settings.prior,
-        dataset=str(tmp_path / "walk.npz"),
-        log_every=10,
+    settings = settings_from(
+        {
+            "dataset": str(tmp_path / "walk.npz"),
+            "agent": "bc",
+            "agent.hidden": 4,
+            "agent.batch_size": 8,
+            "steps": 10,
+            "quantizer": "bins",
+            "quantizer.codes": 4,
+            "quantizer.patience": 40,
+            "quantizer.batch_size": 64,
+            "quantizer_steps": 10_000,
+            "log_every": 10,
+        }
     )
-    settings = with_steps(settings, steps=10, quantizer_steps=10_000)
     quiet = Reporter(quiet=True)
     summary = training.train(settings, tmp_path / "whole", resume=False, reporter=quiet)
     records = [r for r in read_history(tmp_path / "whole", "metrics") if r["stage"] == "quantizer"]
@@ -407,18 +418,18 @@ def test_a_run_stops_at_the_plateau_and_resumes_to_the_same_end(tmp_path, monkey
     class Killed(Exception):
         pass
 
-    append = training.Run.append
+    append = RunFolder.append
 
     def deadly(self, history, line):
         append(self, history, line)
         if line["stage"] == "quantizer" and line["step"] == 30:
             raise Killed
 
-    monkeypatch.setattr(training, "CHECKPOINT_PERIOD", 0.0)
-    monkeypatch.setattr(training.Run, "append", deadly)
+    monkeypatch.setattr(stages, "CHECKPOINT_PERIOD", 0.0)
+    monkeypatch.setattr(RunFolder, "append", deadly)
     with pytest.raises(Killed):
         training.train(settings, tmp_path / "killed", resume=False, reporter=quiet)
-    monkeypatch.setattr(training.Run, "append", append)
+    monkeypatch.setattr(RunFolder, "append", append)
     training.train(settings, tmp_path / "killed", resume=True, reporter=quiet)
     texts = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "killed")]
     assert texts[0] == texts[1]
@@ -590,10 +601,10 @@ def test_every_preset_takes_every_quantizer(preset, name):
 
 def test_resuming_keeps_the_saved_quantizer_and_refuses_another():
     saved = build_settings("default", agent="cql", quantizer="fsq")
-    chosen = {"agent": None, "quantizer": None}
-    assert train_command._base_settings(chosen, saved) is saved
+    assert settings_from({}, base=saved) == saved
+    assert settings_from({"quantizer": "fsq"}, base=saved) == saved
     with pytest.raises(ValueError, match="quantizer is 'fsq' in the run and 'vqvae' here"):
-        train_command._base_settings(chosen | {"quantizer": "vqvae"}, saved)
+        settings_from({"quantizer": "vqvae"}, base=saved)
 
 
 @pytest.mark.slow
@@ -601,15 +612,20 @@ def test_resuming_keeps_the_saved_quantizer_and_refuses_another():
 @pytest.mark.parametrize("name", list(QUANTIZERS))
 def test_every_quantizer_serves_every_agent(tmp_path, name, agent):
     save(tmp_path / "walk.npz", walk(episodes=12))
-    settings = build_settings("default", agent=agent, quantizer=name)
-    little = {"hidden": (8,), "batch_size": 8}
-    settings = Settings(
-        agent=dataclasses.replace(settings.agent, **little),
-        quantizer=dataclasses.replace(settings.quantizer, codes=10, **little),
-        prior=dataclasses.replace(settings.prior, steps=5, **little),
-        dataset=str(tmp_path / "walk.npz"),
+    little = {"hidden": 8, "batch_size": 8}
+    owners = ("agent", "quantizer", "prior")
+    settings = settings_from(
+        {
+            "dataset": str(tmp_path / "walk.npz"),
+            "agent": agent,
+            "steps": 5,
+            "quantizer": name,
+            "quantizer.codes": 10,
+            "quantizer_steps": 5,
+            "prior.steps": 5,
+            **{f"{owner}.{field}": value for owner in owners for field, value in little.items()},
+        }
     )
-    settings = with_steps(settings, steps=5, quantizer_steps=5)
     quiet = Reporter(quiet=True)
     training.train(settings, tmp_path / "run", resume=False, reporter=quiet)
     policy = load_policy(tmp_path / "run" / "policy")
