@@ -99,13 +99,13 @@ def test_export_writes_what_it_says(runs, tmp_path, capsys, name, words):
 
 
 def test_export_compares_on_the_data_as_the_run_read_it(runs, tmp_path, monkeypatch):
-    seen = {}
+    seen, export = {}, exporting.export
 
     def record(*arguments, **words):
         seen.update(words)
-        return exporting.export(*arguments, **words)
+        return export(*arguments, **words)
 
-    monkeypatch.setattr("saqrl.commands.export.export", record)
+    monkeypatch.setattr(exporting, "export", record)
     assert main(["export", str(runs / "cql"), "--out", str(tmp_path / "p.npz")]) == 0
     # Of 14 episodes the two poor ones are left out, one is held out.
     assert len(seen["observations"]) + len(seen["held_out"]) == 14 * 9.5 - 19

@@ -1,6 +1,5 @@
-"""Several seeds in one program, several devices: the same runs as alone on one."""
+"""Several seeds of one command, several devices: the same runs as alone on one."""
 
-import dataclasses
 import errno
 import json
 import os
@@ -8,18 +7,19 @@ import subprocess
 import sys
 import textwrap
 import time
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 from saqrl.arrays import read_arrays
 from saqrl.datasets import load_dataset
-from saqrl.training import memory
+from saqrl.training import engine, memory
 from saqrl.training import train as training_module
-from saqrl.training.engine import Advance, Cohort
+from saqrl.training.features import Features
+from saqrl.training.flags import changed
+from saqrl.training.preparation import Prepared
 from saqrl.training.progress import Reporter
-from saqrl.training.run_folder import RunError, RunFolder, read_config, read_result
+from saqrl.training.run_folder import HISTORIES, RunError, RunFolder, read_config, read_result
 from tests.walking import outcome, run, small
 
 
@@ -30,12 +30,12 @@ def run_seeds(settings, out, seeds, *, resume=False):
 
 
 @pytest.mark.parametrize("agent", ["iql", "bc"])
-def test_every_seed_of_a_program_is_the_run_that_it_would_have_been_alone(dataset, tmp_path, agent):
+def test_every_seed_of_a_command_is_the_run_that_it_would_have_been_alone(dataset, tmp_path, agent):
     settings = small(dataset, agent)
     summaries = run_seeds(settings, tmp_path / "together", [3, 4, 5])
     outcomes = []
     for summary, seed in zip(summaries, (3, 4, 5), strict=True):
-        run(dataclasses.replace(settings, seed=seed), tmp_path / f"alone{seed}")
+        run(changed(settings, {"seed": seed}), tmp_path / f"alone{seed}")
         folder = tmp_path / "together" / f"seed{seed}"
         outcomes.append(outcome(folder))
         assert outcomes[-1] == outcome(tmp_path / f"alone{seed}")
@@ -45,35 +45,78 @@ def test_every_seed_of_a_program_is_the_run_that_it_would_have_been_alone(datase
     assert outcomes[0] != outcomes[1]
 
 
+def rows_trained_on(settings, seeds) -> list[int]:
+    data = load_dataset(settings.data.dataset)
+    return [Features(data, changed(settings, {"seed": seed})).count for seed in seeds]
+
+
+def test_seeds_share_compiled_programs_though_they_hold_out_other_rows(dataset, tmp_path):
+    settings = small(dataset, **{"agent.batch_size": 13})  # programs that no other test has made
+    assert len(set(rows_trained_on(settings, range(4)))) > 1
+    before = engine._advance._cache_size()
+    run_seeds(settings, tmp_path / "first", [0])
+    first = engine._advance._cache_size()
+    assert first > before
+    run_seeds(settings, tmp_path / "others", [1, 2, 3])
+    assert engine._advance._cache_size() == first
+
+
+def test_data_are_read_once_for_all_seeds(dataset, tmp_path, monkeypatch):
+    read, load = [], training_module.load_data
+
+    def counted(settings):
+        read.append(settings.seed)
+        return load(settings)
+
+    monkeypatch.setattr(training_module, "load_data", counted)
+    run_seeds(small(dataset, "bc"), tmp_path / "out", [5, 6, 7])
+    assert len(read) == 1
+
+
+@pytest.mark.parametrize("agent", ["iql", "bc"])
+def test_rows_that_stand_in_for_missing_ones_change_nothing(dataset, tmp_path, monkeypatch, agent):
+    settings = small(dataset, agent)
+    assert rows_trained_on(settings, [0]) < [len(load_dataset(str(dataset)))]
+    run(settings, tmp_path / "padded")
+    monkeypatch.setattr(Prepared, "padded", lambda self, rows: self)
+    run(settings, tmp_path / "plain")
+    assert outcome(tmp_path / "padded") == outcome(tmp_path / "plain")
+
+
 def test_killed_seeds_go_on_to_the_same_end(dataset, tmp_path, monkeypatch):
-    settings = small(dataset)
-    run_seeds(settings, tmp_path / "whole", [0, 1])
+    """The first has ended, the second is killed while it learns the prior, the third never began."""
+    settings, seeds = small(dataset), [0, 1, 2]
+    run_seeds(settings, tmp_path / "whole", seeds)
+    lines = {name: (tmp_path / "whole" / "seed0" / f"{name}.jsonl") for name in HISTORIES}
+    of_one = sum(path.read_text().count("\n") for path in lines.values())
     appends, append = [], RunFolder.append
 
     def deadly(self, history, record):
         append(self, history, record)
         appends.append(record)
-        if len(appends) == 11:
+        if len(appends) == of_one + 4:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(RunFolder, "append", deadly)
     with pytest.raises(KeyboardInterrupt):
-        run_seeds(settings, tmp_path / "killed", [0, 1])
+        run_seeds(settings, tmp_path / "killed", seeds)
     monkeypatch.setattr(RunFolder, "append", append)
-    first = {}
-    for seed in ("seed0", "seed1"):
-        newest = max((tmp_path / "killed" / seed / "checkpoints").glob("*.ckpt"))
-        first[seed] = read_arrays(newest)[1]["spent"]
-        assert first[seed]["seconds"]["quantizer"] > 0
+    assert appends[-1]["stage"] == "prior"
+    finished = read_result(tmp_path / "killed" / "seed0")
+    newest = max((tmp_path / "killed" / "seed1" / "checkpoints").glob("*.ckpt"))
+    first = read_arrays(newest)[1]["spent"]
+    assert first["seconds"]["quantizer"] > 0
+    assert not (tmp_path / "killed" / "seed2").exists()
     began = time.perf_counter()
-    run_seeds(settings, tmp_path / "killed", [0, 1], resume=True)
+    summaries = run_seeds(settings, tmp_path / "killed", seeds, resume=True)
     second = time.perf_counter() - began
-    for seed in ("seed0", "seed1"):
-        result = read_result(tmp_path / "killed" / seed)
-        earlier = first[seed]["wall_seconds"]
-        assert earlier < result["wall_seconds"] < earlier + second + 0.02  # rounded to hundredths
-        assert result["seconds"].keys() == {"data", "quantizer", "prior", "agent", "evaluation"}
-        assert result["seconds"]["quantizer"] >= first[seed]["seconds"]["quantizer"]
+    assert summaries[0] == finished
+    result, earlier = summaries[1], first["wall_seconds"]
+    assert earlier < result["wall_seconds"] < earlier + second + 0.02  # rounded to hundredths
+    assert result["seconds"].keys() >= {"quantizer", "prior", "agent", "evaluation"}
+    assert result["seconds"]["quantizer"] >= first["seconds"]["quantizer"]
+    for summary, seed in zip(summaries, ("seed0", "seed1", "seed2"), strict=True):
+        assert read_result(tmp_path / "killed" / seed) == summary
         assert outcome(tmp_path / "killed" / seed) == outcome(tmp_path / "whole" / seed)
 
 
@@ -86,23 +129,26 @@ def test_seeds_whose_folder_exists_are_refused_unless_nothing_was_begun(dataset,
 
 
 def test_bad_settings_leave_nothing_of_any_seed(dataset, tmp_path):
-    settings = small(dataset)
-    settings = dataclasses.replace(
-        settings, quantizer=dataclasses.replace(settings.quantizer, codes=10_000)
-    )
     with pytest.raises(ValueError, match="there are only"):
-        run_seeds(settings, tmp_path / "out", [0, 1])
+        run_seeds(small(dataset, **{"quantizer.codes": 10_000}), tmp_path / "out", [0, 1])
     assert not (tmp_path / "out").exists()
 
 
-def test_a_failure_in_the_shared_program_leaves_nothing_of_any_seed(dataset, tmp_path, monkeypatch):
-    def fail(self, requests):
+@pytest.mark.parametrize("whole_seeds", [0, 1])
+def test_a_failure_in_training_leaves_nothing_of_the_seed_that_it_hits(
+    dataset, tmp_path, monkeypatch, whole_seeds
+):
+    out, settings = tmp_path / "out", small(dataset, "bc")
+    run_seeds(settings, out, range(whole_seeds))
+
+    def fail(*arguments):
         raise ValueError("nothing was trained")
 
-    monkeypatch.setattr(Cohort, "advance", fail)
+    monkeypatch.setattr(engine, "begin", fail)
     with pytest.raises(ValueError, match="nothing was trained"):
-        run_seeds(small(dataset), tmp_path / "out", [0, 1, 2])
-    assert not (tmp_path / "out").exists()
+        run_seeds(settings, out, [0, 1, 2], resume=whole_seeds > 0)
+    assert out.exists() == (whole_seeds > 0)
+    assert [path.name for path in out.glob("*")] == [f"seed{n}" for n in range(whole_seeds)]
 
 
 def test_a_full_disk_names_the_folder_of_all_seeds(dataset, tmp_path, monkeypatch):
@@ -114,41 +160,7 @@ def test_a_full_disk_names_the_folder_of_all_seeds(dataset, tmp_path, monkeypatc
         run_seeds(small(dataset, "bc"), tmp_path / "out", [0, 1])
 
 
-class Count(NamedTuple):
-    """An algorithm by name only; nothing here trains."""
-
-    name: str
-
-
-def test_those_behind_are_answered_first_so_that_all_come_together(monkeypatch):
-    """One seed has learned its codes two steps before the other, which begins its agent later."""
-    together = []
-
-    def advance(self, requests):
-        together.append([(asked.algorithm.name, asked.state) for asked in requests])
-        return [(asked.state, {}) for asked in requests]
-
-    def training(seed, codes, first):
-        for name, begins, ends in (("codes", 0, codes), ("agent", first, 4)):
-            for step in range(begins, ends):
-                yield Advance(Count(name), seed, None, None, step, step + 1)
-        return {"seed": seed}
-
-    monkeypatch.setattr(Cohort, "advance", advance)
-    runs = [training("a", 1, 0), training("b", 3, 1)]
-    results = training_module.drive(runs, Reporter(quiet=True))
-    assert [result["seed"] for result in results] == ["a", "b"]
-    assert [step for step in together if step] == [
-        [("codes", "a"), ("codes", "b")],
-        [("agent", "a"), ("codes", "b")],
-        [("agent", "a"), ("codes", "b")],
-        [("agent", "b")],
-        [("agent", "a"), ("agent", "b")],
-        [("agent", "a"), ("agent", "b")],
-    ]
-
-
-def test_what_a_quieter_seed_has_to_say_is_told_under_its_name(dataset, tmp_path, capsys):
+def test_what_a_seed_has_to_say_stands_under_its_name(dataset, tmp_path, capsys):
     out = tmp_path / "out"
     run_seeds(small(dataset, "bc"), out, [0, 1])
     capsys.readouterr()
@@ -159,12 +171,18 @@ def test_what_a_quieter_seed_has_to_say_is_told_under_its_name(dataset, tmp_path
         small(dataset, "bc"), out, seeds=[0, 1], resume=True, reporter=Reporter()
     )
     told = capsys.readouterr().err
-    assert "seed 0: " in told  # it has finished, so that the stages shown are those of seed 1
-    assert "going on from the one before it" in told
-    assert "agent: 40/40 steps" in told
+    said = [
+        "seed 0 (1 of 2)",
+        "seed0 has finished already",
+        "seed 1 (2 of 2)",
+        "going on from the one before it",
+        "agent: 40/40 steps",
+    ]
+    places = [told.index(words) for words in said]
+    assert places == sorted(places)
 
 
-def test_folders_of_lone_runs_are_not_taken_for_seeds_of_one_program(tmp_path):
+def test_folders_of_lone_runs_are_not_taken_for_seeds_of_one_command(tmp_path):
     from saqrl.commands.train import main
 
     for seed in (0, 1):
@@ -175,47 +193,43 @@ def test_folders_of_lone_runs_are_not_taken_for_seeds_of_one_program(tmp_path):
         main(["--out", str(tmp_path / "runs"), "--resume"])
 
 
-def test_seeds_that_do_not_fit_into_memory_are_refused_with_what_fits(
+def test_a_training_that_does_not_fit_into_memory_is_refused_with_what_helps(
     dataset, tmp_path, monkeypatch
 ):
     settings = small(dataset)
-    data = load_dataset(settings.dataset)
-    three = memory.predicted_bytes(settings, data, copies=3)
-    assert three < memory.predicted_bytes(settings, data, copies=4)
-    monkeypatch.setattr(memory, "available_bytes", lambda: three)
-    with pytest.raises(ValueError, match=r"4 seeds need about .* GiB are free: --seeds 3 fits"):
-        run_seeds(settings, tmp_path / "out", [0, 1, 2, 3])
-    assert not (tmp_path / "out").exists()
-    monkeypatch.setattr(memory, "available_bytes", lambda: 0)
-    with pytest.raises(ValueError, match="--stream-rows"):
+    needed = memory.predicted_bytes(settings, load_dataset(str(dataset)))
+    monkeypatch.setattr(memory, "available_bytes", lambda: needed - 1)
+    with pytest.raises(ValueError, match=r"GiB are free: .*--stream-rows.*--data-episodes"):
         run(settings, tmp_path / "out")
+    with pytest.raises(ValueError, match="--stream-rows"):
+        run_seeds(settings, tmp_path / "out", [0, 1])
+    assert not (tmp_path / "out").exists()
+    for enough in (needed, None):  # None: nobody knows what there is
+        monkeypatch.setattr(memory, "available_bytes", lambda enough=enough: enough)
+        memory.require_memory(settings, load_dataset(str(dataset)))
 
 
 def test_the_prediction_counts_the_part_that_is_read_ahead(dataset):
-    data = load_dataset(str(dataset))
-    whole = small(dataset)
-    parts = dataclasses.replace(whole, stream_rows=len(data) - 1)
-    for copies, share in ((1, 2), (3, 1.5)):
-        all_at_once = memory.predicted_bytes(whole, data, copies=copies)
-        in_parts = memory.predicted_bytes(parts, data, copies=copies)
-        columns = 2 * data.observations.shape[1] + 3 + 2 * whole.quantizer.codes
-        table = 4 * columns * copies * (1 if copies == 1 else 2)
-        assert in_parts - all_at_once == table * (share * (len(data) - 1) - len(data))
+    data, whole = load_dataset(str(dataset)), small(dataset)
+    parts = changed(whole, {"stream_rows": len(data) - 1})
+    more = memory.predicted_bytes(parts, data) - memory.predicted_bytes(whole, data)
+    columns = 2 * data.observations.shape[1] + 3 + 2 * whole.quantizer.codes
+    assert more == 4 * columns * (2 * (len(data) - 1) - len(data))
 
 
 def test_the_prediction_counts_what_lies_on_the_device(dataset):
-    """The widest table of a lone seed: the coded transitions, as they are made for training."""
+    """The widest table: the coded transitions, as they are made for training."""
     settings = small(dataset)
-    data = load_dataset(settings.dataset)
+    data = load_dataset(settings.data.dataset)
     columns = 2 * data.observations.shape[1] + 3 + 2 * settings.quantizer.codes
     twice = data.select_episodes(np.tile(np.arange(data.num_episodes), 2))
-    one, two = (memory.predicted_bytes(settings, log, copies=1) for log in (data, twice))
+    one, two = (memory.predicted_bytes(settings, log) for log in (data, twice))
     assert two - one == 4 * len(data) * columns
     assert one > two - one  # the networks come on top
 
 
 DEVICES = """
-    import dataclasses, sys
+    import sys
     import jax, jax.numpy as jnp, numpy as np
     from saqrl.agents.cql import CQL
     from saqrl.agents import CodedTransitions
@@ -231,21 +245,15 @@ DEVICES = """
         normal(64, 3), jnp.full(64, 0.9), prior[0], prior[1], 5,
     )
     agent = CQL(steps=20, batch_size=16, hidden=(8, 8))
-    def asked(seed):
-        key = jax.random.key(seed)
-        return engine.Advance(agent, engine.begin(agent, key, data), data, key, 0, 20)
     assert len(jax.devices()) == int(sys.argv[2])
-    answers = engine.Cohort().advance([asked(seed) for seed in range(4)])
-    (lone,) = engine.Cohort().advance([asked(0)])
-    leaves = {}
-    for name, (state, _) in {"lone": lone, **{str(i): a for i, a in enumerate(answers)}}.items():
-        leaves |= {f"{name}{leaf}": value for leaf, value in named_leaves(state).items()}
-    np.savez(sys.argv[1], **leaves)
+    for interval in engine.intervals(agent, data, jax.random.key(0), pauses=[7]):
+        state = interval.state
+    np.savez(sys.argv[1], **named_leaves(state), **interval.metrics)
 """
 
 
 def test_several_devices_train_what_one_device_trains(tmp_path):
-    """Seeds divided among devices to the last bit; batches divided among them to rounding."""
+    """Batches divided among them equal one device's to rounding."""
     script = tmp_path / "devices.py"
     script.write_text(textwrap.dedent(DEVICES))
     found = {}
@@ -260,11 +268,8 @@ def test_several_devices_train_what_one_device_trains(tmp_path):
             found[devices] = {name: archive[name] for name in archive.files}
     assert found[1].keys() == found[4].keys()
     for name, leaf in found[1].items():
-        if name.startswith("lone"):
-            # Twenty Adam steps amplify the last bits of a sum that is taken in another order.
-            np.testing.assert_allclose(found[4][name], leaf, rtol=1e-3, atol=1e-5, err_msg=name)
-        else:
-            np.testing.assert_array_equal(found[4][name], leaf, err_msg=name)
+        # Twenty Adam steps amplify the last bits of a sum that is taken in another order.
+        np.testing.assert_allclose(found[4][name], leaf, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
 def test_the_command_resumes_and_tells_every_seed(dataset, tmp_path, capsys):

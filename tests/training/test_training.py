@@ -10,8 +10,8 @@ import pytest
 from saqrl.datasets import load_dataset
 from saqrl.policy.storage import load_policy
 from saqrl.training import train as training
-from saqrl.training.preparation import split
 from saqrl.training.flags import changed
+from saqrl.training.preparation import split
 from saqrl.training.presets import build_settings
 from saqrl.training.progress import Reporter
 from saqrl.training.run_folder import RunError, RunFolder, read_history, read_result
