@@ -137,21 +137,3 @@ class Reporter:
 
 def _unseen(done: int, note: str = "") -> None:
     """The update of a stage that nobody wants to see."""
-
-
-class Beside(Reporter):
-    """Of work that goes on beside that of another reporter: no bars, its notes under its name."""
-
-    def __init__(self, first: Reporter, name: str):
-        super().__init__(quiet=True)
-        self.started = first.started
-        self._first, self._name = first, name
-
-    @property
-    def spent(self) -> dict[str, float]:
-        """Its own stages, and those of the first that are work for all."""
-        common = {n: s for n, s in self._first.spent.items() if n in ("data", "evaluation")}
-        return common | super().spent
-
-    def say(self, message: str) -> None:
-        self._first.say(f"{self._name}: {message}")
