@@ -1,0 +1,1 @@
+"""A template: an agent of one's own for saqrl."""
