@@ -120,19 +120,16 @@ def logs(transitions: int) -> Iterator[Any]:
 
 def memory(data: Path) -> dict[str, Any]:
     """A whole run in this process; MB, the highest so far."""
+    from saqrl.training.flags import changed
     from saqrl.training.preparation import PART_ROWS
-    from saqrl.training.presets import build_settings
+    from saqrl.training.presets import settings_from
     from saqrl.training.progress import Reporter
-    from saqrl.training.settings import with_steps
     from saqrl.training.train import train
 
-    settings = build_settings("default", agent="iql", quantizer="vqvae")
+    settings = settings_from({"dataset": f"mapped:{data}", "agent": "iql"})
     every = PART_ROWS // settings.agent.batch_size
-    settings = replace(
-        with_steps(settings, steps=PARTS * every, quantizer_steps=2 * every),
-        dataset=f"mapped:{data}",
-        prior=replace(settings.prior, steps=every),
-    )
+    steps = {"steps": PARTS * every, "quantizer_steps": 2 * every, "prior.steps": every}
+    settings = changed(settings, steps)
     began = time.perf_counter()
     summary = train(settings, data.parent / "run", resume=False, reporter=Reporter(quiet=True))
     return {
@@ -157,7 +154,8 @@ def rate(data: Path, rows: int) -> dict[str, Any]:
     import jax
 
     from saqrl.datasets import load_dataset
-    from saqrl.training.features import Prepared, encode_all, fit_scaling, reward_factor
+    from saqrl.training.codes import encode_all
+    from saqrl.training.preparation import Prepared, fit_scaling, reward_factor
     from saqrl.training.presets import build_settings
     from saqrl.training.stream import Parts
 
@@ -165,7 +163,7 @@ def rate(data: Path, rows: int) -> dict[str, Any]:
     began = time.perf_counter()
     log = load_dataset(f"mapped:{data}")
     opened = time.perf_counter() - began
-    scaling, factor = fit_scaling(log, settings), reward_factor(log, settings.reward_scale)
+    scaling, factor = fit_scaling(log, settings), reward_factor(log, settings.features.reward_scale)
     fitted = time.perf_counter() - began - opened
     parts = Parts(log, settings, scaling, factor, rows=rows)
     held = Parts(log, settings, scaling, factor, rows=min(ROWS_IN_MEMORY, len(log) // 2))
