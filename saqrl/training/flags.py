@@ -8,6 +8,7 @@ somebody typed.
 import math
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from numbers import Integral
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -114,8 +115,8 @@ def typed(name: str, kind: Any, value: Any) -> Any:
             return None
         return typed(name, inner[0], value)
     if get_origin(kind) is tuple:
-        words = value.split(",") if isinstance(value, str) else value
-        parts = words if isinstance(words, (list, tuple)) else [words]
+        words = value if isinstance(value, (list, tuple)) else [value]
+        parts = [part for word in words for part in _divided(word, get_args(kind)[0])]
         return tuple(typed(name, get_args(kind)[0], part) for part in parts)
     if isinstance(value, (list, tuple)) and len(value) == 1:
         value = value[0]
@@ -125,9 +126,9 @@ def typed(name: str, kind: Any, value: Any) -> Any:
             raise ValueError(f"{shown} is {value!r}; {choices}")
         return value
     if kind is bool:
-        known = {"true": True, "false": False, True: True, False: False}
-        if isinstance(value, (str, bool)) and value in known:
-            return known[value]
+        known = {"true": True, "false": False}
+        if isinstance(value, (str, bool)) and str(value).lower() in known:
+            return known[str(value).lower()]
         raise ValueError(f"{shown} is {value!r}; true or false")
     if kind in (int, float):
         return _number(shown, kind, value)
@@ -136,10 +137,17 @@ def typed(name: str, kind: Any, value: Any) -> Any:
     raise ValueError(f"{shown} is {value!r}; expected {getattr(kind, '__name__', kind)}")
 
 
+def _divided(word: Any, kind: Any) -> list[Any]:
+    """The parts of a word with commas, or spaces between numbers; a name may hold spaces."""
+    if not isinstance(word, str):
+        return [word]
+    return word.replace(",", " ").split() if kind in (int, float) else word.split(",")
+
+
 def _number(shown: str, kind: type, value: Any) -> Any:
     what = "a whole number" if kind is int else "a number"
     try:
-        if isinstance(value, bool) or (kind is int and isinstance(value, float)):
+        if isinstance(value, bool) or (kind is int and not isinstance(value, (str, Integral))):
             raise ValueError
         number = kind(value)
     except (ValueError, TypeError):
