@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from saqrl.cli import keep_compiled_programs
+from saqrl.cli import COMMANDS, keep_compiled_programs, main
+from saqrl.training.flags import known_flags
+from saqrl.training.presets import settings_from
 
 SMALL = [
     *("--quantizer.codes", "8", "--quantizer.hidden", "16", "--quantizer.batch-size", "16"),
@@ -123,7 +125,7 @@ BAD = [
     (("train", "--dataset", "d5rl:walk.npz"), "d4rl"),
     (("train", "--dataset", "walk.npz", *SMALL, "--env", "gym_pusht/PushT-v9"), "PushT-v0"),
     (("train", "--dataset", "walk.npz", "--quantizer.codes", "100"), "only 60 transitions"),
-    (("train", "--dataset", "walk.npz", "--chunk", "2", "--execute", "3"), "execute 3"),
+    (("train", "--dataset", "walk.npz", "--chunk", "2", "--execute", "3"), "action-horizon 3"),
     (("train", "--dataset", "unpaid.npz", "--agent", "iql"), "no rewards, from which iql learns"),
     (
         ("train", "--dataset", "unpaid.npz", "--actions", "continuous", "--agent", "rebrac"),
@@ -132,6 +134,15 @@ BAD = [
     (("train", "--dataset", "walk.npz", "--agent", "rebrac"), "add --actions continuous"),
     (("train", "--env", "Hopper-v4"), "no scripted"),
     (("train", "--dataset", "walk.npz", "--steps", "0"), "steps is 0"),
+    (("train", "--dataset", "walk.npz", "--steps", "many"), "steps is 'many'; a whole number"),
+    (("train", "--dataset", "walk.npz", "--cunk", "8"), "--cunk; did you mean '--chunk'"),
+    (("train", "--dataset", "walk.npz", "--agent.alpah", "8"), "unknown flag 'agent.alpah'"),
+    (("train", "--dataset", "walk.npz", "--steps"), "--steps: expected one argument"),
+    (("train", "--dataset"), "--dataset: no SPEC after it"),
+    (("train", "--dataset", "walk.npz", "--loggers", "csw"), "loggers is 'csw'"),
+    (("evaluate", "done", "--episods", "3"), "--episods; did you mean '--episodes'"),
+    (("inspect", "walk.npz", "--dataset.fracton", "1"), "did you mean '--dataset.fraction'"),
+    (("evaluate",), "RUN"),
     (("evaluate", "nowhere"), "not a run folder"),
     (("inspect", "absent.hdf5"), "absent.hdf5"),
     (("collect", "--env", "Hopper-v4", "--out", "a.npz"), "no scripted oracle"),
@@ -171,17 +182,90 @@ def test_inspect_prints_text_and_json(place):
     assert "6" in done.stderr
 
 
-def test_help_needs_no_jax_and_is_quick(place):
-    code = "import sys, saqrl.cli; saqrl.cli.main(['--help']); print('jax' in sys.modules)"
-    started = time.perf_counter()
+HELP = """
+import contextlib, io, json, sys
+from saqrl.cli import COMMANDS, main
+
+found = {}
+for name in ["", *COMMANDS]:
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        status = main([*([name] if name else []), "--help"])
+    found[name] = status, text.getvalue(), sorted({"jax", "equinox", "optax"} & set(sys.modules))
+json.dump(found, sys.stdout)
+"""
+
+
+@pytest.fixture(scope="module")
+def helps(place) -> dict[str, tuple[int, str, list[str]]]:
+    """(status, text, heavy modules that are imported by then) of the help of every command."""
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=place
+        [sys.executable, "-c", HELP],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=place,
+        env=os.environ | {"COLUMNS": "80"},
     )
-    elapsed = time.perf_counter() - started
-    assert done.stdout.splitlines()[-1] == "False"
-    assert "train" in done.stdout
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_the_help_of_every_command_needs_no_jax(helps, command):
+    status, text, heavy = helps[command]
+    assert status == 0
+    assert text.startswith(f"usage: saqrl {command or 'COMMAND'}")
+    assert not heavy
+
+
+def test_help_is_quick(place):
+    started = time.perf_counter()
+    assert saqrl("--help", cwd=place).returncode == 0
     # 0.5 s is the promise; four times that forgives a busy machine and still catches an import.
-    assert elapsed < 2.0
+    assert time.perf_counter() - started < 2.0
+
+
+def test_the_help_of_train_fits_on_a_page(helps):
+    """Lines as a terminal of 80 columns shows them."""
+    lines = helps["train"][1].splitlines()
+    assert sum(max(1, -(-len(line) // 80)) for line in lines) <= 70
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Commands in this process leave its environment as it is."""
+    monkeypatch.setattr("saqrl.cli.keep_compiled_programs", lambda: None)
+
+
+@pytest.mark.usefixtures("here")
+def test_help_of_a_command_is_asked_for_in_either_way(capsys):
+    assert main(["train", "--help"]) == 0
+    asked = capsys.readouterr().out
+    assert main(["help", "train"]) == 0
+    assert capsys.readouterr().out == asked
+    assert main(["help"]) == main(["--help"]) == 0
+    first, second = capsys.readouterr().out.split("usage: ")[1:]
+    assert first == second
+    assert main(["help", "trian"]) == 2
+    assert "did you mean 'train'" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("here")
+def test_help_all_lists_the_flags_of_what_is_named(capsys):
+    words = ["--help-all", "--agent", "cql", "--quantizer", "fsq", "--agent.alpha", "2.5"]
+    assert main(["train", *words]) == 0
+    text = capsys.readouterr().out
+    settings = settings_from({"agent": "cql", "quantizer": "fsq", "agent.alpha": 2.5})
+    for flag in (name for name in known_flags(settings) if "." in name):
+        assert re.search(rf"--({spelt(flag)}|{spelt(flag, 'no-')})\b", text), flag
+    assert re.search(r"--agent\.alpha X(?:(?!--).)*\(2\.5\)", text, re.DOTALL)
+    assert "--quantizer.code-size" not in text
+
+
+def spelt(flag: str, before: str = "") -> str:
+    """A dotted flag as it is typed; a switch that is on is turned off by `no-`."""
+    owner, _, name = flag.replace("_", "-").partition(".")
+    return re.escape(f"{owner}.{before}{name}")
 
 
 def test_a_killed_process_resumes_to_the_same_end(place):

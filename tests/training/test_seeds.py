@@ -84,7 +84,7 @@ def test_rows_that_stand_in_for_missing_ones_change_nothing(dataset, tmp_path, m
 
 
 def test_killed_seeds_go_on_to_the_same_end(dataset, tmp_path, monkeypatch):
-    """The first has ended, the second is killed while it learns the prior, the third never began."""
+    """The first has ended, the second is killed at its prior, the third has not begun."""
     settings, seeds = small(dataset), [0, 1, 2]
     run_seeds(settings, tmp_path / "whole", seeds)
     lines = {name: (tmp_path / "whole" / "seed0" / f"{name}.jsonl") for name in HISTORIES}

@@ -373,14 +373,14 @@ class TestRunFolder:
         self.make(tmp_path / "run").close()
         refusal = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-        real = Path.open
+        real = os.open
 
-        def refuse(self, mode="r", *rest, **named):
-            if "a" in mode or "w" in mode:
+        def refuse(path, flags, *rest, **named):
+            if flags & (os.O_WRONLY | os.O_RDWR) and str(path).startswith(str(tmp_path)):
                 raise refusal
-            return real(self, mode, *rest, **named)
+            return real(path, flags, *rest, **named)
 
-        monkeypatch.setattr(Path, "open", refuse)  # tests may run as root, who may do anything
+        monkeypatch.setattr(os, "open", refuse)  # tests may run as root, who may do anything
         with pytest.raises(RunError, match=r"cannot write in the run folder .*: Permission denied"):
             self.open(tmp_path / "run")
         with pytest.raises(RunError, match=r"cannot make the run folder .*: Permission denied"):
