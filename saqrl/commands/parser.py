@@ -41,6 +41,7 @@ METAVARS = {
     "keys": "KEY",
 }
 WIDTH = 100
+EXAMPLES = "examples:"
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog=f"saqrl {name}",
             description=description,
-            epilog=f"examples:\n{shown}" if shown else None,
+            epilog=f"{EXAMPLES}\n{shown}" if shown else None,
             allow_abbrev=False,
             formatter_class=_Formatter,
         )
@@ -79,15 +80,16 @@ class Parser(argparse.ArgumentParser):
         flags = [word for word in unknown if word.startswith("-")]
         if flags:
             name = flags[0].partition("=")[0]
-            known = [flag for flag in self._option_string_actions if flag.startswith("--")]
+            actions = self._option_string_actions.items()
+            known = [flag for flag, action in actions if action.help != argparse.SUPPRESS]
             self.error(f"unknown flag {name}; {closest(name, known)}")
         if unknown:
             self.error(f"{unknown[0]!r} is a word too many")
         return vars(found)
 
 
-class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """One line a flag where that is enough, the description filled."""
+class _Formatter(argparse.HelpFormatter):
+    """One line a flag where that is enough, examples as they are."""
 
     def __init__(self, prog: str):
         width = min(shutil.get_terminal_size().columns, WIDTH)
@@ -97,6 +99,9 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         words = [action for action in arguments[1] if not action.option_strings]
         shown = " ".join(self._format_args(word, self._word(word)) for word in words)
         return f"usage: {self._prog} {shown + ' ' if shown else ''}[OPTIONS]\n\n"
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith(EXAMPLES) else super()._fill_text(text, width, indent)
 
     @staticmethod
     def _word(action: argparse.Action) -> str:

@@ -22,9 +22,9 @@ arguments: collect demonstrations of a cube task, train, and compare with plain 
 Every hyperparameter is a flag too (--agent.alpha 1): --help-all lists those of the agent and the
 quantizer that are named, with their defaults."""
 EXAMPLES = (
-    "saqrl train --dataset my_log.npz                     # demonstrations without rewards",
-    "saqrl train --dataset my_log.hdf5 --agent iql        # a log with rewards",
-    "saqrl train --dataset my_log.npz --chunk 8 --env ID --eval-episodes 100",
+    "saqrl train --dataset my_log.npz                # demonstrations without rewards",
+    "saqrl train --dataset my_log.hdf5 --agent iql   # a log with rewards",
+    "saqrl train --dataset my_log.npz --chunk 8 --env ID",
     "saqrl train --out runs/my_log-iql-seed0 --resume",
 )
 
@@ -222,6 +222,7 @@ def _tell_seeds(summaries: Sequence[dict[str, Any]], out: Path) -> None:
             f"{MEASURES[measure]} over {len(scores)} seeds: mean {statistics.fmean(scores):.1f}, "
             f"lowest {min(scores):.1f}, highest {max(scores):.1f}"
         )
+    say(f"time: {sum(summary['wall_seconds'] for summary in summaries):.0f} s")
     say(f"next: saqrl report {out}")
 
 
