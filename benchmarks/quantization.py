@@ -35,14 +35,9 @@ import numpy as np
 from saqrl.arrays import write_atomically
 from saqrl.datasets import load_dataset
 from saqrl.quantizers import QUANTIZERS
+from saqrl.studies.codebooks.material import Material, gather
 from saqrl.studies.codebooks.replay import replay
-from saqrl.studies.codebooks.study import (
-    Material,
-    examine,
-    gather,
-    make_quantizer,
-    noise_per_deviation,
-)
+from saqrl.studies.codebooks.study import examine, make_quantizer
 from saqrl.training import engine
 from saqrl.training.codebook_health import reconstruction_error
 from saqrl.training.codes import encode_all
@@ -196,7 +191,7 @@ def measure(
             reporter=reporter,
         )
         return {"error_per_deviation": record["error_per_deviation"], **played}
-    return {**record, "noise_per_deviation": noise_per_deviation(material)}
+    return {**record, "noise_per_deviation": material.noise_per_deviation}
 
 
 def learned(job: dict[str, Any], material: Material, *, smoke: bool) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from throughput import machine
 
-from saqrl.studies.compare import MEASURES, measure_of
+from saqrl.studies.table import MEASURES, measure_of
 from saqrl.training.presets import build_settings
 from saqrl.training.progress import Reporter
 from saqrl.training.run_folder import read_history
