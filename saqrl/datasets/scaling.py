@@ -23,6 +23,10 @@ class ActionRange:
     low: Float32[np.ndarray, " act"]
     high: Float32[np.ndarray, " act"]
 
+    def union(self, other: "ActionRange") -> "ActionRange":
+        """The smallest range that holds both."""
+        return ActionRange(np.minimum(self.low, other.low), np.maximum(self.high, other.high))
+
     @property
     def half_width(self) -> Float32[np.ndarray, " act"]:
         """Environment units per network unit; 1 where the range is a point, so both ways work."""

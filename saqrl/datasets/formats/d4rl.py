@@ -34,15 +34,10 @@ def recognises(path: Path) -> bool:
     """Whether this is HDF5 with observations and actions as data sets at the root."""
     import h5py
 
-    if not h5py.is_hdf5(path):
-        return False
-    try:
-        with h5py.File(path, "r") as file:
-            return all(
-                file.get(key, getclass=True) is h5py.Dataset for key in ("observations", "actions")
-            )
-    except Exception:  # damaged: the reader that is asked for by name says how
-        return False
+    with h5py.File(path, "r") as file:
+        return all(
+            file.get(key, getclass=True) is h5py.Dataset for key in ("observations", "actions")
+        )
 
 
 def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = None) -> Transitions:

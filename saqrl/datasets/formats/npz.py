@@ -13,7 +13,13 @@ from saqrl.datasets.assembly import BOUNDS, assemble
 from saqrl.datasets.errors import DatasetError, listing, nearest
 from saqrl.datasets.extras import NAME, with_extras
 from saqrl.datasets.options import DEFAULT, ReadOptions
-from saqrl.datasets.source import MOST_DEFLATED, existing_file, file_record, parsed_object
+from saqrl.datasets.source import (
+    MOST_DEFLATED,
+    damage_named,
+    existing_file,
+    file_record,
+    parsed_object,
+)
 from saqrl.datasets.transitions import EnvironmentSpec, Transitions
 
 SUMMARY = "npz with observations, actions, terminals and/or timeouts, best also rewards"
@@ -33,11 +39,8 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 
 def recognises(path: Path) -> bool:
     """Whether this is a zip archive with actions in it."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = array_names(archive)
-    except Exception:  # damaged or no archive: the reader that is asked for by name says which
-        return False
+    with zipfile.ZipFile(path) as archive:
+        names = array_names(archive)
     return bool({"actions", *ALIASES["actions"]} & set(names))
 
 
@@ -122,22 +125,11 @@ class Members:
         return keys
 
     def array(self, key: str) -> np.ndarray:
-        try:
+        with damage_named(self.path, key):
             with self.archive.open(f"{key}.npy") as stream:
                 self._require_stored(key, stream)
             with self.archive.open(f"{key}.npy") as stream:
                 return np.lib.format.read_array(stream, allow_pickle=False)
-        except DatasetError:
-            raise
-        except Exception as error:  # zlib, zipfile and the npy header each have their own
-            if "allow_pickle" in str(error):
-                raise DatasetError(
-                    f"{self.path}: {key} holds Python objects, and pickled arrays are never "
-                    "opened; save it as a plain array of numbers"
-                ) from error
-            raise DatasetError(
-                f"{self.path}: {key} cannot be read ({error}); the file is damaged, copy it again"
-            ) from error
 
     def _require_stored(self, key: str, stream: IO[bytes]) -> None:
         """Refuse a header that promises more than is stored, before memory is set aside for it."""
@@ -148,10 +140,15 @@ class Members:
             shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
         else:  # only structured types need a later one
             return
+        if dtype.hasobject:
+            raise DatasetError(
+                f"{self.path}: {key} holds Python objects, and pickled arrays are never "
+                "opened; save it as a plain array of numbers"
+            )
         member = self.archive.getinfo(f"{key}.npy")
         promised = math.prod(shape) * dtype.itemsize
         held = min(member.file_size, member.compress_size * MOST_DEFLATED)
-        if promised > held and not dtype.hasobject:
+        if promised > held:
             raise DatasetError(
                 f"{self.path}: {key} promises the shape {shape} and its {held:,} bytes cannot hold "
                 "it; the file is damaged, copy it again"

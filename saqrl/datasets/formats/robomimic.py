@@ -48,15 +48,9 @@ def recognises(path: Path) -> bool:
     """Whether this is HDF5 with a group data that holds demo_ groups."""
     import h5py
 
-    if not path.is_file() or not h5py.is_hdf5(path):
-        return False
-    try:
-        with h5py.File(path, "r") as file:
-            if file.get("data", getclass=True) is not h5py.Group:
-                return False
-            return any(name.startswith("demo") for name in file["data"])
-    except Exception:  # damaged: the reader that is asked for by name says how
-        return False
+    with h5py.File(path, "r") as file:
+        grouped = file.get("data", getclass=True) is h5py.Group
+        return grouped and any(name.startswith("demo") for name in file["data"])
 
 
 def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = None) -> Transitions:
@@ -70,12 +64,7 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
         transitions = log.read(log.chosen(options.mask))
         if options.mask == "train" and "valid" in log.masks():
             held_out = log.read(log.chosen("valid"))
-            notes = transitions.provenance["notes"]
-            assert isinstance(notes, list)
-            notes.append("The mask valid is the held-out split.")
-            # Errors on both are told in the same units.
-            held_out = replace(held_out, action_range=transitions.action_range)
-            return replace(transitions, held_out=held_out)
+            return transitions.with_held_out(held_out, "The mask valid is the held-out split.")
         return transitions
 
 
