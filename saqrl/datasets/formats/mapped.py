@@ -143,12 +143,12 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
             "notes": [str(note) for note in notes] if isinstance(notes, list) else [],
         },
     )
-    return with_extras(path, transitions, extras)
+    return with_extras(str(path), transitions, extras)
 
 
-def write(folder: Path, log: Transitions) -> None:
+def write(path: Path, transitions: Transitions) -> None:
     """Store one log in a new folder."""
-    write_each(folder, [log])
+    write_each(path, [transitions])
 
 
 def write_each(folder: Path, logs: Iterable[Transitions]) -> None:

@@ -5,13 +5,13 @@ import math
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 from saqrl.datasets.assembly import BOUNDS, assemble
 from saqrl.datasets.errors import DatasetError, listing, nearest
-from saqrl.datasets.extras import NAME, with_extras
+from saqrl.datasets.extras import NAME, extras_of, provenance_text
 from saqrl.datasets.options import DEFAULT, ReadOptions
 from saqrl.datasets.source import (
     MOST_DEFLATED,
@@ -64,16 +64,45 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
     record: dict[str, object] = {"format": "npz", **file_record(file)}
     if recorded is not None:
         record["recorded"] = _parsed(recorded)
-    transitions = assemble(
+    return assemble(
         arrays,
         source=str(path),
         environment=EnvironmentSpec(named) if named else None,
         provenance=record,
         notes=notes,
         keys=keys,
+        extras=None if added is None else parsed_object(path, NAME, added),
     )
-    extras = {} if added is None else parsed_object(path, NAME, added)
-    return with_extras(path, transitions, extras)
+
+
+def write(path: Path, transitions: Transitions) -> None:
+    """Write a compressed archive."""
+    members: dict[str, Any] = {
+        **flat_fields(transitions),
+        NAME: np.array(json.dumps(extras_of(transitions))),
+        "provenance": np.array(provenance_text(transitions)),
+    }
+    if transitions.environment is not None:
+        members["environment_id"] = np.array(transitions.environment.id)
+    with path.open("wb") as stream:
+        np.savez_compressed(stream, **members)
+
+
+def flat_fields(transitions: Transitions) -> dict[str, np.ndarray]:
+    """One array a field, one row a step, and the actions' bounds, as `assemble` takes them."""
+    arrays = {
+        "observations": transitions.observations,
+        "actions": transitions.actions,
+        "rewards": transitions.rewards,
+        "next_observations": transitions.next_observations,
+        "terminals": transitions.terminated,
+        "timeouts": transitions.last_rows & ~transitions.terminated,
+        "action_low": transitions.action_range.low,
+        "action_high": transitions.action_range.high,
+    }
+    if not transitions.has_rewards:
+        del arrays["rewards"]
+    return arrays
 
 
 def opened(path: Path, file: Path) -> zipfile.ZipFile:
