@@ -23,7 +23,7 @@ def test_the_room_never_imports_jax():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", list(FORMATS))
 def test_every_format_says_what_it_reads(name):
     reader = reader_of(name)
     assert reader.SUMMARY

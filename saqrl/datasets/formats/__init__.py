@@ -42,7 +42,7 @@ class Writer(Protocol):
 
 
 def reader_of(format_name: str) -> Reader:
-    """The module of a format, or what else is registered as one; DatasetError with the nearest names if unknown."""
+    """What is registered as a format, imported now; DatasetError with the nearest names if none."""
     if format_name not in FORMATS:
         raise DatasetError(
             f"unknown dataset format {format_name}{nearest(format_name, FORMATS)}; "

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from saqrl.datasets.errors import DatasetError
-from saqrl.datasets.formats import FORMATS, Writer, reader_of
+from saqrl.datasets.formats import Writer, reader_of
 from saqrl.datasets.formats.mapped import write_each
 from saqrl.datasets.statistics import blocks
 from saqrl.datasets.transitions import ROW_FIELDS, Transitions
-from saqrl.registry import closest
+from saqrl.registry import FORMATS, closest
 
 
 def convert(transitions: Transitions, out: Path, format_name: str) -> None:
@@ -25,11 +25,12 @@ def convert(transitions: Transitions, out: Path, format_name: str) -> None:
 
     Raises DatasetError: the format is unknown or cannot hold this log, or `out` exists.
     """
-    writers = {name: reader for name in FORMATS if isinstance(reader := reader_of(name), Writer)}
-    if format_name not in writers:
-        raise DatasetError(f"cannot write {format_name!r}; {closest(format_name, writers)}")
+    writer = reader_of(format_name) if format_name in FORMATS else None
+    if not isinstance(writer, Writer):
+        others = [name for name in FORMATS if name != format_name]
+        raise DatasetError(f"cannot write {format_name!r}; {closest(format_name, others)}")
     with _written_aside(out.expanduser()) as aside:
-        writers[format_name].write(aside, transitions)
+        writer.write(aside, transitions)
 
 
 def convert_each(logs: Iterable[Transitions], out: Path) -> None:
