@@ -41,9 +41,9 @@ from saqrl.studies.codebooks.study import examine, make_quantizer
 from saqrl.training import engine
 from saqrl.training.codebook_health import reconstruction_error
 from saqrl.training.codes import encode_all
+from saqrl.training.flags import changed
 from saqrl.training.presets import build_settings
 from saqrl.training.progress import Reporter
-from saqrl.training.settings import with_steps
 from saqrl.training.train import train
 from saqrl.training.versions import versions
 
@@ -223,20 +223,19 @@ def scored(
     """A whole training run with its evaluation, resumed where there is one already."""
     what = SETS[job["data"]]
     settings = build_settings("default", agent=job["agent"], quantizer=job["quantizer"])
-    changes = {"codes": job["codes"], **job.get("changes", {})}
-    settings = replace(
-        settings,
-        dataset=str(Path(root) / what["path"]),
-        env=what.get("environment"),
-        angles=what.get("angles", ()),
-        data_episodes=what.get("first"),
-        quantizer=replace(settings.quantizer, **changes),  # type: ignore[type-var]
-        seed=seed,
-        eval_episodes=1 if smoke else 20,
-    )
     steps = (20, 20, 20) if smoke else (AGENT_STEPS, QUANTIZER_STEPS, PRIOR_STEPS)
-    settings = with_steps(settings, steps=steps[0], quantizer_steps=steps[1])
-    settings = replace(settings, prior=replace(settings.prior, steps=steps[2]))
+    said = {
+        "dataset": str(Path(root) / what["path"]),
+        "env": what.get("environment"),
+        "angles": what.get("angles", ()),
+        "data_episodes": what.get("first"),
+        "seed": seed,
+        "eval_episodes": 1 if smoke else 20,
+        "quantizer.codes": job["codes"],
+        **{f"quantizer.{name}": value for name, value in job.get("changes", {}).items()},
+        **dict(zip(("steps", "quantizer_steps", "prior.steps"), steps, strict=True)),
+    }
+    settings = changed(settings, said)
     words = [job["study"], job["data"], job["agent"], job["quantizer"], str(job["codes"])]
     words += [f"{name}={value}" for name, value in job.get("changes", {}).items()]
     out = RUNS / "-".join([*words, f"seed{seed}", *(["smoke"] if smoke else [])])

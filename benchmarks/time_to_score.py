@@ -12,17 +12,17 @@ docs/results/time-to-score.png shows.
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from throughput import machine
 
 from saqrl.studies.table import MEASURES, measure_of
+from saqrl.training.flags import changed
 from saqrl.training.presets import build_settings
 from saqrl.training.progress import Reporter
 from saqrl.training.run_folder import read_history
-from saqrl.training.settings import Settings, with_steps
+from saqrl.training.settings import Settings
 from saqrl.training.train import train
 from saqrl.training.versions import versions
 
@@ -48,11 +48,9 @@ LONGER = {"hopper-expert": (10_000, 10_000)}
 def settings_of(preset: str, data: dict[str, Any], steps: tuple[int, int], seed: int) -> Settings:
     name = preset.partition(",")[0]
     settings = build_settings(name, agent="bc", quantizer="vqvae")
-    settings = replace(settings, **data, seed=seed, eval_episodes=EPISODES)
-    if "greedy" in preset:
-        settings = replace(settings, act="greedy")
-    settings = with_steps(settings, quantizer_steps=steps[0], steps=steps[1])
-    return replace(settings, eval_every=steps[1] // EVALUATIONS)
+    said = data | {"seed": seed, "eval_episodes": EPISODES, "eval_every": steps[1] // EVALUATIONS}
+    said |= {"quantizer_steps": steps[0], "steps": steps[1]}
+    return changed(settings, said | ({"act": "greedy"} if "greedy" in preset else {}))
 
 
 def draw(lines: list[dict[str, Any]]) -> None:
