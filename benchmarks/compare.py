@@ -23,7 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from saqrl.arrays import write_atomically
-from saqrl.studies.compare import TABLE, Cell, Method, Task, methods, plan, read_table, run_grid
+from saqrl.studies.grid import Cell, Task, plan, run_grid
+from saqrl.studies.methods import Method, methods
+from saqrl.studies.table import TABLE, read_table
 from saqrl.training.progress import Reporter
 from saqrl.training.versions import versions
 

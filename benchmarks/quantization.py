@@ -35,18 +35,14 @@ import numpy as np
 from saqrl.arrays import write_atomically
 from saqrl.datasets import load_dataset
 from saqrl.quantizers import QUANTIZERS
+from saqrl.studies.codebooks.material import Material, gather
 from saqrl.studies.codebooks.replay import replay
-from saqrl.studies.codebooks.study import (
-    Material,
-    examine,
-    gather,
-    make_quantizer,
-    noise_per_deviation,
-)
+from saqrl.studies.codebooks.study import examine, make_quantizer
 from saqrl.training import engine
 from saqrl.training.codebook_health import reconstruction_error
 from saqrl.training.codes import encode_all
-from saqrl.training.presets import build_settings, settings_from
+from saqrl.training.flags import changed
+from saqrl.training.presets import build_settings
 from saqrl.training.progress import Reporter
 from saqrl.training.train import train
 from saqrl.training.versions import versions
@@ -195,7 +191,7 @@ def measure(
             reporter=reporter,
         )
         return {"error_per_deviation": record["error_per_deviation"], **played}
-    return {**record, "noise_per_deviation": noise_per_deviation(material)}
+    return {**record, "noise_per_deviation": material.noise_per_deviation}
 
 
 def learned(job: dict[str, Any], material: Material, *, smoke: bool) -> dict[str, Any]:
@@ -226,24 +222,20 @@ def scored(
 ) -> dict[str, Any]:
     """A whole training run with its evaluation, resumed where there is one already."""
     what = SETS[job["data"]]
+    settings = build_settings("default", agent=job["agent"], quantizer=job["quantizer"])
     steps = (20, 20, 20) if smoke else (AGENT_STEPS, QUANTIZER_STEPS, PRIOR_STEPS)
-    changes = {"codes": job["codes"], **job.get("changes", {})}
-    settings = settings_from(
-        {
-            "dataset": str(Path(root) / what["path"]),
-            "env": what.get("environment"),
-            "angles": what.get("angles", ()),
-            "data_episodes": what.get("first"),
-            "agent": job["agent"],
-            "steps": steps[0],
-            "quantizer": job["quantizer"],
-            "quantizer_steps": steps[1],
-            "prior.steps": steps[2],
-            "seed": seed,
-            "eval_episodes": 1 if smoke else 20,
-            **{f"quantizer.{name}": value for name, value in changes.items()},
-        }
-    )
+    said = {
+        "dataset": str(Path(root) / what["path"]),
+        "env": what.get("environment"),
+        "angles": what.get("angles", ()),
+        "data_episodes": what.get("first"),
+        "seed": seed,
+        "eval_episodes": 1 if smoke else 20,
+        "quantizer.codes": job["codes"],
+        **{f"quantizer.{name}": value for name, value in job.get("changes", {}).items()},
+        **dict(zip(("steps", "quantizer_steps", "prior.steps"), steps, strict=True)),
+    }
+    settings = changed(settings, said)
     words = [job["study"], job["data"], job["agent"], job["quantizer"], str(job["codes"])]
     words += [f"{name}={value}" for name, value in job.get("changes", {}).items()]
     out = RUNS / "-".join([*words, f"seed{seed}", *(["smoke"] if smoke else [])])

@@ -17,8 +17,9 @@ from typing import Any
 
 from throughput import machine
 
-from saqrl.studies.compare import MEASURES, measure_of
-from saqrl.training.presets import settings_from
+from saqrl.studies.table import MEASURES, measure_of
+from saqrl.training.flags import changed
+from saqrl.training.presets import build_settings
 from saqrl.training.progress import Reporter
 from saqrl.training.run_folder import read_history
 from saqrl.training.settings import Settings
@@ -46,19 +47,10 @@ LONGER = {"hopper-expert": (10_000, 10_000)}
 
 def settings_of(preset: str, data: dict[str, Any], steps: tuple[int, int], seed: int) -> Settings:
     name = preset.partition(",")[0]
-    return settings_from(
-        {
-            **data,
-            "preset": name,
-            "agent": "bc",
-            "seed": seed,
-            "steps": steps[1],
-            "quantizer_steps": steps[0],
-            "eval_episodes": EPISODES,
-            "eval_every": steps[1] // EVALUATIONS,
-            **({"act": "greedy"} if "greedy" in preset else {}),
-        }
-    )
+    settings = build_settings(name, agent="bc", quantizer="vqvae")
+    said = data | {"seed": seed, "eval_episodes": EPISODES, "eval_every": steps[1] // EVALUATIONS}
+    said |= {"quantizer_steps": steps[0], "steps": steps[1]}
+    return changed(settings, said | ({"act": "greedy"} if "greedy" in preset else {}))
 
 
 def draw(lines: list[dict[str, Any]]) -> None:

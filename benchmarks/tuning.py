@@ -16,7 +16,9 @@ from pathlib import Path
 
 from compare import CAN, DATA, DOOR, PUSHT, RESULTS, known_rows
 
-from saqrl.studies.compare import TABLE, Cell, Task, methods, plan, run_grid
+from saqrl.studies.grid import Cell, Task, plan, run_grid
+from saqrl.studies.methods import methods
+from saqrl.studies.table import TABLE
 from saqrl.training.progress import Reporter
 
 OUT = Path("runs/tuning")

@@ -32,7 +32,9 @@ def write_atomically(path: Path, content: bytes) -> None:
     try:
         _write(aside, content, os.O_CREAT | os.O_TRUNC)
         os.replace(aside, path)
-        _keep_name(path.parent)
+        # A new name lasts only once its folder is on the disk; some file systems cannot say.
+        with contextlib.suppress(OSError):
+            make_lasting(path.parent)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
@@ -70,16 +72,6 @@ def _write(path: Path, content: bytes, flags: int, *, lasting: bool = True) -> N
     except OSError as error:
         error.filename = str(path)  # os.write and os.fsync know only the descriptor
         raise
-    finally:
-        os.close(descriptor)
-
-
-def _keep_name(folder: Path) -> None:
-    """A new name lasts only once its folder is on the disk; some file systems cannot say."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

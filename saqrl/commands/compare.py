@@ -57,7 +57,8 @@ class Compare:
 
 def main(arguments: Sequence[str]) -> int:
     asked = parse(Compare, arguments)
-    from saqrl.studies.compare import methods, plan, run_grid
+    from saqrl.studies.grid import plan, run_grid
+    from saqrl.studies.methods import methods
 
     if asked.seeds < 1:
         raise ValueError(f"seeds is {asked.seeds}; at least 1")
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def task_of(word: str) -> Any:
     """SPEC or PRESET=SPEC; the task is called as the preset, or as the file."""
-    from saqrl.studies.compare import Task
+    from saqrl.studies.grid import Task
 
     preset, equals, spec = word.partition("=")
     if not equals:

@@ -3,9 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
-
-import numpy as np
+from typing import Any, get_type_hints
 
 from saqrl.commands.output import print_json, say
 from saqrl.commands.parser import DatasetSpec, parse, split_dotted
@@ -16,9 +14,6 @@ from saqrl.datasets.scaling import Scale
 from saqrl.registry import QUANTIZERS, closest
 from saqrl.training.flags import typed
 from saqrl.training.progress import Reporter
-
-if TYPE_CHECKING:
-    from saqrl.studies.codebooks.study import Examination, Material
 
 # Fields of the quantizers that flags of the command's own set.
 OWN_FLAGS = ("codes", "steps", "patience", "batch_size", "hidden")
@@ -92,17 +87,11 @@ class Quantize:
 def main(arguments: Sequence[str]) -> int:
     words, dotted = split_dotted(arguments, ("quantizer",))
     asked = parse(Quantize, words)
+    from saqrl.studies.codebooks.advice import best_suggested, suggested, summarize
+    from saqrl.studies.codebooks.material import Material, fitting_sizes, gather, settings_of
     from saqrl.studies.codebooks.page import write_page
-    from saqrl.studies.codebooks.study import (
-        Material,
-        best_suggested,
-        compare,
-        examine_beside,
-        fitting_sizes,
-        gather,
-        settings_of,
-        summarize,
-    )
+    from saqrl.studies.codebooks.replay import replay_each
+    from saqrl.studies.codebooks.study import examine_all, examine_beside
     from saqrl.training.data import load_data
 
     out = None if asked.out is None else Path(asked.out)
@@ -124,7 +113,7 @@ def main(arguments: Sequence[str]) -> int:
     notes = [too_many] if too_many else []
     for note in notes:
         say(f"note: {note}")
-    examinations, left_out = compare(
+    examinations, left_out = examine_all(
         material,
         quantizers=asked.quantizer,
         codes=codes,
@@ -150,7 +139,9 @@ def main(arguments: Sequence[str]) -> int:
         for spec, (other, examination) in beside.items()
     ]
     if asked.replay:
-        summary["replay"] = _replays(material, examinations, summary, asked.replay, reporter)
+        summary["replay"] = replay_each(
+            material, suggested(examinations, summary), episodes=asked.replay, reporter=reporter
+        )
     summary["wall_seconds"] = round(reporter.elapsed, 2)
     _tell(summary)
     if out is not None:
@@ -203,47 +194,13 @@ def _check(asked: Quantize, out: Path | None) -> None:
         require_plots()
 
 
-def _replays(
-    material: "Material",
-    examinations: "Sequence[Examination]",
-    summary: dict[str, Any],
-    episodes: int,
-    reporter: Reporter,
-) -> dict[str, Any]:
-    """Of every quantizer at its suggested size: the outcome, or why there is none."""
-    from saqrl.studies.codebooks.replay import NoReplay, replay
-    from saqrl.studies.codebooks.study import suggested
-
-    found: dict[str, Any] = {}
-    for name, examination in suggested(examinations, summary).items():
-        try:
-            if material.settings.features.chunk > 1:
-                raise NoReplay("a code stands for a chunk here; replay with --chunk 1")
-            shown = material.shown_transitions
-            outcome = replay(
-                shown,
-                examination.quantizer,
-                material.scaling,
-                episodes=min(episodes, shown.num_episodes),
-                error=np.asarray(examination.record["error"]["rms"], np.float32),
-                reporter=reporter,
-            )
-            found[name] = {"num_codes": examination.record["num_codes"], **outcome}
-        except (NoReplay, ImportError) as error:
-            found[name] = {"reason": str(error)}
-    return found
-
-
 def _tell(summary: dict[str, Any]) -> None:
     """The table and what it says, on standard error."""
     from saqrl.studies.codebooks.page import HEADER, replay_sentences, sentences, table
+    from saqrl.studies.page import to_columns
 
-    rows = [HEADER, *table(summary)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     say()
-    for name, *cells in rows:
-        padded = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
-        say("  ".join((name.ljust(widths[0]), *padded)))
+    say(to_columns(HEADER, table(summary)))
     say()
     for text in (*sentences(summary), *replay_sentences(summary)):
         say(text)

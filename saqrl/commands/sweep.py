@@ -5,20 +5,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from saqrl.commands.output import print_json, say
 from saqrl.commands.parser import Word, parse
-from saqrl.training.presets import settings_from
 from saqrl.training.progress import Reporter
-from saqrl.training.settings import first_difference
 
 if TYPE_CHECKING:
-    from saqrl.studies.sweep import Job, Outcome, Plan
-
-# Flags of train that the sweep gives itself, and those that are no settings.
-OURS = ("out", "resume", "json", "seeds")
-BESIDE = ("loggers",)
+    from saqrl.studies.trials import Job, Outcome
 
 
 @dataclass
@@ -44,16 +38,17 @@ class Sweep:
 def main(arguments: Sequence[str]) -> int:
     asked = parse(Sweep, arguments)
     from saqrl.arrays import write_atomically
-    from saqrl.studies import sweep
+    from saqrl.studies import trials
+    from saqrl.studies.sweep import read_plan
     from saqrl.training.run_folder import hold
 
     for name in ("workers", "cores"):
         if (given := getattr(asked, name)) is not None and given < 1:
             raise ValueError(f"{name} is {given}; at least 1")
     file = Path(asked.file)
-    plan = sweep.read_plan(file)
+    plan = read_plan(file)
     out = Path(asked.out) if asked.out else plan.out
-    jobs = _check(plan, out)
+    jobs = trials.jobs_of(plan, out)
     if asked.dry_run:
         for job in jobs:
             print(job.trial.name)
@@ -63,11 +58,11 @@ def main(arguments: Sequence[str]) -> int:
     try:
         write_atomically(out / "sweep.toml", file.read_bytes())
         outcomes = _run(jobs, asked)
-        rows = sweep.summarize(outcomes, plan)
-        record = sweep.table_json(outcomes, rows)
-        text = sweep.table_text(rows)
+        rows = trials.summarize(outcomes, plan)
+        record = trials.table_json(outcomes, rows)
+        text = trials.table_text(rows)
         write_atomically(out / "table.txt", f"{text}\n".encode())
-        write_atomically(out / "table.csv", sweep.table_csv(outcomes, plan).encode())
+        write_atomically(out / "table.csv", trials.table_csv(outcomes, plan).encode())
         write_atomically(out / "table.json", json.dumps(record, indent=2).encode())
     finally:
         lock.release()
@@ -86,11 +81,11 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(jobs: "Sequence[Job]", asked: Sweep) -> "list[Outcome]":
     """The outcomes in the plan's order; what has finished before is not run again."""
-    from saqrl.studies import sweep
+    from saqrl.studies import trials
 
     outcomes: dict[str, Outcome] = {}
     for job in jobs:
-        if (found := sweep.outcome_on_disk(job.trial, job.folder)) is not None:
+        if (found := trials.outcome_on_disk(job.trial, job.folder)) is not None:
             outcomes[job.trial.name] = found
     waiting = [job for job in jobs if job.trial.name not in outcomes]
     cores = asked.cores or max(1, _cores_here() // asked.workers)
@@ -99,14 +94,13 @@ def _run(jobs: "Sequence[Job]", asked: Sweep) -> "list[Outcome]":
 
         def finished(outcome: "Outcome") -> None:
             outcomes[outcome.trial.name] = outcome
-            note = f"failed: {outcome.error}" if outcome.error else _score(outcome)
-            reporter.say(f"{outcome.trial.name}: {note}")
+            reporter.say(f"{outcome.trial.name}: {trials.words_of(outcome)}")
             update(len(outcomes), "")
 
         if asked.engine == "ray":
-            sweep.run_on_ray(waiting, cores=cores, finished=finished)
+            trials.run_on_ray(waiting, cores=cores, finished=finished)
         else:
-            sweep.run_here(waiting, workers=asked.workers, cores=cores, finished=finished)
+            trials.run_here(waiting, workers=asked.workers, cores=cores, finished=finished)
     return [outcomes[job.trial.name] for job in jobs]
 
 
@@ -114,46 +108,3 @@ def _cores_here() -> int:
     if hasattr(os, "sched_getaffinity"):  # what `taskset` or a container leaves us
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _score(outcome: "Outcome") -> str:
-    from saqrl.studies import sweep
-
-    found = sweep.score_of(outcome.result or {}, None)
-    return "done" if found is None else f"{found[0]} {found[1]:.4g}"
-
-
-def _check(plan: "Plan", out: Path) -> "list[Job]":
-    """Every trial as a process; ValueError where `saqrl train` would refuse its flags.
-
-    Also where a folder of this name holds a run with other settings.
-    """
-    from saqrl.studies.sweep import Job
-    from saqrl.training.train import saved_settings
-
-    jobs = []
-    for trial in plan.trials:
-        try:
-            said = {name: value for name, value in trial.flags.items() if name not in BESIDE}
-            if ours := [name for name in said if name in OURS]:
-                raise ValueError(f"the sweep itself gives --{ours[0]}: leave it out")
-            settings = settings_from(said)
-        except ValueError as error:
-            raise ValueError(f"trial {trial.name}: {error}") from error
-        folder = out / trial.name
-        if (folder / "config.json").is_file() and (
-            difference := first_difference(saved_settings(folder), settings)
-        ):
-            raise ValueError(f"{folder}: {difference}: name another --out for the changed sweep")
-        words = [word for flag in trial.flags.items() for word in _words(*flag)]
-        words = ["train", *words, "--out", str(folder), "--resume"]
-        jobs.append(Job(trial, tuple(words), folder, out / "logs" / f"{trial.name}.log"))
-    return jobs
-
-
-def _words(name: str, value: Any) -> list[str]:
-    """The words of one flag."""
-    flag = name.replace("_", "-")
-    if isinstance(value, bool) and "." not in flag:
-        return [f"--{flag}" if value else f"--no-{flag}"]
-    return [f"--{flag}", *(str(each) for each in (value if isinstance(value, list) else [value]))]

@@ -1,24 +1,20 @@
-"""Files become `Transitions`: the one type that leaves this room.
+"""Files become `Transitions`: the one type that leaves this room, made by `load_dataset`.
 
-A format is one module in `formats` and one line in `saqrl.registry` (or an entry point of another
-package, in the group saqrl.formats). Its module states what it reads (SUMMARY),
-which file names it claims (SUFFIXES), `recognises(path)` by content, and `read(path)`, which hands
-raw arrays to `assembly.assemble`, where every rule about the data lives. A reader imports its
-library inside its functions; the room as a whole imports NumPy, never JAX.
+A format is one module and one line in `saqrl.registry` (or an entry point of another package, in
+the group saqrl.formats); `formats` states what it offers. A reader hands raw arrays to
+`assembly.assemble`, where every rule about the data lives. The room imports NumPy, never JAX.
 """
 
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
-from typing import Protocol, cast
 
 import numpy as np
 
-from saqrl.datasets.errors import DatasetError, counted, listing, nearest
+from saqrl.datasets.errors import DatasetError, counted
+from saqrl.datasets.formats import Reader, reader_of, resolve_spec
 from saqrl.datasets.mixture import mixed, parts_of
 from saqrl.datasets.options import DEFAULT, ReadOptions
 from saqrl.datasets.selection import rewarded, selected
-from saqrl.datasets.source import existing_file
 from saqrl.datasets.transitions import EnvironmentSpec, Transitions
 from saqrl.registry import FORMATS
 
@@ -31,22 +27,9 @@ __all__ = [
     "Transitions",
     "arrange",
     "load_dataset",
+    "reader_of",
+    "resolve_spec",
 ]
-
-
-class Reader(Protocol):
-    """What the module of a format offers."""
-
-    SUMMARY: str
-    SUFFIXES: tuple[str, ...]
-    OPTIONS: tuple[str, ...]
-    """Fields of ReadOptions that `read` looks at; `environment` where it changes the rewards."""
-
-    def recognises(self, path: Path) -> bool: ...
-
-    def read(
-        self, path: Path, options: ReadOptions = ..., environment: str | None = ...
-    ) -> Transitions: ...
 
 
 def load_dataset(
@@ -99,52 +82,6 @@ def _read_part(spec: str, environment: str | None, options: ReadOptions) -> Tran
     if environment is not None and not answered:
         transitions = replace(transitions, environment=EnvironmentSpec(environment))
     return transitions
-
-
-def reader_of(format_name: str) -> Reader:
-    """The module of a format, imported now; DatasetError with the nearest names if unknown."""
-    if format_name not in FORMATS:
-        raise DatasetError(
-            f"unknown dataset format {format_name}{nearest(format_name, FORMATS)}; "
-            f"formats: {listing(FORMATS)}"
-        )
-    return cast(Reader, FORMATS.load(format_name))
-
-
-def resolve_spec(spec: str) -> tuple[str, Path]:
-    """(format, path) of a SPEC; a file whose own name holds a colon is found as it is."""
-    prefix, colon, rest = spec.partition(":")
-    # One letter before a colon is a drive, and a separator before it makes it part of a path.
-    named = colon and len(prefix) > 1 and not {"/", "\\"} & set(prefix)
-    if named and (prefix in FORMATS or not Path(spec).exists()):
-        reader_of(prefix)
-        if not rest:
-            raise DatasetError(f"{spec}: no path after the format; write {prefix}:PATH")
-        return prefix, Path(rest)
-    if not spec:
-        raise DatasetError("no dataset named; write format:PATH or a path")
-    path = Path(spec)
-    found = path.expanduser()
-    return _recognised(path, found if found.is_dir() else existing_file(path)), path
-
-
-def _recognised(path: Path, file: Path) -> str:
-    """By suffix where one format claims it, else by content."""
-    readers, broken = {}, ""
-    for name in FORMATS:
-        try:
-            readers[name] = reader_of(name)
-        except (ImportError, ValueError) as error:  # of another package: the others still work
-            broken += f"; {error}"
-    claimed = [name for name, reader in readers.items() if file.suffix.lower() in reader.SUFFIXES]
-    for name in readers if file.is_dir() else claimed or readers:
-        if readers[name].recognises(file):
-            return name
-    existing_file(path)
-    if claimed:  # the most general format of the family says what is missing
-        return claimed[-1]
-    offered = "; ".join(f"{name}: {reader.SUMMARY}" for name, reader in readers.items())
-    raise DatasetError(f"{path}: format not recognised; say FORMAT:{path} ({offered}){broken}")
 
 
 def _angle_columns(spec: str, angles: Iterable[int], transitions: Transitions) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
 from saqrl.datasets.errors import DatasetError, counted, listing
+from saqrl.datasets.extras import bounds_of, with_extras
 from saqrl.datasets.scaling import ActionRange
 from saqrl.datasets.statistics import BLOCK_ROWS, column_statistics
 from saqrl.datasets.transitions import EnvironmentSpec, Transitions
@@ -35,14 +36,17 @@ def assemble(
     provenance: Mapping[str, object] | None = None,
     notes: Iterable[str] = (),
     keys: Mapping[str, str] | None = None,
+    observation_keys: tuple[tuple[str, int], ...] = (),
+    extras: Mapping[str, object] | None = None,
 ) -> Transitions:
     """Check one log, row by row, and build its transitions.
 
     `arrays` holds some of FIELDS, one row a step, and perhaps the BOUNDS of the actions, one number
     a dimension. Needed are observations, actions and at least one of terminals and timeouts:
     without either, episodes cannot be told apart. `source` begins every message; `keys` gives the
-    file's own name of a field where it differs. What was changed on the way (casts, dropped steps)
-    is said in provenance["notes"], one sentence each.
+    file's own name of a field where it differs. `extras` is what our own conversions add to a file:
+    bounds (where `arrays` has none), environment, names of observations. What was changed on the
+    way (casts, dropped steps) is said in provenance["notes"], one sentence each.
     Raises DatasetError with source, field, row and remedy.
     """
     intake = _Intake(source, dict(keys or {}), list(notes))
@@ -59,8 +63,9 @@ def assemble(
         intake.require_same_width(states, successors)
     gains = intake.rewards(given.get("rewards"), steps=len(states))
     terminated, ends = intake.boundaries(given.get("terminals"), given.get("timeouts"))
+    bounds = {**bounds_of(source, extras or {}), **arrays}
     moves, action_range, origin = intake.within_range(
-        moves, arrays.get("action_low"), arrays.get("action_high")
+        moves, bounds.get("action_low"), bounds.get("action_high")
     )
 
     episodes = _Episodes.from_ends(ends)
@@ -74,7 +79,7 @@ def assemble(
     else:
         intake.note_mismatched_successors(states, successors, episodes)
     intake.note_degenerate(states, moves, episodes)
-    return Transitions(
+    transitions = Transitions(
         observations=states,
         actions=moves,
         rewards=gains,
@@ -84,8 +89,10 @@ def assemble(
         action_range=action_range,
         environment=environment,
         has_rewards="rewards" in given,
+        observation_keys=observation_keys,
         provenance={**(provenance or {}), "action_range": origin, "notes": intake.notes},
     )
+    return with_extras(source, transitions, extras or {})
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,9 +4,9 @@ Environment and options, the range of the actions, names of the parts of an obse
 the rewards are rewards. Other programs ignore it.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -28,49 +28,53 @@ def extras_of(transitions: Transitions) -> dict[str, object]:
     }
 
 
-def bounds_of(path: Path, extras: Mapping[str, object]) -> dict[str, np.ndarray]:
+def provenance_text(transitions: Transitions) -> str:
+    """What the log knows of its own origin, as JSON for the file that it is written to."""
+    return json.dumps({"converted_from": transitions.provenance}, default=str)
+
+
+def bounds_of(source: str, extras: Mapping[str, object]) -> dict[str, np.ndarray]:
     """The declared range of the actions, as `assemble` takes it."""
-    bounds = {}
-    for name in ("action_low", "action_high"):
-        if name in extras:
-            bounds[name] = np.asarray(extras[name])
-            if bounds[name].dtype.kind not in "fi":
-                raise _damaged(path, name)
+    names = [name for name in ("action_low", "action_high") if name in extras]
+    bounds = {name: np.asarray(extras[name]) for name in names}
+    for name, bound in bounds.items():
+        if bound.dtype.kind not in "fi":
+            raise _damaged(source, name)
     return bounds
 
 
-def with_extras(path: Path, transitions: Transitions, extras: Mapping[str, object]) -> Transitions:
+def with_extras(source: str, transitions: Transitions, extras: Mapping[str, object]) -> Transitions:
     """The log with the environment and the names that the object holds."""
     environment, keys = extras.get("environment"), extras.get("observation_keys")
     if environment is not None:
-        if not isinstance(environment, dict) or not isinstance(environment.get("id"), str):
-            raise _damaged(path, "environment")
-        options = environment.get("options", {})
-        if not isinstance(options, dict):
-            raise _damaged(path, "environment")
-        transitions = replace(transitions, environment=EnvironmentSpec(environment["id"], options))
+        match {"options": {}, **environment} if isinstance(environment, dict) else None:
+            case {"id": str(name), "options": dict(options)}:
+                transitions = replace(transitions, environment=EnvironmentSpec(name, options))
+            case _:
+                raise _damaged(source, "environment")
     if keys is not None:
-        transitions = replace(transitions, observation_keys=named_widths(path, keys, transitions))
+        named = _named_widths(keys)
+        width = transitions.observations.shape[1]
+        if named is None or (named and sum(part for _, part in named) != width):
+            raise _damaged(source, "observation_keys")
+        transitions = replace(transitions, observation_keys=named)
     return transitions
 
 
-def named_widths(path: Path, keys: object, transitions: Transitions) -> tuple[tuple[str, int], ...]:
-    """Names and widths of the parts of an observation, out of JSON."""
-    if not isinstance(keys, list):
-        raise _damaged(path, "observation_keys")
+def _named_widths(keys: object) -> tuple[tuple[str, int], ...] | None:
+    """Names and widths of the parts of an observation, or None."""
     pairs = []
-    for pair in keys:
-        if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)):
-            raise _damaged(path, "observation_keys")
-        if not isinstance(pair[1], int):
-            raise _damaged(path, "observation_keys")
-        pairs.append((pair[0], pair[1]))
-    if pairs and sum(width for _, width in pairs) != transitions.observations.shape[1]:
-        raise _damaged(path, "observation_keys")
+    for pair in keys if isinstance(keys, list) else [None]:
+        match pair:
+            case [str(name), int(width)]:
+                pairs.append((name, width))
+            case _:
+                return None
     return tuple(pairs)
 
 
-def _damaged(path: Path, name: str) -> DatasetError:
+def _damaged(source: str, name: str) -> DatasetError:
     return DatasetError(
-        f"{path}: {name} in what saqrl convert added ({NAME}) does not fit the data; convert again"
+        f"{source}: {name} in what saqrl convert added ({NAME}) does not fit the data; convert "
+        "again"
     )

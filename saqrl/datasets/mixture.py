@@ -7,13 +7,16 @@ for all), 2.5 both. What is sampled uniformly from the mixture is then in propor
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import reduce
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from saqrl.datasets.errors import DatasetError, counted, listing
 from saqrl.datasets.scaling import ActionRange
-from saqrl.datasets.transitions import RecordedStart, Transitions
+from saqrl.datasets.transitions import ROW_FIELDS, Transitions
 
 WEIGHTED = re.compile(r"(?P<weight>\d+(\.\d*)?|\.\d+)\s*\*\s*(?P<spec>.*)", re.DOTALL)
 # More copies are a mistake, not a mixture.
@@ -42,8 +45,8 @@ def mixed(spec: str, parts: Sequence[Transitions], weights: Sequence[float]) -> 
     DatasetError where observations or actions do not fit together, or only some have rewards.
     """
     first = parts[0]
-    for number, part in enumerate(parts[1:], 2):
-        _require_alike(spec, first, part, number)
+    for number, part in enumerate(parts, 1):
+        require_alike(spec, first, part, number)
     generator = np.random.default_rng(DRAW_SEED)
     chosen, groups, offset = [], [], 0
     for part, weight in zip(parts, weights, strict=True):
@@ -51,27 +54,24 @@ def mixed(spec: str, parts: Sequence[Transitions], weights: Sequence[float]) -> 
         chosen.append(part.select_episodes(episodes))
         groups.append(episodes + offset)
         offset += part.num_episodes
+    rows: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for part in chosen]) for name in ROW_FIELDS
+    }
+    starts = [part.starts for part in chosen if part.starts is not None]
     lengths = np.concatenate([part.episode_lengths for part in chosen])
-    low = np.minimum.reduce([part.action_range.low for part in parts])
-    high = np.maximum.reduce([part.action_range.high for part in parts])
-    environments = [part.environment for part in parts if part.environment is not None]
     described = [
         {"weight": weight, "episodes": part.num_episodes, **part.provenance}
         for part, weight in zip(parts, weights, strict=True)
     ]
     return replace(
         first,
-        observations=np.concatenate([part.observations for part in chosen]),
-        actions=np.concatenate([part.actions for part in chosen]),
-        rewards=np.concatenate([part.rewards for part in chosen]),
-        next_observations=np.concatenate([part.next_observations for part in chosen]),
-        terminated=np.concatenate([part.terminated for part in chosen]),
+        **rows,
         episode_starts=np.append(0, np.cumsum(lengths)[:-1]).astype(np.int64),
-        action_range=ActionRange(low, high),
-        environment=environments[0] if environments else None,
+        action_range=reduce(ActionRange.union, (part.action_range for part in parts)),
+        environment=next((part.environment for part in parts if part.environment), None),
         groups=np.concatenate(groups),
         held_out=None,
-        starts=_starts(chosen),
+        starts=tuple(chain(*starts)) if len(starts) == len(parts) else None,
         provenance={
             "format": "mixture",
             "path": spec,
@@ -80,16 +80,6 @@ def mixed(spec: str, parts: Sequence[Transitions], weights: Sequence[float]) -> 
             "notes": _notes(parts, weights, chosen),
         },
     )
-
-
-def _starts(parts: Sequence[Transitions]) -> tuple[RecordedStart, ...] | None:
-    """The simulator's states of all episodes, where every part has them."""
-    starts: list[RecordedStart] = []
-    for part in parts:
-        if part.starts is None:
-            return None
-        starts += part.starts
-    return tuple(starts)
 
 
 def _repeated(
@@ -104,13 +94,14 @@ def _repeated(
     return np.concatenate([np.tile(np.arange(episodes), int(whole)), drawn]).astype(np.int64)
 
 
-def _require_alike(spec: str, first: Transitions, part: Transitions, number: int) -> None:
+def require_alike(spec: str, first: Transitions, part: Transitions, number: int) -> None:
+    """DatasetError where part `number` of a SPEC cannot follow the first."""
     for name in ("observations", "actions"):
         ours, theirs = getattr(first, name).shape[1], getattr(part, name).shape[1]
         if ours != theirs:
             raise DatasetError(
                 f"{spec}: {name} have {ours} columns in part 1 and {theirs} in part {number}; "
-                "only logs of the same robot and task mix"
+                "only logs of the same robot and task fit together"
             )
     if first.observation_keys and part.observation_keys:
         pairs = zip(first.observation_keys, part.observation_keys, strict=False)
@@ -121,9 +112,9 @@ def _require_alike(spec: str, first: Transitions, part: Transitions, number: int
                 "choose the same with --dataset.keys"
             )
     if first.has_rewards != part.has_rewards:
-        which = number if first.has_rewards else 1
         raise DatasetError(
-            f"{spec}: part {which} has no rewards and another has; say --dataset.rewards none"
+            f"{spec}: parts 1 and {number} must both have rewards, or none; say "
+            "--dataset.rewards none"
         )
 
 
@@ -137,8 +128,7 @@ def _notes(
             f"{counted(part.num_episodes, 'episode')} with weight {weight:g}, "
             f"{counted(len(taken), 'step')}."
         )
-        own = part.provenance.get("notes", [])
-        notes += [str(note) for note in own] if isinstance(own, list) else []
+        notes += part.notes
         if part.held_out is not None:
             notes.append(f"The held-out split of part {number} is not used in a mixture.")
     return list(dict.fromkeys(notes))

@@ -1,4 +1,7 @@
-"""Between the robot's units and the networks': both directions, NumPy only."""
+"""Between the robot's units and the networks': both directions.
+
+Arrays may be NumPy's or another library's of the array API, such as JAX's when a policy is traced.
+"""
 
 import math
 from dataclasses import dataclass
@@ -23,6 +26,10 @@ class ActionRange:
     low: Float32[np.ndarray, " act"]
     high: Float32[np.ndarray, " act"]
 
+    def union(self, other: "ActionRange") -> "ActionRange":
+        """The smallest range that holds both."""
+        return ActionRange(np.minimum(self.low, other.low), np.maximum(self.high, other.high))
+
     @property
     def half_width(self) -> Float32[np.ndarray, " act"]:
         """Environment units per network unit; 1 where the range is a point, so both ways work."""
@@ -35,9 +42,9 @@ class ActionRange:
 
     def from_unit(self, actions: Float32[np.ndarray, "*n act"]) -> Float32[np.ndarray, "*n act"]:
         """[-1, 1] -> environment units; what lies outside is clipped to the range first."""
-        unit = np.clip(actions, -1, 1)
-        scaled = unit * self.half_width + (self.low + self.high) / 2
-        return np.clip(scaled, self.low, self.high).astype(np.float32)
+        xp = actions.__array_namespace__()
+        scaled = xp.clip(actions, -1, 1) * self.half_width + (self.low + self.high) / 2
+        return xp.clip(scaled, self.low, self.high).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +91,8 @@ class ObservationScaling:
         self, observations: Float32[np.ndarray, "*n obs"]
     ) -> Float32[np.ndarray, "*n features"]:
         features = (expand_angles(observations, self.angles) - self.mean) * self.inverse_scale
-        return np.clip(features, -self.limit, self.limit).astype(np.float32)
+        xp = features.__array_namespace__()
+        return xp.clip(features, -self.limit, self.limit).astype(np.float32)
 
 
 def expand_angles(
@@ -93,7 +101,8 @@ def expand_angles(
     """Replace angle columns (radians) by their cosines and sines, appended at the end."""
     if not angles:
         return observations
-    columns = list(angles)
-    rest = np.delete(observations, columns, axis=-1)
-    turned = observations[..., columns]
-    return np.concatenate([rest, np.cos(turned), np.sin(turned)], axis=-1)
+    xp = observations.__array_namespace__()
+    rest = [column for column in range(observations.shape[-1]) if column not in angles]
+    turned = observations[..., np.asarray(angles)]
+    kept = observations[..., np.asarray(rest, int)]
+    return xp.concatenate([kept, xp.cos(turned), xp.sin(turned)], axis=-1)

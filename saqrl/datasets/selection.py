@@ -1,6 +1,5 @@
 """Which episodes of a log are kept, and what they are rewarded with."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -22,29 +21,25 @@ def rewarded(transitions: Transitions, rewards: Rewards) -> Transitions:
     if rewards == "file":
         return transitions
     held_out = transitions.held_out and rewarded(transitions.held_out, rewards)
-    gains = np.zeros(len(transitions), np.float32)
     if rewards == "none":
-        return noted(
-            replace(transitions, rewards=gains, has_rewards=False, held_out=held_out),
-            "Rewards are left out, as asked for.",
-            {"rewards": rewards},
-        )
-    last = transitions.episode_ends - 1
-    gains[last] = 1
-    terminated = np.zeros(len(transitions), bool)
-    terminated[last] = True
-    notes = transitions.provenance.get("notes", [])
-    if isinstance(notes, list):  # the reader's remark that there are none
-        kept = [note for note in notes if not str(note).startswith("There are no rewards")]
-        transitions = replace(transitions, provenance={**transitions.provenance, "notes": kept})
+        nothing = np.zeros(len(transitions), np.float32)
+        changed = replace(transitions, rewards=nothing, has_rewards=False, held_out=held_out)
+        return changed.noted("Rewards are left out, as asked for.", rewards=rewards)
+    last = transitions.last_rows
+    # Without the reader's remark that there are none.
+    notes = [note for note in transitions.notes if not note.startswith("There are no rewards")]
     changed = replace(
-        transitions, rewards=gains, terminated=terminated, has_rewards=True, held_out=held_out
+        transitions,
+        rewards=last.astype(np.float32),
+        terminated=last,
+        has_rewards=True,
+        held_out=held_out,
+        provenance={**transitions.provenance, "notes": notes},
     )
-    return noted(
-        changed,
+    return changed.noted(
         "Every episode is taken to end in success, as asked for: reward 1 on its last step, which "
         "terminates it.",
-        {"rewards": rewards},
+        rewards=rewards,
     )
 
 
@@ -81,12 +76,4 @@ def selected(spec: str, transitions: Transitions, options: ReadOptions) -> Trans
         + ", ".join(f"{name.replace('_', '-')} {value}" for name, value in reasons.items())
         + ")."
     )
-    return noted(transitions.select_episodes(kept), note, {"selected": reasons})
-
-
-def noted(transitions: Transitions, note: str, record: Mapping[str, object]) -> Transitions:
-    """The same with one more sentence and more fields in its provenance."""
-    notes = transitions.provenance.get("notes", [])
-    kept = list(notes) if isinstance(notes, (list, tuple)) else []
-    provenance = {**transitions.provenance, **record, "notes": [*kept, note]}
-    return replace(transitions, provenance=provenance)
+    return transitions.select_episodes(kept).noted(note, selected=reasons)

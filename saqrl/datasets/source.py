@@ -11,6 +11,8 @@ from saqrl.datasets.errors import DatasetError, nearest
 # What one byte of a deflated stream stands for at most (zlib's technical details): a header that
 # promises more is damaged, or made to exhaust the memory.
 MOST_DEFLATED = 1032
+# More text than any description of a data set has.
+TEXT_LIMIT = 1 << 26
 
 
 def existing_file(path: Path) -> Path:
@@ -48,6 +50,16 @@ def damage_named(
         raise
     except Exception as error:
         raise DatasetError(f"{path}: {what} cannot be read ({error}); {remedy}") from error
+
+
+def text_of(path: Path, folder: Path, name: str) -> str:
+    """The text of the file `name` of a data set's folder; DatasetError where it cannot be one."""
+    file = folder / name
+    if not file.is_file():
+        raise DatasetError(f"{path}: {name} is missing; copy the whole folder again")
+    if file.stat().st_size > TEXT_LIMIT:
+        raise DatasetError(f"{path}: {name} is no description of a data set; copy it again")
+    return file.read_text(encoding="utf-8", errors="replace")
 
 
 def parsed_object(path: Path, what: str, text: object) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """The type that leaves the room: one log, checked, in the units of the robot."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -8,6 +8,10 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
 from saqrl.datasets.scaling import ActionRange
+from saqrl.datasets.statistics import BLOCK_ROWS
+
+# Fields of Transitions with one row a step.
+ROW_FIELDS = ("observations", "actions", "rewards", "next_observations", "terminated")
 
 
 @dataclass(frozen=True)
@@ -82,9 +86,37 @@ class Transitions:
         return self.episode_ends - self.episode_starts
 
     @property
+    def episode_rows(self) -> list[slice]:
+        """The rows of each episode."""
+        return [slice(*ends) for ends in zip(self.episode_starts, self.episode_ends, strict=True)]
+
+    @property
+    def last_rows(self) -> Bool[np.ndarray, " n"]:
+        """Whether a row is the last of its episode."""
+        last = np.zeros(len(self), bool)
+        last[self.episode_ends - 1] = True
+        return last
+
+    @property
     def episode_returns(self) -> Float32[np.ndarray, " episodes"]:
         """Undiscounted sum of the rewards of each episode."""
         return np.add.reduceat(self.rewards, self.episode_starts)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was changed or assumed on the way from the file, one sentence each."""
+        notes = self.provenance.get("notes", ())
+        return tuple(map(str, notes)) if isinstance(notes, (list, tuple)) else ()
+
+    def noted(self, note: str, **record: object) -> "Transitions":
+        """The same with one more sentence and more fields in its provenance."""
+        notes = [*self.notes, note]
+        return replace(self, provenance={**self.provenance, **record, "notes": notes})
+
+    def with_held_out(self, held_out: "Transitions", note: str) -> "Transitions":
+        """The same with the file's own held-out episodes; errors on both are in the same units."""
+        held_out = replace(held_out, action_range=self.action_range)
+        return replace(self.noted(note), held_out=held_out)
 
     def select_episodes(self, episodes: Int64[np.ndarray, " chosen"]) -> "Transitions":
         """The named episodes, in the order given."""
@@ -102,14 +134,14 @@ class Transitions:
 
         Where a row is not followed by its own successor an episode has to begin.
         """
-        return replace(
-            self,
-            observations=self.observations[rows],
-            actions=self.actions[rows],
-            rewards=self.rewards[rows],
-            next_observations=self.next_observations[rows],
-            terminated=self.terminated[rows],
-            groups=None,
-            starts=None,
-            episode_starts=episode_starts,
-        )
+        chosen = {name: getattr(self, name)[rows] for name in ROW_FIELDS}
+        return replace(self, **chosen, groups=None, starts=None, episode_starts=episode_starts)
+
+
+def other_successors(log: Transitions) -> Iterator[tuple[slice, Bool[np.ndarray, " block"]]]:
+    """Block by block: whether a next observation differs in any bit from the row that follows."""
+    for start in range(0, len(log), BLOCK_ROWS):
+        rows = slice(start, min(start + BLOCK_ROWS, len(log)))
+        following = np.minimum(np.arange(rows.start, rows.stop) + 1, len(log) - 1)
+        own, after = log.next_observations[rows], log.observations[following]
+        yield rows, (own.view(np.uint32) != after.view(np.uint32)).any(1)

@@ -13,12 +13,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int, Key
+from jaxtyping import Array, Bool, Float, Float32, Int, Key
 
 from saqrl import __version__
 from saqrl.agents import operators
 from saqrl.arrays import write_atomically
-from saqrl.datasets.scaling import ActionRange, ObservationScaling
 from saqrl.deploy import runtime
 from saqrl.deploy.graph import Graph, UnsupportedOperator
 from saqrl.deploy.graph.files import npz_bytes, onnx_bytes
@@ -130,18 +129,20 @@ def graph_of(
     policy: Policy, *, part: Part, act: Act, observations: Float32[np.ndarray, "n obs"]
 ) -> Graph:
     """The traced graph of a part of the policy; ExportError where it cannot be had."""
-    inputs = {"observation": _struct((policy.observation_size,), jnp.float32)}
+    controller, inputs = policy.controller, {"observation": _struct((policy.observation_size,))}
     try:
         if part == "policy":
             reference = Reference.fit(policy.observation_scaling(observations))
             names = ["action", "distance"]
-            names += ["code", "entropy"] if isinstance(policy.controller, CodeController) else []
+            names += ["code", "entropy"] if isinstance(controller, CodeController) else []
             return trace(_decision(policy, reference, act), inputs, names, draws=act == "sample")
+        if not isinstance(controller, CodeController):
+            raise ExportError("a continuous policy has no quantizer to export; use --part policy")
         if part == "encoder":
-            inputs["action"] = _struct(_chunk_shape(policy), jnp.float32)
-            return trace(_encoder(policy), inputs, ["code"])
+            inputs["action"] = _struct(_chunk_shape(policy))
+            return trace(_encoder(policy, controller), inputs, ["code"])
         inputs["code"] = _struct((), jnp.int32)
-        return trace(_decoder(policy), inputs, ["action"])
+        return trace(_decoder(policy, controller), inputs, ["action"])
     except UnsupportedOperator as error:
         described = policy.description
         name = described["agent"]["name"]
@@ -151,29 +152,7 @@ def graph_of(
         ) from error
 
 
-def features_of(
-    scaling: ObservationScaling, observation: Float[Array, " obs"]
-) -> Float[Array, " features"]:
-    """ObservationScaling for one observation, in operators that a graph has."""
-    expanded = observation
-    if scaling.angles:
-        rest = [i for i in range(len(observation)) if i not in scaling.angles]
-        turned = observation[np.asarray(scaling.angles)]
-        kept = [observation[np.asarray(rest)]] if rest else []
-        expanded = jnp.concatenate([*kept, jnp.cos(turned), jnp.sin(turned)])
-    features = (expanded - scaling.mean) * scaling.inverse_scale
-    return jnp.clip(features, -scaling.limit, scaling.limit)
-
-
-def _to_environment(
-    action_range: ActionRange, unit: Float[Array, "chunk act"]
-) -> Float[Array, "chunk act"]:
-    middle = (action_range.low + action_range.high) / 2
-    scaled = jnp.clip(unit, -1, 1) * action_range.half_width + middle
-    return jnp.clip(scaled, action_range.low, action_range.high)
-
-
-def _struct(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+def _struct(shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
 
 
@@ -181,53 +160,44 @@ def _chunk_shape(policy: Policy) -> tuple[int, int]:
     return policy.chunk, len(policy.action_range.low)
 
 
+# What the graphs compute, one example at a time. The scalings are NumPy's and JAX's alike, so that
+# arrays are `Any` here.
 def _decision(policy: Policy, reference: Reference, act: Act) -> Callable[..., Any]:
     """Raw observation (and a key) to the outputs of the graph."""
-    controller, scaling = policy.controller, policy.observation_scaling
-    shape = _chunk_shape(policy)
+    controller = policy.controller
 
-    def decide(observation: Float[Array, " obs"], key: Key[Array, ""] | None = None) -> Any:
-        features = features_of(scaling, observation)
+    def decide(observation: Any, key: Key[Array, ""] | None = None) -> Any:
+        features: Any = policy.observation_scaling(observation)
         distance = reference.distance(features)
         # Greedy choices do not look at their key.
         drawn = jax.random.key(0) if key is None else key
-        if not isinstance(controller, CodeController):
+        codes: tuple[Array, ...] = ()
+        if isinstance(controller, CodeController):
+            code = controller.choose(features, drawn, greedy=act == "greedy")
+            unit: Any = controller.quantizer.decode(features, code)
+            codes = code, operators.entropy(controller.quantizer.log_prior(features))
+        else:
             unit = controller.decide(features, drawn, greedy=act == "greedy")
-            return _to_environment(policy.action_range, unit.reshape(shape)), distance
-        code = controller.choose(features, drawn, greedy=act == "greedy")
-        unit = controller.quantizer.decode(features, code)
-        action = _to_environment(policy.action_range, unit.reshape(shape))
-        entropy = operators.entropy(controller.quantizer.log_prior(features))
-        return action, distance, code, entropy
+        action = policy.action_range.from_unit(unit.reshape(_chunk_shape(policy)))
+        return action, distance, *codes
 
     return decide
 
 
-def _code_controller(policy: Policy) -> CodeController:
-    if not isinstance(policy.controller, CodeController):
-        raise ExportError("a continuous policy has no quantizer to export; use --part policy")
-    return policy.controller
-
-
-def _encoder(policy: Policy) -> Callable[..., Any]:
-    codec, scaling = _code_controller(policy).quantizer.codec, policy.observation_scaling
-    action_range = policy.action_range
-    middle = (action_range.low + action_range.high) / 2
-
-    def encode(observation: Float[Array, " obs"], action: Float[Array, "chunk act"]) -> Any:
-        unit = (action - middle) / action_range.half_width
-        return codec.encode(features_of(scaling, observation), unit.reshape(-1))
+def _encoder(policy: Policy, controller: CodeController) -> Callable[..., Any]:
+    def encode(observation: Any, action: Any) -> Any:
+        features: Any = policy.observation_scaling(observation)
+        unit: Any = policy.action_range.to_unit(action)
+        return controller.quantizer.encode(features, unit.reshape(-1))
 
     return encode
 
 
-def _decoder(policy: Policy) -> Callable[..., Any]:
-    codec, scaling = _code_controller(policy).quantizer.codec, policy.observation_scaling
-    shape = _chunk_shape(policy)
-
-    def decode(observation: Float[Array, " obs"], code: Int[Array, ""]) -> Any:
-        unit = codec.decode(features_of(scaling, observation), code)
-        return _to_environment(policy.action_range, unit.reshape(shape))
+def _decoder(policy: Policy, controller: CodeController) -> Callable[..., Any]:
+    def decode(observation: Any, code: Int[Array, ""]) -> Any:
+        features: Any = policy.observation_scaling(observation)
+        unit: Any = controller.quantizer.decode(features, code)
+        return policy.action_range.from_unit(unit.reshape(_chunk_shape(policy)))
 
     return decode
 
@@ -260,28 +230,34 @@ def verify_policy(
     ties = 0
     if isinstance(controller, CodeController):
         scores = np.asarray(jax.jit(jax.vmap(controller.scores))(features))
-        if act == "sample":
-            scores = scores + noise["noise"]
-        rows, best = np.arange(len(scores)), scores.max(1)
-        allowed = np.where(scores > operators.DISALLOWED / 2, scores, 0)
-        size = np.maximum(np.abs(allowed).max(1), 1)
-        short = best - scores[rows, found["code"]]
-        other = found["code"] != scores.argmax(1)
-        if (worst := (short / size).max()) > TIE:
-            raise ExportError(
-                f"the exported graph chooses other codes than the policy (a score {worst:.2g} "
-                "below the best); nothing was written"
-            )
+        other = _tied(scores + noise.get("noise", 0), found["code"])
         ties = int(other.sum())
-        if ties > max(1, LARGEST_TIED_SHARE * len(scores)):
-            raise ExportError(
-                f"the exported graph chooses other codes on {ties} of {len(scores)} observations, "
-                "all with equal scores: the agent cannot tell codes apart; nothing was written"
-            )
         if ties:
             expected[other] = _decoded(policy, observations[other], found["code"][other])
     difference = _largest_difference(policy, found["action"], expected)
     return Verification(len(observations), difference, ties)
+
+
+def _tied(
+    scores: Float[np.ndarray, "n codes"], codes: Int[np.ndarray, " n"]
+) -> Bool[np.ndarray, " n"]:
+    """Where `codes` are not the first best scored; ExportError where those are no ties, or many."""
+    best = scores.max(1)
+    allowed = np.where(scores > operators.DISALLOWED / 2, scores, 0)
+    size = np.maximum(np.abs(allowed).max(1), 1)
+    short = (best - scores[np.arange(len(scores)), codes]) / size
+    if (worst := short.max()) > TIE:
+        raise ExportError(
+            f"the exported graph chooses other codes than the policy (a score {worst:.2g} "
+            "below the best); nothing was written"
+        )
+    other = codes != scores.argmax(1)
+    if (ties := int(other.sum())) > max(1, LARGEST_TIED_SHARE * len(scores)):
+        raise ExportError(
+            f"the exported graph chooses other codes on {ties} of {len(scores)} observations, "
+            "all with equal scores: the agent cannot tell codes apart; nothing was written"
+        )
+    return other
 
 
 def verify_decoder(

@@ -100,9 +100,7 @@ class RobotPolicy:
         self._low = np.asarray(engine.metadata["action_low"], np.float32)
         self._high = np.asarray(engine.metadata["action_high"], np.float32)
         # A coordinate that cannot move is not counted as one that was stopped.
-        movable = self._low < self._high
-        self._lowest = np.where(movable, self._low, -np.inf).astype(np.float32)
-        self._highest = np.where(movable, self._high, np.inf).astype(np.float32)
+        self._movable = self._low < self._high
         self._size = int(engine.metadata["observation_size"])
         self._action_horizon = int(engine.metadata["action_horizon"])
         self._draws = engine.metadata["draws"]
@@ -112,6 +110,15 @@ class RobotPolicy:
         """Times the policy has planned."""
         self.clipped = 0
         """Action coordinates so far that lay on the edge of the range."""
+
+    def __repr__(self) -> str:
+        described = self.metadata
+        agent = (described.get("agent") or {}).get("name", described.get("kind"))
+        return (
+            f"RobotPolicy({agent}, observations ({self._size},), actions ({len(self._low)},), "
+            f"chunk {described['chunk']}, action horizon {self._action_horizon}, "
+            f"{described['act']})"
+        )
 
     def reset(self) -> None:
         """Forget what is left of a chunk: call it at the start of an episode."""
@@ -145,8 +152,8 @@ class RobotPolicy:
 
     def on_edge(self, actions: np.ndarray) -> int:
         """How many coordinates of `actions` (..., act) lie on the edge of the data's range."""
-        edge = (actions <= self._lowest) | (actions >= self._highest)
-        return int(np.count_nonzero(edge))
+        edge = (actions <= self._low) | (actions >= self._high)
+        return int(np.count_nonzero(edge & self._movable))
 
     def _checked(self, observation: np.ndarray) -> np.ndarray:
         array = np.asarray(observation)
@@ -177,17 +184,16 @@ class RobotPolicy:
 
     def draw(self, batch: int) -> dict[str, np.ndarray]:
         """Noise for a batch, by the names of the graph's inputs; nothing for a greedy policy."""
-        drawn = {}
-        for draw in self._draws:
-            shape = (batch, *draw["shape"])
-            if draw["distribution"] == "gumbel":
-                noise = self._random.gumbel(size=shape)
-            elif draw["distribution"] == "normal":
-                noise = self._random.normal(size=shape)
-            else:
-                noise = self._random.random(size=shape)
-            drawn[draw["name"]] = noise.astype(np.float32)
-        return drawn
+        random = self._random
+        draws: Mapping[str, Callable[..., np.ndarray]] = {
+            "gumbel": random.gumbel,
+            "normal": random.normal,
+            "uniform": random.random,
+        }
+        return {
+            draw["name"]: draws[draw["distribution"]](size=(batch, *draw["shape"])).astype("f4")
+            for draw in self._draws
+        }
 
 
 class OnnxEngine:
@@ -272,7 +278,7 @@ class NumpyEngine:
             ) from error
         self.metadata = _read_metadata(path, described["metadata"])
         self._outputs: list[str] = described["outputs"]
-        self._constants = {f"{name}": array for name, array in arrays.items()}
+        self._constants = arrays
         self._steps = [_compiled(path, node) for node in described["nodes"]]
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -298,19 +304,14 @@ def _read_metadata(path: Path, text: str) -> Mapping[str, Any]:
     return metadata
 
 
-Step = tuple[Callable[..., np.ndarray], Sequence[str], str]
-
-
-def _compiled(path: Path, node: Mapping[str, Any]) -> Step:
+def _compiled(
+    path: Path, node: Mapping[str, Any]
+) -> tuple[Callable[..., np.ndarray], Sequence[str], str]:
     op, attributes = node["op"], node["attributes"]
     if op not in _OPERATORS:
         raise PolicyFileError(f"{path} uses the operator {op}, which this runtime does not know")
-    function = _OPERATORS[op]
-    return (
-        (partial(function, **attributes) if attributes else function),
-        node["inputs"],
-        node["output"],
-    )
+    function = partial(_OPERATORS[op], **attributes) if attributes else _OPERATORS[op]
+    return function, node["inputs"], node["output"]
 
 
 def _reshape(value: np.ndarray, shape: np.ndarray) -> np.ndarray:
@@ -370,8 +371,6 @@ def _lookup_in_row(value: np.ndarray, index: np.ndarray, *, batch_dims: int) -> 
 
 
 def _erf(value: np.ndarray) -> np.ndarray:
-    import math
-
     return np.vectorize(math.erf, otypes=[np.float32])(value)
 
 

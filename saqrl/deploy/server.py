@@ -62,12 +62,9 @@ def check_address(host: str, token: str | None) -> None:
 
 
 def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
+    with contextlib.suppress(ValueError):  # a name, no address
         return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return host == "localhost"
 
 
 class PolicyServer:
@@ -184,10 +181,8 @@ def read_observation(message: str | bytes) -> np.ndarray:
         raise RequestError(f"the message is no msgpack ({_words(error)})") from error
     if not isinstance(request, dict):
         raise RequestError(f"expected a map with {OBSERVATION_KEYS[0]!r}")
-    for name in OBSERVATION_KEYS:
-        if name in request:
-            break
-    else:
+    name = next((name for name in OBSERVATION_KEYS if name in request), None)
+    if name is None:
         raise RequestError(
             f"no observation: expected one of the keys {', '.join(OBSERVATION_KEYS)}"
         )
@@ -245,14 +240,11 @@ def _port(server: Server) -> int:
 async def serve_until_stopped(
     server: PolicyServer, host: str, port: int, *, ready: Callable[[int], None]
 ) -> None:
-    """Serve until SIGINT or SIGTERM; open connections are closed properly then."""
+    """Serve until SIGINT or SIGTERM; open connections are closed properly then.
+
+    The handlers stay until the event loop is closed.
+    """
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    for number in signals:
+    for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    try:
-        await server.run(host, port, ready=ready, stop=stop)
-    finally:
-        for number in signals:
-            with contextlib.suppress(ValueError):
-                loop.remove_signal_handler(number)
+    await server.run(host, port, ready=ready, stop=stop)

@@ -1,6 +1,6 @@
 """Families of environments: what each needs, what it offers, and how an id finds its own.
 
-A family is one entry of FAMILIES; `add_family` takes one of somebody else's.
+A family is one entry of FAMILIES. What needs no family is one entry of `saqrl.registry`.
 """
 
 import re
@@ -151,11 +151,6 @@ FAMILIES: list[Family] = [
 
 # Ids that somebody else registered with Gymnasium: nothing to import, nothing known about them.
 REGISTERED = Family(pattern=".*")
-
-
-def add_family(family: Family) -> None:
-    """Let the family answer for the ids that match its pattern, before those that are known."""
-    FAMILIES.insert(0, family)
 
 
 def family_of(environment_id: str) -> Family:

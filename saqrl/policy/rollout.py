@@ -1,7 +1,7 @@
 """Episodes of a policy in an environment, several side by side."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -32,15 +32,11 @@ class Episodes:
 class _Lane:
     """One environment playing its share of the episodes, one after the other."""
 
-    def __init__(self, environment: gymnasium.Env, episodes: Sequence[int], seed: int):
+    def __init__(self, environment: gymnasium.Env, episodes: Iterable[int], seed: int):
         self.environment = environment
-        self._waiting = list(episodes)
+        self._waiting = iter(episodes)
         self._seed = seed
         self.done: dict[int, tuple[float, float, int, bool | None]] = {}
-        self.observation = np.zeros(environment.observation_space.shape or (), np.float32)
-        self.episode = -1
-        self.chunk: list[np.ndarray] = []
-        self.decisions = 0
         self._begin()
 
     @property
@@ -48,8 +44,9 @@ class _Lane:
         return self.episode >= 0
 
     def _begin(self) -> None:
-        self.episode = self._waiting.pop(0) if self._waiting else -1
-        self.chunk, self.decisions = [], 0
+        self.episode = next(self._waiting, -1)
+        self.chunk: list[np.ndarray] = []
+        self.decisions = 0
         self._rewards: list[float] = []
         self._success: bool | None = None
         if self.active:
@@ -63,13 +60,8 @@ class _Lane:
         if "success" in info:
             self._success = bool(self._success) or bool(info["success"])
         if terminated or truncated:
-            rewards = self._rewards
-            self.done[self.episode] = (
-                float(np.sum(rewards)),
-                max(rewards),
-                len(rewards),
-                self._success,
-            )
+            total, best = float(np.sum(self._rewards)), max(self._rewards)
+            self.done[self.episode] = total, best, len(self._rewards), self._success
             self._begin()
 
 
@@ -105,53 +97,29 @@ class Arena:
         Episode i always starts from environment seed EVALUATION_SEEDS + seed + i and draws from
         its own key, whichever lane plays it.
         """
-        return play_together(
-            [(self, policy)], episodes=episodes, act=act, seed=seed, progress=progress
-        )[0]
-
-    def _lanes(self, episodes: int, seed: int) -> "list[_Lane]":
         count = min(self._count, episodes)
         while len(self._environments) < count:
             self._environments.append(self._make())
-        return [
+        lanes = [
             _Lane(self._environments[lane], range(lane, episodes, count), seed)
             for lane in range(count)
         ]
-
-
-def play_together(
-    parties: Sequence[tuple[Arena, Policy]],
-    *,
-    episodes: int,
-    act: Act,
-    seed: int = 0,
-    progress: Callable[[int], None] = lambda done: None,
-) -> list[Episodes]:
-    """`Arena.play` for several policies, each in its own arena, all environments side by side.
-
-    `progress` is told how many episodes the slowest policy has played.
-    """
-    all_lanes = [arena._lanes(episodes, seed) for arena, _ in parties]
-    key = evaluation_key(seed)
-    with ThreadPoolExecutor(min(sum(map(len, all_lanes)), os.cpu_count() or 1)) as threads:
-        while running := [lane for lanes in all_lanes for lane in lanes if lane.active]:
-            for (_, policy), lanes in zip(parties, all_lanes, strict=True):
+        key = evaluation_key(seed)
+        with ThreadPoolExecutor(min(count, os.cpu_count() or 1)) as threads:
+            while running := [lane for lane in lanes if lane.active]:
                 _plan(policy, lanes, key, act)
-            list(threads.map(_Lane.step, running))
-            progress(min(sum(len(lane.done) for lane in lanes) for lanes in all_lanes))
-    return [_episodes(lanes, episodes) for lanes in all_lanes]
-
-
-def _episodes(lanes: Sequence[_Lane], episodes: int) -> Episodes:
-    done = {episode: row for lane in lanes for episode, row in lane.done.items()}
-    columns = zip(*(done[episode] for episode in range(episodes)), strict=True)
-    returns, max_rewards, lengths, successes = columns
-    return Episodes(
-        np.asarray(returns),
-        np.asarray(max_rewards),
-        np.asarray(lengths),
-        None if None in successes else np.asarray(successes, bool),
-    )
+                list(threads.map(_Lane.step, running))
+                progress(sum(len(lane.done) for lane in lanes))
+        done = {episode: row for lane in lanes for episode, row in lane.done.items()}
+        returns, max_rewards, lengths, successes = zip(
+            *(done[episode] for episode in range(episodes)), strict=True
+        )
+        return Episodes(
+            np.asarray(returns),
+            np.asarray(max_rewards),
+            np.asarray(lengths),
+            None if None in successes else np.asarray(successes, bool),
+        )
 
 
 def evaluation_key(seed: int) -> Key[Array, ""]:
@@ -164,8 +132,12 @@ def _plan(policy: Policy, lanes: Sequence[_Lane], key: Key[Array, ""], act: Act)
     needy = [lane for lane in lanes if lane.active and not lane.chunk]
     if not needy:
         return
-    # All lanes are planned for, so that the compiled program always sees the same shapes.
-    observations = np.stack([np.asarray(lane.observation, np.float32) for lane in lanes])
+    # All lanes are planned for, so that the compiled program always sees the same shapes; what a
+    # lane sees that needs nothing may be anything.
+    observations = np.zeros((len(lanes), policy.observation_size), np.float32)
+    for row, lane in zip(observations, lanes, strict=True):
+        if lane in needy:
+            row[...] = lane.observation
     keys = _decision_keys(
         key,
         np.asarray([max(lane.episode, 0) for lane in lanes], np.uint32),

@@ -63,6 +63,19 @@ def to_html(title: str, sections: Sequence[Section]) -> str:
     return _PAGE.format(title=title, style=_STYLE, body=body)
 
 
+def to_columns(header: Cells, rows: Sequence[Cells]) -> str:
+    """A table for a terminal, every line of the same length."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    right = _to_the_right(header, rows)
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if numbers else cell.ljust(width)
+            for cell, width, numbers in zip(line, widths, right, strict=True)
+        )
+        for line in (header, *rows)
+    )
+
+
 def _markdown(section: Section) -> Iterator[str]:
     if section.title:
         yield f"## {section.title}"
@@ -71,7 +84,9 @@ def _markdown(section: Section) -> Iterator[str]:
     if section.points:
         yield "\n".join(f"- {point}" for point in section.points)
     if section.header:
-        ruler = ["---:" if right else "---" for right in _to_the_right(section)]
+        ruler = [
+            "---:" if right else "---" for right in _to_the_right(section.header, section.rows)
+        ]
         lines = (section.header, ruler, *section.rows)
         yield "\n".join(
             "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
@@ -91,7 +106,7 @@ def _html(section: Section) -> Iterator[str]:
         points = "".join(f"<li>{html.escape(point)}</li>\n" for point in section.points)
         yield f"<ul>\n{points}</ul>"
     if section.header:
-        right = _to_the_right(section)
+        right = _to_the_right(section.header, section.rows)
         head = _html_row("th", section.header, right)
         body = "\n".join(_html_row("td", row, right) for row in section.rows)
         yield f'<div class="wide"><table>\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody>'
@@ -114,9 +129,9 @@ def _html_row(tag: str, cells: Cells, right: Sequence[bool]) -> str:
     return f"<tr>{''.join(parts)}</tr>"
 
 
-def _to_the_right(section: Section) -> list[bool]:
+def _to_the_right(header: Cells, rows: Sequence[Cells]) -> list[bool]:
     """Whether a column holds numbers: no cell of it has a word."""
-    columns = list(zip(*section.rows, strict=True)) or [("a word",)] * len(section.header)
+    columns = list(zip(*rows, strict=True)) or [header] * len(header)
     return [not any(re.search("[A-Za-z]{2}", cell) for cell in column) for column in columns]
 
 

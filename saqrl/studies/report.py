@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from saqrl.studies import plots
-from saqrl.studies.compare import COMPARABLE, TABLE, collect_rows, read_table
 from saqrl.studies.page import Picture, Section, write_page
 from saqrl.studies.ranking import LeftOut, Valued, comparable, correlation, played
 from saqrl.studies.statistics import (
@@ -22,6 +21,7 @@ from saqrl.studies.statistics import (
     probability_of_improvement,
     tasks_in_common,
 )
+from saqrl.studies.table import COMPARABLE, TABLE, collect_rows, read_table
 
 Row = Mapping[str, Any]
 ScoresOfMethods = Mapping[str, Scores]

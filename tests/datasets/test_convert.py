@@ -7,8 +7,10 @@ import pytest
 
 from saqrl.commands.convert import main
 from saqrl.datasets import DatasetError, ReadOptions, load_dataset
-from saqrl.datasets.formats.writers import TARGETS, convert, first_difference
+from saqrl.datasets.formats.writers import convert, first_difference
 from tests.datasets.files import small_log
+
+TARGETS = ("npz", "d4rl", "minari", "robomimic", "lerobot", "mapped")
 
 
 @pytest.fixture

@@ -217,6 +217,7 @@ OPERATORS = {
     "fixed columns": lambda x, i: x[np.array([3, 0])] * i,
     "integers": lambda x, i: jnp.array([(i + 5) // 2, (i + 5) % 3]) * (x[0] > 0),
     "digits of integers": lambda x, i: (i + 5) // jnp.array([4, 2, 1]) % 2 + jax.lax.rem(-i, 2),
+    "least of three": lambda x, i: jnp.stack([x + 1, 2 * x, -x]).min(0),
     "mixture": lambda x, i: jax.nn.softmax(x) @ jnp.outer(x, x),
     "products": lambda x, i: jnp.eye(4)[:2] @ jnp.outer(x, x[:3]) @ jnp.ones((3, 2)),
     "functions": lambda x, i: jax.nn.softplus(x) + jnp.tanh(x) + jax.nn.gelu(x) + jnp.round(3 * x),

@@ -30,6 +30,9 @@ def test_chunks_are_played_and_planned_again_after_the_action_horizon(files, suf
     np.testing.assert_array_equal(decisions[1].action, first.actions[0, 1])
     assert decisions[1].code == first.code[0]
     player.act(OBSERVATIONS[4])
+    assert repr(player) == (
+        "RobotPolicy(bc, observations (3,), actions (2,), chunk 4, action horizon 2, sample)"
+    )
     player.reset()
     assert player.act(OBSERVATIONS[5]).planned
 

@@ -177,7 +177,7 @@ def test_revival_and_kmeans_keep_more_codes_alive_than_the_paper_preset():
 def test_bounded_encodings_do_not_run_away(real_data):
     """With their scale left free, 32 codes of this file end at a twentieth of the accuracy."""
     from saqrl.datasets import load_dataset
-    from saqrl.studies.codebooks.study import gather
+    from saqrl.studies.codebooks.material import gather
     from saqrl.training.codebook_health import reconstruction_error
 
     material = gather(load_dataset(str(real_data / "d4rl/hopper-expert.hdf5")), seed=0)

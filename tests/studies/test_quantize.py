@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from types import SimpleNamespace
 
 import gymnasium
 import jax
@@ -21,7 +20,9 @@ from saqrl.quantizers.binary import find_binary
 from saqrl.quantizers.kmeans import KMeansCodec
 from saqrl.studies.codebooks import replay as replays
 from saqrl.studies.codebooks import study as laboratory
-from saqrl.studies.codebooks.noise import estimate_noise, least_distortion
+from saqrl.studies.codebooks.advice import _notes, overlooked, suggest_codes
+from saqrl.studies.codebooks.material import gather
+from saqrl.studies.codebooks.noise import NoiseEstimate, estimate_noise, least_distortion
 from saqrl.training import stages
 from saqrl.training import train as training
 from saqrl.training.codebook_health import (
@@ -61,7 +62,7 @@ def fixed_quantizer(centres: np.ndarray, features: int = 2) -> ActionQuantizer:
 
 
 def test_the_numbers_are_those_of_a_plain_loop():
-    material = laboratory.gather(walk(), held_out=0.25)
+    material = gather(walk(), held_out=0.25)
     assert material.held_out
     assert material.shown_transitions.num_episodes == 1
     centres = np.random.default_rng(1).uniform(-1, 1, (6, 2))
@@ -98,7 +99,7 @@ def test_the_numbers_are_those_of_a_plain_loop():
 
 
 def test_one_episode_is_measured_on_itself_and_that_is_said():
-    material = laboratory.gather(walk(episodes=1))
+    material = gather(walk(episodes=1))
     assert not material.held_out
     assert "one episode cannot be split" in material.measured_on
 
@@ -143,14 +144,14 @@ def test_the_quantizer_measured_is_the_one_that_train_trains(tmp_path, capsys):
 
 def test_the_files_own_held_out_episodes_are_measured_on():
     data = dataclasses.replace(walk(episodes=6), held_out=walk(episodes=2, seed=1))
-    material = laboratory.gather(data)
+    material = gather(data)
     assert len(material.training.actions) == len(data)
     np.testing.assert_array_equal(material.shown.actions * 2, data.held_out.actions)
     assert material.measured_on == "2 held-out episodes of the file's own split"
 
 
 def test_a_preset_is_where_quantizer_and_inputs_start():
-    material = laboratory.gather(walk(), preset="pusht-chunk8", feature_deviation=None, angles=())
+    material = gather(walk(), preset="pusht-chunk8", feature_deviation=None, angles=())
     assert material.settings.features.chunk == 8
     # Scaled on all rows, as a training run does.
     everything = material.scaling(material.data.observations)
@@ -191,10 +192,10 @@ def test_least_distortion_is_water_filling():
 
 def test_the_floor_counts_dimensions_in_the_units_of_the_environment():
     """Noise of variance 1 each, but one dimension is ten times as wide: four codes go to it."""
-    shown = SimpleNamespace(actions=np.array([[-1, -1], [1, 1]], np.float32))
-    material = SimpleNamespace(
-        noise=SimpleNamespace(variance=np.ones(2)), half_width=np.array([10.0, 1.0]), shown=shown
-    )
+    wide = ActionRange(np.float32([-10, -1]), np.float32([10, 1]))
+    material = gather(dataclasses.replace(walk(), action_range=wide))
+    shown = dataclasses.replace(material.shown, actions=np.array([[-1, -1], [1, 1]], np.float32))
+    material = dataclasses.replace(material, shown=shown, noise=NoiseEstimate(np.ones(2), 0.1))
     found = laboratory._noise_numbers(material, 4, squared=14.5)
     # sum of log(variance / D) / 2 = log 4 with all of it on the first: D = 100 / 16; the other 1.
     assert found["noise_floor_per_deviation"] == pytest.approx(np.sqrt(7.25 / 101))
@@ -258,7 +259,7 @@ def test_a_noisy_dimension_that_fills_its_range_is_not_sent_to_its_extremes():
     )
     found = {"quantizer": "bins", "codes": 2, "error_per_deviation": 0.01}
     errors = {"error": {"rms_per_deviation": [0.01, 0.9]}}
-    (note,) = laboratory._notes(laboratory.gather(data), [found | errors])
+    (note,) = _notes(gather(data), [found | errors])
     assert "(1)" in note
     assert "they fill their range" in note
 
@@ -270,7 +271,7 @@ def test_a_noisy_dimension_that_fills_its_range_is_not_sent_to_its_extremes():
 def test_a_dimension_is_dropped_above_half_its_deviation_and_thrice_the_whole_error(own, expected):
     whole = 0.25 if own[0] == 0.25 else 0.02
     found = {"error_per_deviation": whole, "error": {"rms_per_deviation": own}}
-    assert laboratory.overlooked(found, 2) == expected
+    assert overlooked(found, 2) == expected
 
 
 def test_more_codes_than_distinct_actions_are_not_tried(tmp_path, capsys):
@@ -288,7 +289,7 @@ def test_more_codes_than_distinct_actions_are_not_tried(tmp_path, capsys):
     assert "16, 64 codes were asked for" in note
     assert "--quantizer.codes 4" in note
     assert f"note: {note}\n" in said
-    material = laboratory.gather(load_dataset(str(tmp_path / "four.npz")))
+    material = gather(load_dataset(str(tmp_path / "four.npz")))
     five = laboratory.make_quantizer("kmeans", codes=5)
     with pytest.raises(
         ValueError, match=r"5 codes but only 4 distinct actions among the \d+ trans"
@@ -310,8 +311,8 @@ def test_actions_that_never_change_need_one_code_and_that_is_said(tmp_path, caps
 def test_suggesting_more_codes_than_inspect_supports_is_said():
     found = {"quantizer": "vqvae", "codes": 64, "error_per_deviation": 0.1}
     errors = {"error": {"rms_per_deviation": [0.1, 0.1]}}
-    material = laboratory.gather(walk(episodes=10, steps=60))
-    (note,) = laboratory._notes(material, [found | errors])
+    material = gather(walk(episodes=10, steps=60))
+    (note,) = _notes(material, [found | errors])
     assert f"vqvae 64 are more than the {material.supported} codes" in note
     assert material.supported == audit(walk(episodes=10, steps=60)).supported_codes
 
@@ -338,18 +339,18 @@ def record(codes: int, error: float, used: int | None = None) -> dict[str, objec
     ],
 )
 def test_the_suggested_size_has_its_reason(records, codes, reason):
-    count, words = laboratory.suggest_codes(records[::-1])
+    count, words = suggest_codes(records[::-1])
     assert count == codes
     assert reason in words
 
 
 def test_codes_for_every_action_are_enough_and_must_find_them():
     few = [record(2, 0.5), record(4, 0.0005)]
-    assert laboratory.suggest_codes(few, most=4) == (
+    assert suggest_codes(few, most=4) == (
         4,
         "there are no more distinct actions than that",
     )
-    _, words = laboratory.suggest_codes([record(2, 0.5), record(4, 0.3)], most=4)
+    _, words = suggest_codes([record(2, 0.5), record(4, 0.3)], most=4)
     assert "miss them by 0.300" in words
 
 
@@ -438,7 +439,7 @@ def test_a_run_stops_at_the_plateau_and_resumes_to_the_same_end(tmp_path, monkey
 
 
 def test_the_held_out_error_is_that_of_a_plain_loop():
-    material = laboratory.gather(walk(), held_out=0.25)
+    material = gather(walk(), held_out=0.25)
     centres = np.random.default_rng(1).uniform(-1, 1, (6, 2))
     actions = material.shown.actions.astype(np.float64)
     expected = np.mean([np.square(centres - action).sum(-1).min() for action in actions])
@@ -497,7 +498,7 @@ def slid(environment: str) -> Transitions:
 
 def test_a_replay_plays_the_decoded_codes_from_the_recorded_start(slide):
     data = slid(slide)
-    material = laboratory.gather(data, held_out=0.5)
+    material = gather(data, held_out=0.5)
     codec = KMeansCodec(jnp.asarray([[0.25], [0.75]]), find_binary(jnp.asarray([[-1.0], [0], [1]])))
     quantizer = ActionQuantizer(codec, MLP(jax.random.key(0), 1, (), 2))
     found = replays.replay(
@@ -521,7 +522,7 @@ def test_a_replay_plays_the_decoded_codes_from_the_recorded_start(slide):
 
 def test_a_start_that_cannot_be_restored_is_refused(slide, monkeypatch):
     monkeypatch.setattr(replays, "STARTS", {slide: lambda env, observation: None})
-    material = laboratory.gather(slid(slide), held_out=0.5)
+    material = gather(slid(slide), held_out=0.5)
     codec = KMeansCodec(jnp.zeros((2, 1)), find_binary(jnp.asarray([[-1.0], [0], [1]])))
     quantizer = ActionQuantizer(codec, MLP(jax.random.key(0), 1, (), 2))
     arguments = {"episodes": 2, "error": np.zeros(1), "reporter": Reporter(quiet=True)}

@@ -18,7 +18,7 @@ from saqrl.quantizers import ActionQuantizer
 from saqrl.quantizers.binary import find_binary
 from saqrl.quantizers.kmeans import KMeansCodec
 from saqrl.studies.codebooks import replay as replays
-from saqrl.studies.codebooks import study as laboratory
+from saqrl.studies.codebooks.material import gather
 from saqrl.training.progress import Reporter
 
 
@@ -79,7 +79,7 @@ def rides(environment: str, steps: int = 5) -> Transitions:
 
 
 def played(data: Transitions, episodes: int = 3) -> dict:
-    material = laboratory.gather(data)
+    material = gather(data)
     codec = KMeansCodec(jnp.zeros((2, 1)), find_binary(jnp.asarray([[-1.0], [0], [1]])))
     return replays.replay(
         data,
@@ -153,7 +153,7 @@ def test_a_robosuite_demonstration_succeeds_again_from_its_recorded_start(real_d
     path = real_data / f"robomimic/{name}/ph-scripted/low_dim.hdf5"
     data = load_dataset(str(path), options=ReadOptions(mask="valid"), episodes=2)
     assert dict(data.observation_keys)["object"] == width
-    material = laboratory.gather(data)
+    material = gather(data)
     # As many codes as there are actions: what they lose is the rounding of the grid's arithmetic.
     unit = jnp.asarray(data.action_range.to_unit(data.actions))
     codec = KMeansCodec(unit, find_binary(unit))

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from saqrl.commands import sweep as sweeping
-from saqrl.studies import sweep
-from saqrl.studies.sweep import Job, Outcome, Plan, Trial, read_plan, score_of, summarize
+from saqrl.studies import trials as running
+from saqrl.studies.sweep import Plan, Trial, read_plan
+from saqrl.studies.trials import Job, Outcome, score_of, summarize
 
 
 def plan(folder: Path, text: str) -> Plan:
@@ -100,10 +100,10 @@ def test_the_best_setting_stands_last_and_failures_first(tmp_path):
     assert [row["chunk"] for row in rows] == [2, 3, 1]
     assert (rows[0]["failed"], rows[-1]["mean"], rows[-1]["seeds"]) == (2, 5.5, 2)
     assert rows[-1]["deviation"] == pytest.approx(np.sqrt(0.5))
-    text = sweep.table_text(rows).splitlines()
+    text = running.table_text(rows).splitlines()
     assert len(text) == 4
     assert len(set(map(len, text))) == 1
-    assert sweep.table_csv(outcomes, made).count("\n") == 7
+    assert running.table_csv(outcomes, made).count("\n") == 7
 
 
 def test_a_trial_that_fails_tells_its_line_and_stops_no_other(tmp_path):
@@ -113,7 +113,7 @@ def test_a_trial_that_fails_tells_its_line_and_stops_no_other(tmp_path):
         for i, trial in enumerate(made.trials)
     ]
     outcomes: list[Outcome] = []
-    sweep.run_here(jobs[:1], workers=2, cores=1, finished=outcomes.append)
+    running.run_here(jobs[:1], workers=2, cores=1, finished=outcomes.append)
     assert outcomes[0].result is None
     assert "absent0.npz" in outcomes[0].error
     assert "see" in outcomes[0].error
@@ -203,4 +203,4 @@ def test_a_sweep_finishes_reports_and_goes_on(place, engine):
 def test_what_train_would_refuse_is_refused_for_the_trial_that_asks(tmp_path, line, message):
     made = plan(tmp_path, f"[train]\ndataset = 'steps.npz'\n{line}\n[grid]\nchunk = [1, 2]\n")
     with pytest.raises(ValueError, match=message):
-        sweeping._check(made, tmp_path / "out")
+        running.jobs_of(made, tmp_path / "out")

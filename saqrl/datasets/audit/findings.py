@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -116,8 +116,7 @@ class Audit:
 def audit(transitions: Transitions) -> Audit:
     """Look through a whole log. Costs a few passes over the data and little memory."""
     lengths, returns = transitions.episode_lengths, _returns(transitions)
-    last = np.zeros(len(transitions), bool)
-    last[transitions.episode_ends - 1] = True
+    last = transitions.last_rows
     terminated = int(transitions.terminated[last].sum())
     observed, acted = (
         column_statistics(table) for table in (transitions.observations, transitions.actions)
@@ -168,7 +167,7 @@ def audit(transitions: Transitions) -> Audit:
         supported_codes=_supported_codes(independent),
         angles=transitions.angles,
         likely_angles=tuple(sorted(set(angles) - set(transitions.angles))),
-        notes=_notes(transitions),
+        notes=transitions.notes,
         warnings=(),
     )
     return Audit(**{**vars(found), "warnings": tuple(_warnings(found))})
@@ -193,11 +192,6 @@ def _returns(transitions: Transitions) -> Float64[np.ndarray, " episodes"]:
     returns: Float64[np.ndarray, " episodes"]
     returns = np.add.reduceat(transitions.rewards, transitions.episode_starts, dtype=np.float64)
     return returns
-
-
-def _notes(transitions: Transitions) -> tuple[str, ...]:
-    notes = transitions.provenance.get("notes", ())
-    return tuple(str(note) for note in notes) if isinstance(notes, Sequence) else ()
 
 
 def _columns(
@@ -295,10 +289,9 @@ def _jumps(
 
 def _duplicates(transitions: Transitions) -> tuple[tuple[int, ...], ...]:
     groups: dict[bytes, list[int]] = defaultdict(list)
-    bounds = zip(transitions.episode_starts, transitions.episode_ends, strict=True)
-    for episode, (start, end) in enumerate(bounds):
-        digest = hashlib.blake2b(transitions.observations[start:end].tobytes())
-        digest.update(transitions.actions[start:end].tobytes())
+    for episode, rows in enumerate(transitions.episode_rows):
+        digest = hashlib.blake2b(transitions.observations[rows].tobytes())
+        digest.update(transitions.actions[rows].tobytes())
         groups[digest.digest()].append(episode)
     return tuple(tuple(group) for group in groups.values() if len(group) > 1)
 

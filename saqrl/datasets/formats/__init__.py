@@ -1,4 +1,89 @@
-"""One module a format: what it reads, which files it claims, and how rows come out of them.
+"""Formats by name: one module each, imported when it is asked for.
 
-`saqrl.datasets` states what such a module offers (`Reader`) and lists them in FORMATS.
+A module states what it reads, which files it claims, and how rows come out of them (`Reader`); one
+that also writes has `write` (`Writer`). Its library is imported inside its functions.
 """
+
+import contextlib
+from pathlib import Path
+from typing import Protocol, cast, runtime_checkable
+
+from saqrl.datasets.errors import DatasetError, listing, nearest
+from saqrl.datasets.options import ReadOptions
+from saqrl.datasets.source import existing_file
+from saqrl.datasets.transitions import Transitions
+from saqrl.registry import FORMATS
+
+
+class Reader(Protocol):
+    """What the module of a format offers."""
+
+    SUMMARY: str
+    SUFFIXES: tuple[str, ...]
+    OPTIONS: tuple[str, ...]
+    """Fields of ReadOptions that `read` looks at; `environment` where it changes the rewards."""
+
+    def recognises(self, path: Path) -> bool:
+        """Whether the content looks like this format; an exception means that it does not."""
+        ...
+
+    def read(
+        self, path: Path, options: ReadOptions = ..., environment: str | None = ...
+    ) -> Transitions: ...
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """What the module of a format offers besides, where it can be written too."""
+
+    def write(self, path: Path, transitions: Transitions) -> None:
+        """Write a new file or folder, so that reading it gives the same log bit for bit."""
+        ...
+
+
+def reader_of(format_name: str) -> Reader:
+    """What is registered as a format, imported now; DatasetError with the nearest names if none."""
+    if format_name not in FORMATS:
+        raise DatasetError(
+            f"unknown dataset format {format_name}{nearest(format_name, FORMATS)}; "
+            f"formats: {listing(FORMATS)}"
+        )
+    return cast(Reader, FORMATS.load(format_name))
+
+
+def resolve_spec(spec: str) -> tuple[str, Path]:
+    """(format, path) of a SPEC; a file whose own name holds a colon is found as it is."""
+    prefix, colon, rest = spec.partition(":")
+    # One letter before a colon is a drive, and a separator before it makes it part of a path.
+    named = colon and len(prefix) > 1 and not {"/", "\\"} & set(prefix)
+    if named and (prefix in FORMATS or not Path(spec).exists()):
+        reader_of(prefix)
+        if not rest:
+            raise DatasetError(f"{spec}: no path after the format; write {prefix}:PATH")
+        return prefix, Path(rest)
+    if not spec:
+        raise DatasetError("no dataset named; write format:PATH or a path")
+    path = Path(spec)
+    found = path.expanduser()
+    return _recognised(path, found if found.is_dir() else existing_file(path)), path
+
+
+def _recognised(path: Path, file: Path) -> str:
+    """By suffix where one format claims it, else by content."""
+    readers, broken = {}, ""
+    for name in FORMATS:
+        try:
+            readers[name] = reader_of(name)
+        except (ImportError, ValueError) as error:  # of another package: the others still work
+            broken += f"; {error}"
+    claimed = [name for name, reader in readers.items() if file.suffix.lower() in reader.SUFFIXES]
+    for name in readers if file.is_dir() else claimed or readers:
+        # A damaged file recognises nobody: the reader that is asked for by name says how.
+        with contextlib.suppress(Exception):
+            if readers[name].recognises(file):
+                return name
+    existing_file(path)
+    if claimed:  # the most general format of the family says what is missing
+        return claimed[-1]
+    offered = "; ".join(f"{name}: {reader.SUMMARY}" for name, reader in readers.items())
+    raise DatasetError(f"{path}: format not recognised; say FORMAT:{path} ({offered}){broken}")

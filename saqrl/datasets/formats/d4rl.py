@@ -4,20 +4,25 @@ The `d4rl` package is not needed. Groups such as infos/ are ignored; metadata/en
 environment. Nothing outside the file is followed: no links, no external or virtual storage.
 """
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from saqrl.datasets.assembly import BOUNDS, FIELDS, assemble
 from saqrl.datasets.errors import DatasetError, listing, nearest
-from saqrl.datasets.extras import NAME, with_extras
+from saqrl.datasets.extras import NAME, extras_of, provenance_text
 from saqrl.datasets.formats.hdf5 import (
     Record,
     local_dataset,
     names_of,
     open_hdf5,
     read_array,
+    store,
     values_of,
 )
+from saqrl.datasets.formats.npz import flat_fields
 from saqrl.datasets.options import DEFAULT, ReadOptions
 from saqrl.datasets.source import existing_file, file_record, parsed_object
 from saqrl.datasets.transitions import EnvironmentSpec, Transitions
@@ -34,15 +39,10 @@ def recognises(path: Path) -> bool:
     """Whether this is HDF5 with observations and actions as data sets at the root."""
     import h5py
 
-    if not h5py.is_hdf5(path):
-        return False
-    try:
-        with h5py.File(path, "r") as file:
-            return all(
-                file.get(key, getclass=True) is h5py.Dataset for key in ("observations", "actions")
-            )
-    except Exception:  # damaged: the reader that is asked for by name says how
-        return False
+    with h5py.File(path, "r") as file:
+        return all(
+            file.get(key, getclass=True) is h5py.Dataset for key in ("observations", "actions")
+        )
 
 
 def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = None) -> Transitions:
@@ -60,14 +60,26 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
     record: dict[str, object] = {"format": "d4rl", **file_record(existing_file(path))}
     if recorded:
         record["recorded"] = recorded
-    transitions = assemble(
+    return assemble(
         arrays,
         source=str(path),
         environment=EnvironmentSpec(str(environment_id)) if environment_id else None,
         provenance=record,
+        extras=None if added is None else parsed_object(path, NAME, added),
     )
-    extras = {} if added is None else parsed_object(path, NAME, added)
-    return with_extras(path, transitions, extras)
+
+
+def write(path: Path, transitions: Transitions) -> None:
+    """Write a file whose metadata hold the environment and what the format has no place for."""
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        for key, array in flat_fields(transitions).items():
+            store(file, key, array)
+        if transitions.environment is not None:
+            file["metadata/env_id"] = np.bytes_(transitions.environment.id.encode())
+        file[f"metadata/{NAME}"] = np.bytes_(json.dumps(extras_of(transitions)).encode())
+        file["metadata/provenance"] = np.bytes_(provenance_text(transitions).encode())
 
 
 def _datasets(path: Path, file: "h5py.File") -> dict[str, "h5py.Dataset"]:

@@ -182,3 +182,9 @@ def _hard_linked(path: Path, key: str, group: "h5py.Group") -> object:
     if not isinstance(link, h5py.HardLink):
         raise DatasetError(f"{path}: {key} is a link, and links are not followed; copy the data")
     return group[name]
+
+
+def store(group: "h5py.Group", key: str, array: np.ndarray) -> None:
+    """Write an array, compressed where it pays."""
+    packed = {"compression": "gzip", "compression_opts": 1} if array.nbytes > 1 << 16 else {}
+    group.create_dataset(key, data=array, **packed)

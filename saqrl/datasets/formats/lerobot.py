@@ -5,8 +5,9 @@ no successor beside the next frame. What ended an episode is recorded at best as
 file without rewards gets them with --dataset.rewards success-at-end, or has none.
 """
 
+import json
 import re
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,9 @@ import numpy as np
 
 from saqrl.datasets.assembly import assemble
 from saqrl.datasets.errors import DatasetError, counted, listing, nearest
-from saqrl.datasets.extras import bounds_of, with_extras
+from saqrl.datasets.extras import extras_of
 from saqrl.datasets.options import DEFAULT, ReadOptions
-from saqrl.datasets.source import parsed_object
+from saqrl.datasets.source import damage_named, parsed_object, text_of
 from saqrl.datasets.transitions import Transitions
 
 if TYPE_CHECKING:
@@ -32,8 +33,9 @@ STATES = ("observation.state", "observation.environment_state")
 # Of our own conversions, which keep the whole transition.
 NEXT = "next.observation"
 TERMINATED = "next.terminated"
-EXTRAS = "saqrl.json"
-TEXT_LIMIT = 1 << 26
+EXTRAS = "meta/saqrl.json"
+# Frames a second where the log does not say: the format wants a number.
+FRAMES_PER_SECOND = 20
 # Numbers that one byte of parquet may stand for: a robot with a thousand joints that stands still.
 MOST_VALUES = 256
 
@@ -71,11 +73,8 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
         arrays["next_observations"] = frames.vectors(NEXT)
     notes = [f"Observations are {listing(columns['observations'])}."]
     terminals = _terminals(frames, columns, ends, options, notes)
-    extras = _extras(path, folder)
-    arrays |= {"terminals": terminals, "timeouts": ends & ~terminals}
-    tasks = _tasks(path, folder)
-    transitions = assemble(
-        arrays | bounds_of(path, extras),
+    return assemble(
+        arrays | {"terminals": terminals, "timeouts": ends & ~terminals},
         source=str(path),
         provenance={
             "format": "lerobot",
@@ -83,14 +82,14 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
             "version": info["codebase_version"],
             "robot_type": info.get("robot_type"),
             "fps": info.get("fps"),
-            "tasks": tasks,
+            "tasks": _tasks(path, folder),
             "observation_keys": list(columns["observations"]),
         },
         notes=notes,
         keys={"actions": columns["action"][0], "rewards": "next.reward"},
+        observation_keys=() if columns["observations"] == [STATES[0]] else keys,
+        extras=_extras(path, folder),
     )
-    named = () if keys == ((STATES[0], keys[0][1]),) else keys
-    return with_extras(path, replace(transitions, observation_keys=named), extras)
 
 
 def require_pyarrow(path: Path) -> None:
@@ -103,19 +102,8 @@ def require_pyarrow(path: Path) -> None:
         ) from error
 
 
-def _text(path: Path, file: Path) -> str:
-    try:
-        if file.stat().st_size > TEXT_LIMIT:
-            raise DatasetError(f"{path}: {file.name} is no description; copy it again")
-        return file.read_text(errors="replace")
-    except FileNotFoundError as error:
-        raise DatasetError(
-            f"{path}: {file.relative_to(path.expanduser())} is missing; copy the whole folder again"
-        ) from error
-
-
 def _info(path: Path, folder: Path) -> dict[str, object]:
-    info = parsed_object(path, "meta/info.json", _text(path, folder / "meta" / "info.json"))
+    info = parsed_object(path, "meta/info.json", text_of(path, folder, "meta/info.json"))
     version = info.get("codebase_version")
     if version not in VERSIONS:
         raise DatasetError(
@@ -186,10 +174,10 @@ class _Frames:
         tables = []
         wanted = list(dict.fromkeys(columns))
         for file in files:
-            name = file.relative_to(folder)
-            try:
+            name = str(file.relative_to(folder))
+            with damage_named(path, name):
                 opened = parquet.ParquetFile(file)
-                _require_stored(path, str(name), file, opened)
+                _require_stored(path, name, file, opened)
                 held = opened.schema_arrow.names
                 if missing := [column for column in wanted if column not in held]:
                     raise DatasetError(
@@ -197,12 +185,6 @@ class _Frames:
                         f"meta/info.json promises; it has {listing(held)}; copy it again"
                     )
                 tables.append(opened.read(columns=wanted, use_threads=False))
-            except DatasetError:
-                raise
-            except Exception as error:  # pyarrow has its own, and OSError, for damaged bytes
-                raise DatasetError(
-                    f"{path}: {name} cannot be read ({error}); the file is damaged, copy it again"
-                ) from error
         self.columns: dict[str, list[pyarrow.Array]] = {
             column: [chunk for table in tables for chunk in table.column(column).chunks]
             for column in wanted
@@ -337,32 +319,136 @@ def _terminals(
 
 def _tasks(path: Path, folder: Path) -> list[str]:
     """What the episodes are about, in words; from tasks.jsonl or tasks.parquet."""
-    lines, table = folder / "meta" / "tasks.jsonl", folder / "meta" / "tasks.parquet"
-    if lines.is_file():
-        rows = [line for line in _text(path, lines).splitlines() if line.strip()]
-        return [str(parsed_object(path, "meta/tasks.jsonl", row).get("task", "")) for row in rows]
-    if table.is_file():
-        import pyarrow.parquet as parquet
+    lines, table = "meta/tasks.jsonl", "meta/tasks.parquet"
+    if (folder / lines).is_file():
+        rows = [line for line in text_of(path, folder, lines).splitlines() if line.strip()]
+        return [str(parsed_object(path, lines, row).get("task", "")) for row in rows]
+    if not (folder / table).is_file():
+        return []
+    import pyarrow.parquet as parquet
 
-        try:
-            opened = parquet.ParquetFile(table)
-            _require_stored(path, "meta/tasks.parquet", table, opened)
-            read = opened.read(use_threads=False)
-            # pandas writes the task as the index, without a name of its own.
-            named = [n for n in ("task", "__index_level_0__") if n in read.column_names]
-            return [str(value) for value in read.column(named[0]).to_pylist()] if named else []
-        except DatasetError:
-            raise
-        except Exception as error:
-            raise DatasetError(
-                f"{path}: meta/tasks.parquet cannot be read ({error}); copy it again"
-            ) from error
-    return []
+    with damage_named(path, table):
+        opened = parquet.ParquetFile(folder / table)
+        _require_stored(path, table, folder / table, opened)
+        read = opened.read(use_threads=False)
+        # pandas writes the task as the index, without a name of its own.
+        named = [n for n in ("task", "__index_level_0__") if n in read.column_names]
+        return [str(value) for value in read.column(named[0]).to_pylist()] if named else []
 
 
 def _extras(path: Path, folder: Path) -> dict[str, object]:
     """What the format has no place for, where our own conversion wrote it."""
-    file = folder / "meta" / EXTRAS
-    if not file.is_file():
+    if not (folder / EXTRAS).is_file():
         return {}
-    return parsed_object(path, f"meta/{EXTRAS}", _text(path, file))
+    return parsed_object(path, EXTRAS, text_of(path, folder, EXTRAS))
+
+
+def write(path: Path, transitions: Transitions) -> None:
+    """Write v3.0 with one file of frames; videos and their features are not part of a log."""
+    require_pyarrow(path)
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    lengths = transitions.episode_lengths
+    episodes = np.repeat(np.arange(len(lengths)), lengths)
+    frames = np.arange(len(transitions)) - np.repeat(transitions.episode_starts, lengths)
+    given = transitions.provenance.get("fps")
+    fps = given if isinstance(given, int) and given > 0 else FRAMES_PER_SECOND
+    columns: dict[str, np.ndarray] = {
+        "observation.state": transitions.observations,
+        "action": transitions.actions,
+        **({"next.reward": transitions.rewards} if transitions.has_rewards else {}),
+        "next.done": transitions.last_rows,
+        TERMINATED: transitions.terminated,
+        NEXT: transitions.next_observations,
+        "timestamp": (frames / fps).astype(np.float32),
+        "frame_index": frames,
+        "episode_index": episodes,
+        "index": np.arange(len(transitions)),
+        "task_index": np.zeros(len(transitions), np.int64),
+    }
+    tasks = transitions.provenance.get("tasks")
+    task = str(tasks[0]) if isinstance(tasks, list) and tasks else _task_words(transitions)
+    for folder in ("meta/episodes/chunk-000", "data/chunk-000"):
+        (path / folder).mkdir(parents=True)
+
+    def array(values: np.ndarray) -> Any:
+        if values.ndim == 1:
+            return pa.array(values)
+        return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+
+    table = pa.table({name: array(values) for name, values in columns.items()})
+    parquet.write_table(table, path / "data/chunk-000/file-000.parquet")
+    starts, count = transitions.episode_starts, len(lengths)
+    zeros = np.zeros(count, np.int64)
+    listed = pa.table(
+        {
+            "episode_index": np.arange(count),
+            "tasks": pa.array([[task]] * count),
+            "length": lengths,
+            "dataset_from_index": starts,
+            "dataset_to_index": transitions.episode_ends,
+            "data/chunk_index": zeros,
+            "data/file_index": zeros,
+            "meta/episodes/chunk_index": zeros,
+            "meta/episodes/file_index": zeros,
+        }
+    )
+    parquet.write_table(listed, path / "meta/episodes/chunk-000/file-000.parquet")
+    parquet.write_table(_task_table(task), path / "meta/tasks.parquet")
+    info = {
+        "codebase_version": "v3.0",
+        "robot_type": transitions.provenance.get("robot_type"),
+        "total_episodes": count,
+        "total_frames": len(transitions),
+        "total_tasks": 1,
+        "chunks_size": 1000,
+        "data_files_size_in_mb": 100,
+        "video_files_size_in_mb": 500,
+        "fps": fps,
+        "splits": {"train": f"0:{count}"},
+        "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
+        "video_path": None,
+        "features": {name: _feature(values) for name, values in columns.items()},
+    }
+    _write_json(path / "meta/info.json", info)
+    _write_json(path / "meta/stats.json", {n: _statistics(v) for n, v in columns.items()})
+    _write_json(path / EXTRAS, extras_of(transitions))
+
+
+def _task_words(transitions: Transitions) -> str:
+    return transitions.environment.id if transitions.environment else "unknown"
+
+
+def _task_table(task: str) -> Any:
+    """Tasks as pandas writes them: the words are the index, which LeRobot looks up."""
+    import pyarrow as pa
+
+    index = "__index_level_0__"
+    described = {
+        "index_columns": [index],
+        "column_indexes": [],
+        "columns": [
+            {"name": "task_index", "field_name": "task_index", "pandas_type": "int64"}
+            | {"numpy_type": "int64", "metadata": None},
+            {"name": None, "field_name": index, "pandas_type": "unicode"}
+            | {"numpy_type": "object", "metadata": None},
+        ],
+    }
+    table = pa.table({"task_index": np.zeros(1, np.int64), index: pa.array([task])})
+    return table.replace_schema_metadata({b"pandas": json.dumps(described).encode()})
+
+
+def _feature(values: np.ndarray) -> dict[str, object]:
+    width = [values.shape[1]] if values.ndim == 2 else [1]
+    return {"dtype": str(values.dtype), "shape": width, "names": None}
+
+
+def _statistics(values: np.ndarray) -> dict[str, object]:
+    table = values.reshape(len(values), -1).astype(np.float64)
+    found = {name: getattr(table, name)(0).tolist() for name in ("min", "max", "mean", "std")}
+    return {**found, "count": [len(table)]}
+
+
+def _write_json(path: Path, value: Mapping[str, object]) -> None:
+    path.write_text(json.dumps(value, indent=2))

@@ -17,11 +17,12 @@ from jaxtyping import Float32, Int64
 
 from saqrl.datasets.errors import DatasetError, counted
 from saqrl.datasets.extras import NAME, extras_of, with_extras
+from saqrl.datasets.mixture import require_alike
 from saqrl.datasets.options import DEFAULT, ReadOptions
 from saqrl.datasets.scaling import ActionRange
 from saqrl.datasets.source import file_record, parsed_object
-from saqrl.datasets.statistics import BLOCK_ROWS, blocks, release
-from saqrl.datasets.transitions import Transitions
+from saqrl.datasets.statistics import blocks, release
+from saqrl.datasets.transitions import Transitions, other_successors
 
 SUMMARY = "folder of mapped columns that saqrl convert --format mapped writes"
 SUFFIXES: tuple[str, ...] = ()
@@ -97,10 +98,8 @@ class Successors:
 
 def recognises(path: Path) -> bool:
     """Whether this is a folder with our record in it."""
-    try:
-        return json.loads((path / RECORD).read_text()).get("format") == FORMAT
-    except Exception:  # no such file, or no record of ours: the reader asked for by name says which
-        return False
+    recorded: bool = json.loads((path / RECORD).read_text()).get("format") == FORMAT
+    return recorded
 
 
 def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = None) -> Transitions:
@@ -144,12 +143,12 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
             "notes": [str(note) for note in notes] if isinstance(notes, list) else [],
         },
     )
-    return with_extras(path, transitions, extras)
+    return with_extras(str(path), transitions, extras)
 
 
-def write(folder: Path, log: Transitions) -> None:
+def write(path: Path, transitions: Transitions) -> None:
     """Store one log in a new folder."""
-    write_each(folder, [log])
+    write_each(path, [transitions])
 
 
 def write_each(folder: Path, logs: Iterable[Transitions]) -> None:
@@ -172,7 +171,12 @@ def write_each(folder: Path, logs: Iterable[Transitions]) -> None:
                 widths |= {"actions": log.actions.shape[1:], "successors": widths["observations"]}
                 lengths = dict.fromkeys(COLUMNS, 0)
                 heads = {name: _head(files[name], name, 0, widths) for name in COLUMNS}
-            first = _joined(first, log, number)
+            require_alike("the logs to write", first, log, number)
+            first = replace(
+                first,
+                action_range=first.action_range.union(log.action_range),
+                environment=first.environment or log.environment,
+            )
             for name, table in _columns_of(log, rows):
                 lengths[name] += len(table)
                 files[name].write(np.ascontiguousarray(table, COLUMNS[name][0]).data)
@@ -195,18 +199,14 @@ def write_each(folder: Path, logs: Iterable[Transitions]) -> None:
 
 def _columns_of(log: Transitions, offset: int) -> Iterable[tuple[str, np.ndarray]]:
     """(column, rows to append), block by block; `offset` rows of other logs come before."""
-    last = np.zeros(len(log), bool)
-    last[log.episode_ends - 1] = True
+    last = log.last_rows
     yield "episode_starts", log.episode_starts + offset
-    for start in range(0, len(log), BLOCK_ROWS):
-        rows = slice(start, min(start + BLOCK_ROWS, len(log)))
+    for rows, differs in other_successors(log):
         for name in ("observations", "actions", "rewards", "terminated"):
             yield name, getattr(log, name)[rows]
-        own = log.next_observations[rows]
-        after = log.observations[np.minimum(np.arange(rows.start, rows.stop) + 1, len(log) - 1)]
-        differs = (own.view(np.uint32) != after.view(np.uint32)).any(1) | last[rows]
-        yield "successor_rows", np.flatnonzero(differs) + start + offset
-        yield "successors", own[differs]
+        listed = np.flatnonzero(differs | last[rows]) + rows.start
+        yield "successor_rows", listed + offset
+        yield "successors", log.next_observations[listed]
         for name in ("observations", "actions", "rewards", "terminated"):
             release(getattr(log, name))
 
@@ -216,25 +216,6 @@ def _head(file: IO[bytes], name: str, rows: int, widths: Mapping[str, tuple[int,
     described = {"descr": COLUMNS[name][0], "fortran_order": False}
     np.lib.format.write_array_header_1_0(file, described | {"shape": (rows, *widths.get(name, ()))})
     return file.tell()
-
-
-def _joined(first: Transitions, log: Transitions, number: int) -> Transitions:
-    """The first log, with what it and the others have in common."""
-    for name in ("observations", "actions"):
-        ours, theirs = getattr(first, name).shape[1], getattr(log, name).shape[1]
-        if ours != theirs:
-            raise DatasetError(
-                f"{name} have {ours} columns in part 1 and {theirs} in part {number}; "
-                "only logs of the same robot and task fit together"
-            )
-    if first.has_rewards != log.has_rewards:
-        raise DatasetError(f"parts 1 and {number} must both have rewards, or none")
-    if first.observation_keys and log.observation_keys not in ((), first.observation_keys):
-        raise DatasetError(f"parts 1 and {number} observe different keys")
-    low = np.minimum(first.action_range.low, log.action_range.low)
-    high = np.maximum(first.action_range.high, log.action_range.high)
-    environment = first.environment or log.environment
-    return replace(first, action_range=ActionRange(low, high), environment=environment)
 
 
 def _record(path: Path, folder: Path) -> dict[str, object]:

@@ -8,25 +8,26 @@ become one vector, keys in alphabetical order at every level, as Gymnasium flatt
 import json
 import os
 import re
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from saqrl.datasets.assembly import assemble
-from saqrl.datasets.errors import DatasetError, listing, nearest
-from saqrl.datasets.extras import NAME, bounds_of, with_extras
+from saqrl.datasets.errors import DatasetError, counted, listing, nearest
+from saqrl.datasets.extras import NAME, bounds_of, extras_of
+from saqrl.datasets.formats.episodes import Fields, fields_of, joined, require_members
 from saqrl.datasets.formats.hdf5 import (
     is_group,
     local_group,
     names_of,
     numbers,
     open_hdf5,
+    store,
 )
 from saqrl.datasets.options import DEFAULT, ReadOptions
-from saqrl.datasets.source import file_record, parsed_object
-from saqrl.datasets.transitions import EnvironmentSpec, Transitions
+from saqrl.datasets.source import file_record, parsed_object, text_of
+from saqrl.datasets.transitions import EnvironmentSpec, Transitions, other_successors
 
 if TYPE_CHECKING:
     import h5py
@@ -37,8 +38,8 @@ OPTIONS = ("keys",)
 
 DATASET_ID = re.compile(r"[\w.-]+(/[\w.-]+)*-v\d+")
 MAIN_FILE, METADATA = "main_data.hdf5", "metadata.json"
-# More text than any description of a data set has.
-METADATA_LIMIT = 1 << 24
+# Name and width of the parts of an observation; a plain vector has the name "".
+Layout = tuple[tuple[str, int], ...]
 
 
 def recognises(path: Path) -> bool:
@@ -54,48 +55,44 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
     folder = _data_folder(path.expanduser()) or _data_folder(datasets_folder() / path)
     if folder is None:
         folder = _downloaded(path)
-    metadata = _metadata(path, folder)
+    metadata = parsed_object(path, METADATA, text_of(path, folder, METADATA))
     main = folder / MAIN_FILE
     if not main.is_file():
         raise DatasetError(
             f"{path}: {main} is missing (data format {metadata.get('data_format')}); only the "
             "format hdf5 is read: convert it with minari, or download it again"
         )
-    rows: dict[str, list[np.ndarray]] = {}
+    episodes: dict[str, Fields] = {}
+    layouts: list[Layout] = []
     with open_hdf5(main) as file:
         names = [name for name in names_of(main, file) if re.fullmatch(r"episode_\d{1,9}", name)]
         _check_episodes(path, names, metadata)
-        keys: tuple[tuple[str, int], ...] | None = None
         for name in sorted(names, key=lambda name: int(name[8:])):
-            episode, found = _episode(main, name, file, options.keys)
-            if keys is not None and found != keys:
+            episodes[name], layout = _episode(main, name, file, options.keys)
+            if layouts and layout != layouts[0]:
                 raise DatasetError(
-                    f"{main}: {name} observes {_layout(found)} and the first episode "
-                    f"{_layout(keys)}; every episode needs the same"
+                    f"{main}: {name} observes {_described(layout)} and the first episode "
+                    f"{_described(layouts[0])}; every episode needs the same"
                 )
-            keys = found
-            for field, array in episode.items():
-                rows.setdefault(field, []).append(array)
-    assert keys is not None
-    named = keys if keys[0][0] else ()
-    if len({len(parts) for parts in rows.values()}) > 1:
-        raise DatasetError(f"{main}: some episodes lack fields that others have; copy it again")
-    arrays = {field: _joined(main, field, parts) for field, parts in rows.items()}
-    notes = [f"Observations are {listing((k for k, _ in named), limit=20)}."] if named else []
+            layouts.append(layout)
+    arrays, last = joined(main, episodes)
+    # An episode that was cut by its recorder ends as at a time limit.
+    arrays["timeouts"] = (arrays["timeouts"] != 0) | (last & (arrays["terminals"] == 0))
+    named = layouts[0] if layouts[0][0][0] else ()
     extras = metadata.get(NAME)
     extras = extras if isinstance(extras, dict) else {}
-    arrays |= bounds_of(path, extras) or _bounds(metadata)
     if extras.get("has_rewards") is False:
         arrays.pop("rewards", None)
-    transitions = assemble(
-        arrays,
+    return assemble(
+        arrays | (bounds_of(str(path), extras) or _bounds(metadata)),
         source=str(path),
         environment=_environment(path, metadata, [key for key, _ in named], options),
         provenance=_record(path, main, metadata),
-        notes=notes,
+        notes=[f"Observations are {listing((k for k, _ in named), limit=20)}."] if named else [],
         keys={"terminals": "terminations", "timeouts": "truncations"},
+        observation_keys=named,
+        extras=extras,
     )
-    return with_extras(path, replace(transitions, observation_keys=named), extras)
 
 
 def datasets_folder() -> Path:
@@ -146,15 +143,6 @@ def _downloaded(path: Path) -> Path:
     return found
 
 
-def _metadata(path: Path, folder: Path) -> dict[str, object]:
-    file = folder / METADATA
-    if not file.is_file():
-        raise DatasetError(f"{path}: {file} is missing; copy the whole folder again")
-    if file.stat().st_size > METADATA_LIMIT:
-        raise DatasetError(f"{path}: {file} is no description of a data set; copy it again")
-    return parsed_object(path, METADATA, file.read_text(errors="replace"))
-
-
 def _check_episodes(path: Path, names: list[str], metadata: dict[str, object]) -> None:
     if not names:
         raise DatasetError(
@@ -170,47 +158,24 @@ def _check_episodes(path: Path, names: list[str], metadata: dict[str, object]) -
 
 def _episode(
     main: Path, name: str, file: "h5py.File", asked: tuple[str, ...]
-) -> tuple[dict[str, np.ndarray], tuple[tuple[str, int], ...]]:
+) -> tuple[Fields, Layout]:
     """Fields of one episode, one row a step, and the layout of its observations."""
     group = local_group(main, name, file)
-    names = names_of(main, group)
-    needed = ("observations", "actions", "terminations", "truncations")
-    if missing := [key for key in needed if key not in names]:
-        raise DatasetError(
-            f"{main}: {name} lacks {listing(missing)}; it has {listing(names)}; copy it again"
-        )
-    fields = {"actions": "actions", "terminals": "terminations", "timeouts": "truncations"}
-    if "rewards" in names:
-        fields["rewards"] = "rewards"
-    episode = {field: numbers(main, f"{name}/{key}", group) for field, key in fields.items()}
-    steps = len(episode["actions"])
-    for field, array in episode.items():
-        if len(array) != steps:
-            raise DatasetError(
-                f"{main}: {name}/{fields[field]} has {len(array):,} rows and its actions have "
-                f"{steps:,}; every field needs one row a step"
-            )
-        if field != "actions" and array.size != steps:
-            raise DatasetError(
-                f"{main}: {name}/{fields[field]} has shape {array.shape}; one number a step, "
-                f"({steps},), is needed"
-            )
-    if steps == 0:
-        raise DatasetError(f"{main}: {name} has no steps; remove it")
+    keys = {"actions": "actions", "terminals": "terminations", "timeouts": "truncations"}
+    require_members(main, name, group, "observations", *keys.values(), hint="copy it again")
+    if "rewards" in names_of(main, group):
+        keys["rewards"] = "rewards"
+    episode = fields_of(main, name, group, keys)
     parts = _observations(main, f"{name}/observations", group)
     table, layout = _flattened(main, name, parts, asked)
+    steps = len(episode["actions"])
     if len(table) != steps + 1:
         raise DatasetError(
             f"{main}: {name}/observations has {len(table):,} rows and its actions {steps:,}; one "
             "more than actions is expected, the last after the last action"
         )
-    episode |= {"observations": table[:-1], "next_observations": table[1:]}
-    episode |= {field: episode[field].ravel() for field in ("terminals", "timeouts")}
-    # An episode that was cut by its recorder ends as at a time limit.
-    flags = (episode["terminals"] != 0) | (episode["timeouts"] != 0)
-    if not flags[-1]:
-        episode["timeouts"] = np.append(episode["timeouts"][:-1], 1)
-    return episode, layout
+    flags = {field: episode[field].ravel() for field in ("terminals", "timeouts")}
+    return {**episode, **flags, "observations": table[:-1], "next_observations": table[1:]}, layout
 
 
 def _observations(main: Path, place: str, group: "h5py.Group") -> dict[str, np.ndarray]:
@@ -235,7 +200,7 @@ def _observations(main: Path, place: str, group: "h5py.Group") -> dict[str, np.n
 
 def _flattened(
     main: Path, name: str, parts: dict[str, np.ndarray], asked: tuple[str, ...]
-) -> tuple[np.ndarray, tuple[tuple[str, int], ...]]:
+) -> tuple[np.ndarray, Layout]:
     if not parts:
         raise DatasetError(f"{main}: {name}/observations is empty; copy it again")
     if unknown := [key for key in asked if key not in parts]:
@@ -263,16 +228,8 @@ def _flattened(
     return np.concatenate(tables, axis=1), layout
 
 
-def _layout(keys: tuple[tuple[str, int], ...]) -> str:
-    return listing(f"{key or 'a vector'} ({width})" for key, width in keys)
-
-
-def _joined(main: Path, field: str, parts: list[np.ndarray]) -> np.ndarray:
-    if len({part.shape[1:] for part in parts}) > 1:
-        raise DatasetError(
-            f"{main}: {field} change their width from episode to episode; every row needs the same"
-        )
-    return np.concatenate(parts)
+def _described(layout: Layout) -> str:
+    return listing(f"{key or 'a vector'} ({width})" for key, width in layout)
 
 
 def _bounds(metadata: dict[str, object]) -> dict[str, np.ndarray]:
@@ -308,3 +265,98 @@ def _record(path: Path, main: Path, metadata: dict[str, object]) -> dict[str, ob
     kept = ("dataset_id", "minari_version", "algorithm_name", "author", "code_permalink")
     recorded = {key: metadata[key] for key in kept if key in metadata}
     return {"format": "minari", **file_record(main), "path": str(path), "recorded": recorded}
+
+
+def write(path: Path, transitions: Transitions) -> None:
+    """Write the folder of a data set; DatasetError where a successor is no next observation."""
+    import h5py
+
+    _require_continuity(transitions)
+    folder = path / "data"
+    folder.mkdir(parents=True)
+    with h5py.File(folder / MAIN_FILE, "w") as file:
+        for episode, rows in enumerate(transitions.episode_rows):
+            group = file.create_group(f"episode_{episode}")
+            group.attrs["id"] = episode
+            group.attrs["total_steps"] = rows.stop - rows.start
+            final = transitions.next_observations[rows.stop - 1 : rows.stop]
+            store(group, "observations", np.concatenate([transitions.observations[rows], final]))
+            store(group, "actions", transitions.actions[rows])
+            store(group, "rewards", transitions.rewards[rows])
+            terminations = transitions.terminated[rows]
+            truncations = np.zeros_like(terminations)
+            truncations[-1] = not terminations[-1]
+            store(group, "terminations", terminations)
+            store(group, "truncations", truncations)
+    width = transitions.observations.shape[1]
+    metadata = {
+        "total_episodes": transitions.num_episodes,
+        "total_steps": len(transitions),
+        "data_format": "hdf5",
+        "observation_space": _box(
+            np.full(width, -np.inf), np.full(width, np.inf), transitions.observations.dtype
+        ),
+        "action_space": _box(
+            transitions.action_range.low, transitions.action_range.high, transitions.actions.dtype
+        ),
+        "env_spec": _env_spec(transitions),
+        "dataset_id": f"saqrl/converted/{path.name.strip('.').split('.')[0]}-v0",
+        "algorithm_name": "unknown",
+        "author": [],
+        "author_email": [],
+        "code_permalink": "",
+        "description": f"Converted by saqrl from {transitions.provenance.get('path', 'a log')}",
+        "minari_version": "0.5.0",
+        "dataset_size": round(sum(f.stat().st_size for f in folder.iterdir()) / 1e6, 1),
+        NAME: extras_of(transitions),
+    }
+    if metadata["env_spec"] is None:
+        del metadata["env_spec"]
+    (folder / METADATA).write_text(json.dumps(metadata))
+
+
+def _require_continuity(transitions: Transitions) -> None:
+    """Minari stores a successor once, as the next observation."""
+    last = transitions.last_rows
+    rows_lost = sum(
+        int((differs & ~last[rows]).sum()) for rows, differs in other_successors(transitions)
+    )
+    if rows_lost:
+        raise DatasetError(
+            f"Minari stores a next observation only as the one that follows, and in "
+            f"{counted(rows_lost, 'row')} here it is another; convert to npz, d4rl, robomimic or "
+            "lerobot, which store both"
+        )
+
+
+def _box(low: np.ndarray, high: np.ndarray, dtype: np.dtype[Any]) -> str:
+    """A Gymnasium Box as Minari serialises it."""
+    return json.dumps(
+        {
+            "type": "Box",
+            "dtype": str(dtype),
+            "shape": [len(low)],
+            "low": [float(value) for value in low],
+            "high": [float(value) for value in high],
+        }
+    )
+
+
+def _env_spec(transitions: Transitions) -> str | None:
+    if transitions.environment is None:
+        return None
+    options = dict(transitions.environment.options)
+    return json.dumps(
+        {
+            "id": transitions.environment.id,
+            "entry_point": None,
+            "reward_threshold": None,
+            "nondeterministic": False,
+            "max_episode_steps": options.pop("max_episode_steps", None),
+            "order_enforce": True,
+            "disable_env_checker": True,
+            "kwargs": options,
+            "additional_wrappers": [],
+            "vector_entry_point": None,
+        }
+    )

@@ -5,15 +5,21 @@ import math
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 from saqrl.datasets.assembly import BOUNDS, assemble
 from saqrl.datasets.errors import DatasetError, listing, nearest
-from saqrl.datasets.extras import NAME, with_extras
+from saqrl.datasets.extras import NAME, extras_of, provenance_text
 from saqrl.datasets.options import DEFAULT, ReadOptions
-from saqrl.datasets.source import MOST_DEFLATED, existing_file, file_record, parsed_object
+from saqrl.datasets.source import (
+    MOST_DEFLATED,
+    damage_named,
+    existing_file,
+    file_record,
+    parsed_object,
+)
 from saqrl.datasets.transitions import EnvironmentSpec, Transitions
 
 SUMMARY = "npz with observations, actions, terminals and/or timeouts, best also rewards"
@@ -33,11 +39,8 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 
 def recognises(path: Path) -> bool:
     """Whether this is a zip archive with actions in it."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = array_names(archive)
-    except Exception:  # damaged or no archive: the reader that is asked for by name says which
-        return False
+    with zipfile.ZipFile(path) as archive:
+        names = array_names(archive)
     return bool({"actions", *ALIASES["actions"]} & set(names))
 
 
@@ -61,16 +64,45 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
     record: dict[str, object] = {"format": "npz", **file_record(file)}
     if recorded is not None:
         record["recorded"] = _parsed(recorded)
-    transitions = assemble(
+    return assemble(
         arrays,
         source=str(path),
         environment=EnvironmentSpec(named) if named else None,
         provenance=record,
         notes=notes,
         keys=keys,
+        extras=None if added is None else parsed_object(path, NAME, added),
     )
-    extras = {} if added is None else parsed_object(path, NAME, added)
-    return with_extras(path, transitions, extras)
+
+
+def write(path: Path, transitions: Transitions) -> None:
+    """Write a compressed archive."""
+    members: dict[str, Any] = {
+        **flat_fields(transitions),
+        NAME: np.array(json.dumps(extras_of(transitions))),
+        "provenance": np.array(provenance_text(transitions)),
+    }
+    if transitions.environment is not None:
+        members["environment_id"] = np.array(transitions.environment.id)
+    with path.open("wb") as stream:
+        np.savez_compressed(stream, **members)
+
+
+def flat_fields(transitions: Transitions) -> dict[str, np.ndarray]:
+    """One array a field, one row a step, and the actions' bounds, as `assemble` takes them."""
+    arrays = {
+        "observations": transitions.observations,
+        "actions": transitions.actions,
+        "rewards": transitions.rewards,
+        "next_observations": transitions.next_observations,
+        "terminals": transitions.terminated,
+        "timeouts": transitions.last_rows & ~transitions.terminated,
+        "action_low": transitions.action_range.low,
+        "action_high": transitions.action_range.high,
+    }
+    if not transitions.has_rewards:
+        del arrays["rewards"]
+    return arrays
 
 
 def opened(path: Path, file: Path) -> zipfile.ZipFile:
@@ -122,22 +154,11 @@ class Members:
         return keys
 
     def array(self, key: str) -> np.ndarray:
-        try:
+        with damage_named(self.path, key):
             with self.archive.open(f"{key}.npy") as stream:
                 self._require_stored(key, stream)
             with self.archive.open(f"{key}.npy") as stream:
                 return np.lib.format.read_array(stream, allow_pickle=False)
-        except DatasetError:
-            raise
-        except Exception as error:  # zlib, zipfile and the npy header each have their own
-            if "allow_pickle" in str(error):
-                raise DatasetError(
-                    f"{self.path}: {key} holds Python objects, and pickled arrays are never "
-                    "opened; save it as a plain array of numbers"
-                ) from error
-            raise DatasetError(
-                f"{self.path}: {key} cannot be read ({error}); the file is damaged, copy it again"
-            ) from error
 
     def _require_stored(self, key: str, stream: IO[bytes]) -> None:
         """Refuse a header that promises more than is stored, before memory is set aside for it."""
@@ -148,10 +169,15 @@ class Members:
             shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
         else:  # only structured types need a later one
             return
+        if dtype.hasobject:
+            raise DatasetError(
+                f"{self.path}: {key} holds Python objects, and pickled arrays are never "
+                "opened; save it as a plain array of numbers"
+            )
         member = self.archive.getinfo(f"{key}.npy")
         promised = math.prod(shape) * dtype.itemsize
         held = min(member.file_size, member.compress_size * MOST_DEFLATED)
-        if promised > held and not dtype.hasobject:
+        if promised > held:
             raise DatasetError(
                 f"{self.path}: {key} promises the shape {shape} and its {held:,} bytes cannot hold "
                 "it; the file is damaged, copy it again"

@@ -35,13 +35,8 @@ FOLDER = Path("~/.ogbench/data")
 
 def recognises(path: Path) -> bool:
     """By the benchmark's file names, else by qpos beside observations without timeouts."""
-    if not path.is_file():
-        return False
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = set(array_names(archive))
-    except Exception:  # damaged or no archive: the reader that is asked for by name says which
-        return False
+    with zipfile.ZipFile(path) as archive:
+        names = set(array_names(archive))
     if not {"observations", "actions", "terminals"} <= names or "timeouts" in names:
         return False
     return bool(FILE_NAME.fullmatch(path.name)) or "qpos" in names
@@ -69,17 +64,7 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
             f"{held_out}: observations have {validation.observations.shape[1]} columns and those "
             f"of {path.name} {training.observations.shape[1]}; the two files do not belong together"
         )
-    notes = [*_notes(training), f"{held_out.name} beside it is the held-out split."]
-    # Errors on both are told in the same units.
-    validation = replace(validation, action_range=training.action_range)
-    return replace(
-        training, held_out=validation, provenance={**training.provenance, "notes": notes}
-    )
-
-
-def _notes(transitions: Transitions) -> list[str]:
-    notes = transitions.provenance.get("notes", [])
-    return [str(note) for note in notes] if isinstance(notes, list) else []
+    return training.with_held_out(validation, f"{held_out.name} beside it is the held-out split.")
 
 
 def _task(environment: str | None) -> str | None:

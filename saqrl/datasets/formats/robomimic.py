@@ -5,6 +5,7 @@ object. robomimic marks every step on which the task is solved as done; a demons
 here and terminates on its last row if it is solved there.
 """
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -12,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Bool
 
-from saqrl.datasets.assembly import assemble
+from saqrl.datasets.assembly import BOUNDS, assemble
 from saqrl.datasets.errors import DatasetError, counted, listing, nearest
-from saqrl.datasets.extras import NAME, bounds_of, with_extras
+from saqrl.datasets.extras import NAME, extras_of
+from saqrl.datasets.formats.episodes import Fields, fields_of, joined, require_members
 from saqrl.datasets.formats.hdf5 import (
     Record,
     local_dataset,
@@ -24,6 +27,7 @@ from saqrl.datasets.formats.hdf5 import (
     numbers,
     open_hdf5,
     read_array,
+    store,
     values_of,
 )
 from saqrl.datasets.options import DEFAULT, ReadOptions
@@ -40,6 +44,8 @@ OPTIONS = ("keys", "mask")
 
 # env_args["type"], from robomimic.envs.env_base.EnvType.
 ROBOSUITE, GYM = 1, 2
+# The only key of an observation whose parts have no names.
+WHOLE = "state"
 # What asks for drawing or images, which nothing here looks at.
 DRAWING = re.compile(r"camera|render|use_camera_obs|has_.*renderer|reward_shaping_override")
 
@@ -48,15 +54,9 @@ def recognises(path: Path) -> bool:
     """Whether this is HDF5 with a group data that holds demo_ groups."""
     import h5py
 
-    if not path.is_file() or not h5py.is_hdf5(path):
-        return False
-    try:
-        with h5py.File(path, "r") as file:
-            if file.get("data", getclass=True) is not h5py.Group:
-                return False
-            return any(name.startswith("demo") for name in file["data"])
-    except Exception:  # damaged: the reader that is asked for by name says how
-        return False
+    with h5py.File(path, "r") as file:
+        grouped = file.get("data", getclass=True) is h5py.Group
+        return grouped and any(name.startswith("demo") for name in file["data"])
 
 
 def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = None) -> Transitions:
@@ -70,12 +70,7 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
         transitions = log.read(log.chosen(options.mask))
         if options.mask == "train" and "valid" in log.masks():
             held_out = log.read(log.chosen("valid"))
-            notes = transitions.provenance["notes"]
-            assert isinstance(notes, list)
-            notes.append("The mask valid is the held-out split.")
-            # Errors on both are told in the same units.
-            held_out = replace(held_out, action_range=transitions.action_range)
-            return replace(transitions, held_out=held_out)
+            return transitions.with_held_out(held_out, "The mask valid is the held-out split.")
         return transitions
 
 
@@ -93,12 +88,13 @@ class _Log:
             raise DatasetError(
                 f"{path}: data has no demo_0, demo_1, ...; name another format, or copy it again"
             )
-        self.extras = self._extras()
-        stored = self.extras.get("stored_keys")
+        extras = self._extras()
+        stored = extras.get("stored_keys")
         own = tuple(map(str, stored)) if isinstance(stored, list) else ()
         self.keys = self._keys(options.keys or own)
-        # What our own conversion recorded describes all of its keys, in its order.
-        self.whole = not options.keys
+        # What our own conversion recorded of observations describes all keys, in its order.
+        names = BOUNDS if options.keys else extras
+        self.extras = {name: extras[name] for name in names if name in extras}
 
     def _extras(self) -> dict[str, object]:
         if NAME not in names_of(self.path, self.file):
@@ -142,42 +138,16 @@ class _Log:
         return names_of(self.path, local_group(self.path, "mask", self.file))
 
     def read(self, demos: Sequence[str]) -> Transitions:
-        rows: dict[str, list[np.ndarray]] = {}
-        notes: list[str] = []
-        held = 0
-        fields: set[str] | None = None
-        for demo in demos:
-            episode = self._episode(demo)
-            if fields is None:
-                fields = set(episode)
-            elif fields != set(episode):
-                other = listing(sorted(fields ^ set(episode)))
-                raise DatasetError(
-                    f"{self.path}: data/{demo} and data/{demos[0]} differ in having {other}; every "
-                    "demonstration needs the same fields"
-                )
-            solved = self._solved(episode)
-            held += max(int((episode.get("dones", np.zeros(1)) != 0).sum()) - 1, 0)
-            ends = np.zeros(len(episode["actions"]), bool)
-            ends[-1] = True
-            episode |= {"terminals": ends & solved, "timeouts": ends & ~solved}
-            for name in ("dones", "terminated"):
-                episode.pop(name, None)
-            for name, array in episode.items():
-                rows.setdefault(name, []).append(array)
-        if held and fields is not None and "terminated" not in fields:
-            notes.append(
-                f"dones also marks {counted(held, 'earlier row')}, where a task once solved is "
-                "held: demonstrations stay whole, and only a solved last row terminates."
-            )
+        episodes = {f"data/{demo}": self._episode(f"data/{demo}") for demo in demos}
+        arrays, last = joined(self.path, episodes)
+        notes = [] if "terminated" in arrays else _notes_of_held(arrays, last)
         notes.append(f"Observations are {listing((k for k, _ in self.keys), limit=20)}.")
-        spec = self._environment(notes)
-        arrays = {name: self._joined(name, parts) for name, parts in rows.items()}
-        arrays |= bounds_of(self.path, self.extras)
+        solved = _solved(arrays)
+        starts = tuple(start for demo in demos if (start := self._start(demo)) is not None)
         transitions = assemble(
-            arrays,
+            arrays | {"terminals": last & solved, "timeouts": last & ~solved},
             source=str(self.path),
-            environment=spec,
+            environment=self._environment(notes),
             provenance={
                 "format": "robomimic",
                 **file_record(existing_file(self.path)),
@@ -185,14 +155,10 @@ class _Log:
             },
             notes=notes,
             keys={"timeouts": "dones", "terminals": "dones"},
-        )
-        starts = tuple(start for demo in demos if (start := self._start(demo)) is not None)
-        named = replace(
-            transitions,
             observation_keys=self.keys,
-            starts=starts if len(starts) == len(demos) else None,
+            extras=self.extras,
         )
-        return with_extras(self.path, named, self.extras) if self.whole else named
+        return replace(transitions, starts=starts if len(starts) == len(demos) else None)
 
     def _start(self, demo: str) -> RecordedStart | None:
         """The simulator's state before the first action, where it is recorded."""
@@ -205,56 +171,19 @@ class _Log:
             return None
         return RecordedStart(first, self.path, demo) if first.ndim == 1 else None
 
-    def _joined(self, name: str, parts: list[np.ndarray]) -> np.ndarray:
-        if len({part.shape[1:] for part in parts}) > 1:
-            shapes = listing(sorted({str(part.shape[1:]) for part in parts}), limit=3)
-            raise DatasetError(
-                f"{self.path}: {name} changes its width from demonstration to demonstration "
-                f"({shapes}); every row needs the same"
-            )
-        return np.concatenate(parts)
-
-    def _solved(self, episode: dict[str, np.ndarray]) -> bool:
-        """Whether the last row ends the task: a positive reward on a row that is done."""
-        if "terminated" in episode:
-            return bool(episode["terminated"].ravel()[-1])
-        done = "dones" not in episode or bool(episode["dones"].ravel()[-1])
-        rewarded = "rewards" not in episode or bool(episode["rewards"].ravel()[-1] > 0)
-        return done and rewarded and ("dones" in episode or "rewards" in episode)
-
-    def _episode(self, demo: str) -> dict[str, np.ndarray]:
-        group = local_group(self.path, f"data/{demo}", self.data)
+    def _episode(self, place: str) -> Fields:
+        group = local_group(self.path, place, self.data)
+        hint = "robomimic's dataset_states_to_obs.py adds obs"
+        require_members(self.path, place, group, "actions", "obs", hint=hint)
         names = names_of(self.path, group)
-        missing = [name for name in ("actions", "obs") if name not in names]
-        if missing:
-            raise DatasetError(
-                f"{self.path}: data/{demo} has no {listing(missing)}; the file has "
-                f"{listing(names)} (robomimic's dataset_states_to_obs.py adds obs)"
-            )
-        optional = ("rewards", "dones", "terminated")
-        episode = {
-            name: numbers(self.path, f"data/{demo}/{name}", group)
-            for name in ("actions", *optional)
-            if name in names
-        }
+        fields = ("actions", "rewards", "dones", "terminated")
+        keys = {name: name for name in fields if name in names}
+        episode = fields_of(self.path, place, group, keys)
         steps = len(episode["actions"])
-        for name, array in episode.items():
-            if len(array) != steps:
-                raise DatasetError(
-                    f"{self.path}: data/{demo}/{name} has {len(array):,} rows and its actions have "
-                    f"{steps:,}; every field needs one row a step"
-                )
-            if name != "actions" and array.size != steps:
-                raise DatasetError(
-                    f"{self.path}: data/{demo}/{name} has shape {array.shape}; one number a step, "
-                    f"({steps},), is needed"
-                )
-        if steps == 0:
-            raise DatasetError(f"{self.path}: data/{demo}/actions has no rows; remove it")
-        episode["observations"] = self._observations(f"data/{demo}/obs", group, steps)
+        episode["observations"] = self._observations(f"{place}/obs", group, steps)
         if "next_obs" in names:
-            place = f"data/{demo}/next_obs"
-            episode["next_observations"] = self._observations(place, group, steps)
+            following = self._observations(f"{place}/next_obs", group, steps)
+            episode["next_observations"] = following
         return episode
 
     def _observations(self, place: str, group: "h5py.Group", steps: int) -> np.ndarray:
@@ -324,6 +253,34 @@ class _Log:
         )
 
 
+def _solved(arrays: Fields) -> Bool[np.ndarray, " n"]:
+    """Whether a row, if it is the last, ends the task: a positive reward on a row that is done."""
+    steps = len(arrays["actions"])
+    if "terminated" in arrays:
+        return arrays["terminated"].reshape(steps) != 0
+    solved = np.full(steps, "dones" in arrays or "rewards" in arrays)
+    if "dones" in arrays:
+        solved &= arrays["dones"].reshape(steps) != 0
+    if "rewards" in arrays:
+        solved &= arrays["rewards"].reshape(steps) > 0
+    return solved
+
+
+def _notes_of_held(arrays: Fields, last: Bool[np.ndarray, " n"]) -> list[str]:
+    """Rows before the end that are marked as done: all of an episode but one."""
+    done = arrays.get("dones", np.zeros(1)).ravel() != 0
+    if not done.any():
+        return []
+    starts = np.append(0, np.flatnonzero(last)[:-1] + 1)
+    held = int(np.maximum(np.add.reduceat(done.astype(np.int64), starts) - 1, 0).sum())
+    if not held:
+        return []
+    return [
+        f"dones also marks {counted(held, 'earlier row')}, where a task once solved is held: "
+        "demonstrations stay whole, and only a solved last row terminates."
+    ]
+
+
 def recorded_model(start: RecordedStart) -> str | None:
     """The scene of a demonstration as MuJoCo's XML; None where the file does not hold it.
 
@@ -344,3 +301,45 @@ def recorded_model(start: RecordedStart) -> str | None:
             alike = recorded([n for n, other in digests if other == digest], "model_file")
             model = next((found for found in alike if found is not None), None)
     return model if isinstance(model, str) else None
+
+
+def write(path: Path, transitions: Transitions) -> None:
+    """Write every observation key, or all of them as one where they have no names of their own."""
+    import h5py
+
+    keys = transitions.observation_keys
+    if not keys or any("/" in key for key, _ in keys):
+        keys = ((WHOLE, transitions.observations.shape[1]),)
+    with h5py.File(path, "w") as file:
+        data = file.create_group("data")
+        data.attrs["total"] = len(transitions)
+        data.attrs["env_args"] = np.bytes_(json.dumps(_env_args(transitions)).encode())
+        for episode, rows in enumerate(transitions.episode_rows):
+            demo = data.create_group(f"demo_{episode}")
+            demo.attrs["num_samples"] = rows.stop - rows.start
+            store(demo, "actions", transitions.actions[rows])
+            if transitions.has_rewards:
+                store(demo, "rewards", transitions.rewards[rows])
+            store(demo, "dones", transitions.terminated[rows].astype(np.int64))
+            store(demo, "terminated", transitions.terminated[rows])
+            place = 0
+            for key, width in keys:
+                columns = slice(place, place + width)
+                store(demo, f"obs/{key}", transitions.observations[rows, columns])
+                store(demo, f"next_obs/{key}", transitions.next_observations[rows, columns])
+                place += width
+        record = extras_of(transitions) | {"stored_keys": [key for key, _ in keys]}
+        file[NAME] = np.bytes_(json.dumps(record).encode())
+
+
+def _env_args(transitions: Transitions) -> dict[str, object]:
+    environment = transitions.environment
+    if environment is None:
+        return {"env_name": "unknown", "type": GYM, "env_kwargs": {}}
+    robosuite = environment.id.startswith("robosuite/")
+    keywords = {k: v for k, v in environment.options.items() if k != "observation_keys"}
+    return {
+        "env_name": environment.id.removeprefix("robosuite/"),
+        "type": ROBOSUITE if robosuite else GYM,
+        "env_kwargs": keywords,
+    }

@@ -5,6 +5,7 @@ traced equation (its parameters and the shapes of one example) and its values.
 """
 
 import functools
+import itertools
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -211,7 +212,7 @@ def _reduce(op: str, pairwise: str | None = None) -> Callable[..., Batched]:
         axes = tuple(equation.params["axes"])
         axis, parts = lowering.stacked.get(value.name, (None, ()))
         if pairwise is not None and axes == (axis,):
-            return lowering.elementwise(pairwise, *parts)
+            return functools.reduce(functools.partial(lowering.elementwise, pairwise), parts)
         shifted = lowering.integers(*(axis + 1 for axis in axes))
         inputs = (lowering.full(value, _shape(equation)).name, shifted)
         name = lowering.emit(op, *inputs, keepdims=0)
@@ -268,16 +269,6 @@ def _slice(lowering: Lowering, equation: Any, value: Batched) -> Batched:
     whole = lowering.full(value, shape).name
     name = lowering.emit("Slice", whole, *(lowering.integers(*numbers) for numbers in bounds))
     return Batched(name, _result(equation))
-
-
-def _split(lowering: Lowering, equation: Any, value: Batched) -> list[Batched]:
-    whole, axis = lowering.full(value, _shape(equation)).name, equation.params["axis"]
-    parts, start = [], 0
-    for size, variable in zip(equation.params["sizes"], equation.outvars, strict=True):
-        bounds = (lowering.integers(n) for n in (start, start + size, axis + 1, 1))
-        parts.append(Batched(lowering.emit("Slice", whole, *bounds), tuple(variable.aval.shape)))
-        start += size
-    return parts
 
 
 def _transpose(lowering: Lowering, equation: Any, value: Batched) -> Batched:
@@ -379,6 +370,11 @@ def _power(value: Any, *, y: int) -> Any:
     return product if y > 0 else 1 / product
 
 
+def _parts(value: Any, *, sizes: Sequence[int], axis: int) -> list[Any]:
+    ends = itertools.accumulate(sizes)
+    return [jax.lax.slice_in_dim(value, e - n, e, axis=axis) for n, e in zip(sizes, ends)]  # noqa: B905
+
+
 # Of operators that others of JAX express: traced in their place, with their parameters.
 EQUIVALENTS: Mapping[str, Callable[..., Any]] = {
     "square": lambda value: value * value,
@@ -386,40 +382,24 @@ EQUIVALENTS: Mapping[str, Callable[..., Any]] = {
     "log1p": lambda value, **_: jnp.log(value + 1),
     "expm1": lambda value, **_: jnp.exp(value) - 1,
     "ne": lambda left, right: ~(left == right),
+    "split": _parts,
     "clamp": lambda low, value, high: jax.lax.min(high, jax.lax.max(low, value)),
 }
 
 RULES: Mapping[str, Callable[..., Any]] = {
     **{
-        name: _plain(op)
-        for name, op in {
-            "abs": "Abs",
-            "add": "Add",
-            "add_any": "Add",
-            "and": "And",
-            "ceil": "Ceil",
-            "cos": "Cos",
-            "eq": "Equal",
-            "erf": "Erf",
-            "exp": "Exp",
-            "floor": "Floor",
-            "ge": "GreaterOrEqual",
-            "gt": "Greater",
-            "le": "LessOrEqual",
-            "log": "Log",
-            "logistic": "Sigmoid",
-            "mul": "Mul",
-            "neg": "Neg",
-            "not": "Not",
-            "or": "Or",
-            "pow": "Pow",
-            "sign": "Sign",
-            "sin": "Sin",
-            "sqrt": "Sqrt",
-            "sub": "Sub",
-            "tanh": "Tanh",
-        }.items()
+        name: _plain(name.capitalize())
+        for name in (
+            *("abs", "add", "and", "ceil", "cos", "erf", "exp", "floor", "log", "mul", "neg"),
+            *("not", "or", "pow", "sign", "sin", "sqrt", "sub", "tanh"),
+        )
     },
+    "add_any": _plain("Add"),
+    "eq": _plain("Equal"),
+    "ge": _plain("GreaterOrEqual"),
+    "gt": _plain("Greater"),
+    "le": _plain("LessOrEqual"),
+    "logistic": _plain("Sigmoid"),
     "copy": _same,
     "stop_gradient": _same,
     "lt": _less,
@@ -444,7 +424,6 @@ RULES: Mapping[str, Callable[..., Any]] = {
     "concatenate": _concatenate,
     "stack": _stack,
     "slice": _slice,
-    "split": _split,
     "transpose": _transpose,
     "dot_general": _product,
     "dynamic_slice": _dynamic_slice,

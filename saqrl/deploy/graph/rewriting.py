@@ -1,7 +1,6 @@
 """Operators of a graph that ONNX has one operator for become that one."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -117,20 +116,17 @@ def _drop_unused(graph: Graph) -> None:
 
 
 def _name_outputs(graph: Graph) -> None:
-    """Where a value is only copied to an output, its operator writes the output itself."""
-    copied = {node.inputs[0]: node.output for node in graph.nodes if node.op == "Identity"}
+    """Where a value is copied to an output, its operator writes the output itself."""
     made = {node.output for node in graph.nodes}
-    named = {
-        inner: outer
-        for inner, outer in copied.items()
-        if inner in made and inner not in graph.outputs and outer in graph.outputs
-    }
+    copies = {node.inputs[0]: node.output for node in graph.nodes if node.op == "Identity"}
+    named = {inner: outer for inner, outer in copies.items() if inner in made}
     graph.nodes[:] = [
-        replace(
-            node,
-            inputs=tuple(named.get(name, name) for name in node.inputs),
-            output=named.get(node.output, node.output),
+        Node(
+            node.op,
+            tuple(named.get(name, name) for name in node.inputs),
+            named.get(node.output, node.output),
+            node.attributes,
         )
         for node in graph.nodes
-        if not (node.op == "Identity" and named.get(node.inputs[0]) == node.output)
+        if node.op != "Identity" or named.get(node.inputs[0]) != node.output
     ]

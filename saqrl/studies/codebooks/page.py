@@ -8,8 +8,9 @@ from typing import Any
 from saqrl.arrays import write_atomically
 from saqrl.studies import page
 from saqrl.studies.codebooks import pictures
+from saqrl.studies.codebooks.material import Material
 from saqrl.studies.codebooks.replay import repeats_recording
-from saqrl.studies.codebooks.study import Examination, Material
+from saqrl.studies.codebooks.study import Examination
 
 
 def require_plots() -> None:

@@ -8,13 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from saqrl.studies import plots
-from saqrl.studies.codebooks.study import (
-    Examination,
-    Material,
-    best_suggested,
-    errors_of_steps,
-    suggested,
-)
+from saqrl.studies.codebooks.advice import best_suggested, suggested
+from saqrl.studies.codebooks.material import Material
+from saqrl.studies.codebooks.study import Examination, errors_of_steps
 from saqrl.studies.page import Picture
 from saqrl.training.codes import decode_all
 
@@ -39,9 +35,12 @@ def draw(
     chosen = list(suggested(examinations, summary).values())
     best = best_suggested(examinations, summary)
     steps = f"{Path(summary['dataset']).stem}, " if beside else ""
-    errors = {f"{steps}{title(e)}": errors_of_steps(material, e) for e in chosen}
-    for spec, (other, examination) in beside.items():
-        errors[f"{Path(spec).stem}, {title(examination)}"] = errors_of_steps(other, examination)
+    errors = {
+        f"{steps}{title(e)}": errors_of_steps(material, material.shown, e.decoded) for e in chosen
+    }
+    for spec, (other, e) in beside.items():
+        name = f"{Path(spec).stem}, {title(e)}"
+        errors[name] = errors_of_steps(other, other.shown, e.decoded)
     drawn = (
         (
             "error-against-codes",

@@ -25,6 +25,8 @@ from saqrl.environments.flat import FlatEnvironment
 from saqrl.environments.make import make_environment
 from saqrl.environments.scores import normalized_score
 from saqrl.quantizers import ActionQuantizer
+from saqrl.studies.codebooks.material import Material
+from saqrl.studies.codebooks.study import Examination
 from saqrl.training.progress import Reporter
 
 # The start counts as restored where no number of the observation is farther off than this share
@@ -240,6 +242,34 @@ def replay(
         "episodes": done,
         **{name: _means(data.environment.id, values) for name, values in rows.items()},
     }
+
+
+def replay_each(
+    material: Material,
+    examinations: Mapping[str, Examination],
+    *,
+    episodes: int,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Of every quantizer by name: what `replay` found, or the `reason` that there is nothing."""
+    found: dict[str, Any] = {}
+    shown = material.shown_transitions
+    for name, examination in examinations.items():
+        try:
+            if material.settings.features.chunk > 1:
+                raise NoReplay("a code stands for a chunk here; replay with --chunk 1")
+            outcome = replay(
+                shown,
+                examination.quantizer,
+                material.scaling,
+                episodes=min(episodes, shown.num_episodes),
+                error=np.asarray(examination.record["error"]["rms"], np.float32),
+                reporter=reporter,
+            )
+            found[name] = {"num_codes": examination.record["num_codes"], **outcome}
+        except (NoReplay, ImportError) as error:
+            found[name] = {"reason": str(error)}
+    return found
 
 
 class _Decoder:

@@ -9,8 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from saqrl.studies import compare
-from saqrl.studies.compare import Task, methods, plan, read_table, run_grid
+from saqrl.studies import grid as grids
+from saqrl.studies.grid import Task, plan, run_grid
+from saqrl.studies.methods import methods
+from saqrl.studies.shared_codes import stages_in_common
+from saqrl.studies.table import collect_rows, read_table
 from saqrl.training.flags import changed
 from saqrl.training.progress import Reporter
 
@@ -142,9 +145,9 @@ class Trainer:
 @pytest.fixture
 def trainer(monkeypatch):
     made = Trainer()
-    monkeypatch.setattr(compare, "train", made)
+    monkeypatch.setattr(grids, "train", made)
     scored = SimpleNamespace(environment="gym_pusht/PushT-v0")
-    monkeypatch.setattr(compare, "load_data", lambda _: scored)
+    monkeypatch.setattr(grids, "load_data", lambda _: scored)
     return made
 
 
@@ -211,7 +214,7 @@ def test_runs_that_no_grid_made_are_rows_too(trainer, tmp_path):
     for name, cell in zip(("mine", "unscored"), grid, strict=True):
         trainer(cell.settings, tmp_path / "deep" / name, resume=False, reporter=None)
     (tmp_path / "deep" / "unscored" / "evaluations.jsonl").unlink()
-    mine, unscored = compare.collect_rows(tmp_path)
+    mine, unscored = collect_rows(tmp_path)
     assert (mine["task"], mine["method"], mine["seed"]) == ("walk-chunk4", "gmm", 3)
     assert mine["best"] == 90
     assert "scored in no environment" in unscored["error"]
@@ -229,7 +232,7 @@ def test_runs_that_were_trained_otherwise_are_not_seeds_of_one_method(trainer, t
         "e": elsewhere,
     }.items():  # fmt: skip
         trainer(settings, tmp_path / name, resume=False, reporter=None)
-    rows = [(row["task"], row["method"], row["seed"]) for row in compare.collect_rows(tmp_path)]
+    rows = [(row["task"], row["method"], row["seed"]) for row in collect_rows(tmp_path)]
     assert sorted(rows) == [
         ("folder/walk", "gmm", 0),
         ("walk", "gmm (agent.components=5)", 0),
@@ -309,7 +312,7 @@ def test_data_without_an_environment_are_refused_before_anything_is_trained(
     walk, tmp_path, monkeypatch
 ):
     trained = Trainer()
-    monkeypatch.setattr(compare, "train", trained)
+    monkeypatch.setattr(grids, "train", trained)
     planned = plan([walk], methods(("bc",), BOTH), [0], changes={})
     with pytest.raises(ValueError, match=r"walk\.npz names no environment.*--env ID"):
         grid(planned, tmp_path / "out")
@@ -324,7 +327,7 @@ def test_data_are_read_once_for_all_cells_that_have_not_finished(trainer, tmp_pa
         read.append(settings.data.dataset)
         return SimpleNamespace(environment="gym_pusht/PushT-v0")
 
-    monkeypatch.setattr(compare, "load_data", load)
+    monkeypatch.setattr(grids, "load_data", load)
     for _ in range(2):
         grid(cells("bc", "iql", seeds=(0, 1)), tmp_path)
     assert read == ["npz:walk.npz"]
@@ -334,7 +337,7 @@ def test_data_are_read_once_for_all_cells_that_have_not_finished(trainer, tmp_pa
 
 def test_codes_are_shared_only_where_everything_they_depend_on_agrees():
     iql, cql, clone = (cells(name)[0].settings for name in ("saq-iql", "saq-cql", "saq-bc"))
-    common = compare._stages_in_common
+    common = stages_in_common
     assert common(iql, cql) == ("quantizer", "prior")
     assert common(iql, clone) == ("quantizer",)
     assert common(iql, cells("saq-cql", seeds=(1,))[0].settings) == ()

@@ -1,0 +1,202 @@
+"""A grid of methods, data sets and seeds: each cell an ordinary run folder, one table for all.
+
+OUT/table.jsonl          a line per finished or failed cell; the last line of a cell counts
+OUT/cells/TASK/METHOD-seedN/   the run folders
+
+A stopped grid goes on where it was, and a larger one reuses what is there. Cells that quantize
+the same data in the same way with the same seed share their quantizer (and prior).
+"""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from saqrl.registry import AGENTS, BASELINES, closest
+from saqrl.studies.methods import NEXT_OF_KIN, Method
+from saqrl.studies.shared_codes import share_codes
+from saqrl.studies.table import TABLE, append_row, identity, key_of, read_table, row_of
+from saqrl.training.data import load_data
+from saqrl.training.flags import changed
+from saqrl.training.presets import build_settings
+from saqrl.training.progress import Reporter
+from saqrl.training.settings import Settings, first_difference
+from saqrl.training.train import saved_settings, train
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set, with the preset whose settings it is learned with."""
+
+    name: str
+    dataset: str
+    preset: str = "default"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid."""
+
+    task: str
+    method: Method
+    settings: Settings
+
+    @property
+    def seed(self) -> int:
+        return self.settings.seed
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        return self.task, self.method.name, self.seed
+
+    def folder(self, out: Path) -> Path:
+        return out / "cells" / self.task / f"{self.method.name}-seed{self.seed}"
+
+
+def plan(
+    tasks: Sequence[Task],
+    compared: Sequence[Method],
+    seeds: Sequence[int],
+    *,
+    changes: Mapping[str, Any],
+    steps: int | None = None,
+    quantizer_steps: int | None = None,
+    evaluations: int = 5,
+    assignments: Sequence[str] = (),
+) -> list[Cell]:
+    """The cells, task after task and seed after seed; `changes` are fields of the settings.
+
+    Without `steps` a continuous agent gets as many as its counterpart on codes has by default.
+    """
+    names = [task.name for task in tasks]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"two datasets are called {repeated[0]!r}: name one as PRESET=SPEC")
+    if evaluations < 1:
+        raise ValueError(f"evaluations is {evaluations}; at least 1")
+    cells = {}
+    for task, seed, method in itertools.product(tasks, seeds, compared):
+        settings = build_settings(
+            task.preset, agent=method.agent, quantizer="vqvae", actions=method.actions
+        )
+        said = {"dataset": task.dataset, "seed": seed, "baseline": False, **changes}
+        said |= _given(steps=steps or _equal_steps(task, method), quantizer_steps=quantizer_steps)
+        settings = assign(changed(settings, said), assignments)
+        every = math.ceil(settings.agent.steps / evaluations)
+        settings = changed(settings, {"eval_every": every})
+        if method.act == settings.evaluation.act:  # its own way here: no other method
+            method = replace(method, act=None)
+        if method.act:
+            settings = changed(settings, {"act": method.act})
+        cell = Cell(task.name, method, settings)
+        cells[cell.key] = cell
+    return list(cells.values())
+
+
+def _equal_steps(task: Task, method: Method) -> int | None:
+    if method.actions == "quantized":
+        return None
+    agent = NEXT_OF_KIN.get(method.agent, method.agent)
+    return build_settings(task.preset, agent=agent, quantizer="vqvae").agent.steps
+
+
+def _given(**flags: Any) -> dict[str, Any]:
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+def assign(settings: Settings, assignments: Sequence[str]) -> Settings:
+    """The settings with `OWNER.FIELD=VALUE` applied, each where its owner is in play.
+
+    OWNER is quantizer, prior, or a method: saq-iql on codes, iql without.
+    ValueError names what is malformed or unknown, and the choices of a field that has a few.
+    """
+    method = ("saq-" if settings.quantized else "") + settings.agent_name
+    owners = {"quantizer": "quantizer", "prior": "prior", method: "agent"}
+    known = {"quantizer", "prior", *BASELINES, *(f"saq-{name}" for name in AGENTS)}
+    for assignment in assignments:
+        left, equals, text = assignment.partition("=")
+        owner, dot, name = left.partition(".")
+        if not (equals and dot):
+            raise ValueError(f"--set {assignment}: expected OWNER.FIELD=VALUE, as in iql.tau=0.8")
+        if owner not in known:
+            raise ValueError(f"--set {assignment}: unknown {owner!r}; {closest(owner, known)}")
+        if owner in owners:
+            try:
+                settings = changed(settings, {f"{owners[owner]}.{name}": text})
+            except ValueError as error:
+                raise ValueError(f"--set {assignment}: {error}") from error
+    return settings
+
+
+def run_grid(
+    cells: Sequence[Cell],
+    out: Path,
+    reporter: Reporter,
+    *,
+    sharing: Sequence[Cell] = (),
+) -> list[dict[str, Any]]:
+    """Train what has not finished, and return the last row of every cell.
+
+    Codes are taken from equal cells, of these and of `sharing`, where those have finished.
+    A cell that fails is reported, recorded and skipped; the next call tries it again. Before
+    anything is trained: ValueError where a folder holds a run with other settings or a policy could
+    be scored in no environment; what `load_dataset` raises where the data cannot be read.
+    """
+    for cell in cells:
+        _refuse_other_settings(cell, out)
+    rows = {key_of(row): row for row in read_table(out / TABLE)}
+    _refuse_unscored([cell for cell in cells if "error" in rows.get(cell.key, {"error": None})])
+    out.mkdir(parents=True, exist_ok=True)
+    for number, cell in enumerate(cells, start=1):
+        known = rows.get(cell.key)
+        if known is not None and "error" not in known:
+            continue
+        reporter.say(f"[{number}/{len(cells)}] {cell.task}: {cell.method.name}, seed {cell.seed}")
+        row = identity(cell.task, cell.method.name, cell.settings)
+        try:
+            row |= _finished(cell, sharing or cells, out, quiet=reporter.console.quiet)
+        except Exception as error:  # whatever one cell fails with, the others are worth having
+            words = " ".join(str(error).split()) or type(error).__name__
+            row["error"] = f"{type(error).__name__}: {words}"
+            reporter.say(f"  failed: {words}")
+        else:
+            reporter.say(f"  {row['measure']} {row['score']:.1f} ({row['wall_seconds']:.0f} s)")
+        append_row(out / TABLE, row)
+        rows[cell.key] = row
+        # Every cell has its own programs; those of a hundred exhaust the process's mappings.
+        jax.clear_caches()  # type: ignore[no-untyped-call]
+    return [rows[cell.key] for cell in cells]
+
+
+def _finished(cell: Cell, cells: Sequence[Cell], out: Path, *, quiet: bool) -> dict[str, Any]:
+    """What the cell's run scored, trained first where it has not finished."""
+    folder = cell.folder(out)
+    if not (folder / "result.json").exists():
+        if not folder.exists():
+            share_codes(cell.settings, folder, [(c.settings, c.folder(out)) for c in cells])
+        train(cell.settings, folder, resume=folder.exists(), reporter=Reporter(quiet=quiet))
+    return row_of(folder) | {"run": str(folder.relative_to(out))}
+
+
+def _refuse_other_settings(cell: Cell, out: Path) -> None:
+    folder = cell.folder(out)
+    if (folder / "config.json").exists():
+        difference = first_difference(saved_settings(folder), cell.settings)
+        if difference:
+            raise ValueError(f"{folder}: {difference}: name another --out, or remove that folder")
+
+
+def _refuse_unscored(cells: Sequence[Cell]) -> None:
+    """Of all cells with the same data one is looked at: reading is what tells the environment."""
+    unnamed = [cell.settings for cell in cells if cell.settings.data.env is None]
+    for settings in {s.data: s for s in unnamed}.values():
+        data = load_data(settings)
+        if data.environment is None:
+            raise ValueError(
+                f"{settings.data.dataset} names no environment, and methods are compared by their "
+                "scores in one: name it with --env ID, or give a preset that has one as "
+                "PRESET=SPEC (saqrl presets)"
+            )
