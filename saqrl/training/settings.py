@@ -194,6 +194,8 @@ class Settings:
             )
         _require_known("settings", values, cls)
         for name, registry in _registries(values.get("actions", "quantized")).items():
+            if name not in values:
+                raise ValueError(f"settings: {name} is missing")
             values[name] = registry.rebuild(values[name])
         for name, record in cls.RECORDS.items():
             values[name] = _rebuilt(name, record, values.get(name, {}))

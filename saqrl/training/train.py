@@ -123,7 +123,7 @@ def default_out(settings: Settings, seeds: int = 1) -> Path:
 def saved_settings(path: Path) -> Settings:
     """The settings of a run folder; RunError or ValueError where there are none to read."""
     try:
-        return Settings.from_json(read_config(path)["settings"])
+        return Settings.from_json(read_config(path).get("settings", {}))
     except ValueError as error:
         raise type(error)(f"{path}: {error}" if str(path) not in str(error) else error) from error
 
