@@ -9,6 +9,8 @@ import pytest
 from saqrl.cli import main
 from saqrl.commands.train import read_words
 from saqrl.registry import QUANTIZERS
+from saqrl.studies.sweep import Plan, Trial
+from saqrl.studies.trials import jobs_of
 from saqrl.training.flags import changed, known_flags, typed
 from saqrl.training.presets import build_settings, settings_from
 
@@ -109,6 +111,28 @@ def test_words_at_the_terminal_say_what_python_says():
             "agent.alpha": 2.0,
         }
     )
+
+
+def test_what_a_sweep_types_is_what_its_file_says(tmp_path):
+    flags = {
+        "dataset": "a.npz",
+        "agent": "cql",
+        "agent.layer_norm": False,
+        "quantizer.layer_norm": True,
+        "quantizer.hidden": [64, 32],
+        "agent.learning_rate": 1e-05,
+        "dataset.min_return": -2.5,
+        "dataset.keys": ["bottom burner", "b"],
+        "baseline": True,
+        "held_out": 0.2,
+        "angles": [0, 1],
+        "quantizer_steps": 30,
+        "seed": 4,
+    }
+    (job,) = jobs_of(Plan((Trial(flags, {}),), tmp_path, None, "highest"), tmp_path)
+    own, said = read_words(job.words[1:])
+    assert own.resume
+    assert settings_from(said) == settings_from(flags)
 
 
 WRONG = [
