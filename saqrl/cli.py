@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output is gone; keep the interpreter from complaining at exit too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, ArithmeticError) as error:
         if debug:
             traceback.print_exc()
         return _fail(_message(error))

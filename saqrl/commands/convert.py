@@ -106,7 +106,9 @@ def _convert_coded(asked: Convert, out: Path) -> int:
     settings, policy = saved_settings(run), load_policy(run / "policy")
     # Nothing said: what the run was trained on.
     options = None if asked.options == DEFAULT else asked.options
-    data = load_training_data(run, settings, policy, dataset=asked.dataset, options=options)
+    data = load_training_data(
+        run, settings, policy, dataset=asked.dataset, options=options, same=False
+    )
     arrays = coded_trajectories(data, settings, policy)
     save_arrays(out, arrays)
     codes, ends = arrays["actions"], arrays["terminals"] + arrays["timeouts"]

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from saqrl.datasets import resolve_spec
 from saqrl.datasets.mixture import parts_of
 
 
@@ -17,6 +18,16 @@ def dataset_name(spec: str, *, folders: int = 0) -> str:
         above = path.parts[:-1]
         names.append("/".join((*above[max(len(above) - folders, 0) :], path.stem)))
     return "+".join(names)
+
+
+def absolute_spec(spec: str) -> str:
+    """The same data set named from any folder."""
+    parts = []
+    for weight, part in parts_of(spec):
+        name, path = resolve_spec(part)
+        whole = f"{name}:{path.expanduser().absolute()}"
+        parts.append(whole if weight == 1 else f"{weight:g}*{whole}")
+    return " + ".join(parts)
 
 
 def distinct_names(specs: Iterable[str]) -> dict[str, str]:

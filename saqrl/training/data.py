@@ -1,15 +1,23 @@
 """The data of a run: read for its training, or read again later as its training read it."""
 
+import hashlib
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from saqrl.datasets import ReadOptions, Transitions, arrange, load_dataset
+from saqrl.datasets.naming import absolute_spec
 from saqrl.policy import Policy
+from saqrl.training.run_folder import read_config
 from saqrl.training.settings import Settings
 
 # What a run without a data set collects first, in its folder.
 DEMONSTRATIONS = "demonstrations.npz"
 # The SPEC of data that a run was given as arrays.
 IN_MEMORY = "arrays in memory"
+# Rows that a fingerprint looks at: all, but of data larger than memory.
+HASHED_ROWS = 1_000_000
 
 
 def load_data(
@@ -38,9 +46,48 @@ def arranged(log: Transitions, settings: Settings) -> Transitions:
     return arrange(log, IN_MEMORY, angles=data.angles, episodes=data.episodes, environment=data.env)
 
 
+def data_record(log: Transitions, settings: Settings) -> dict[str, Any]:
+    """What a run remembers of its data: where it lies, how much it is, and its SHA-256."""
+    spec = settings.data.dataset
+    path = None if spec in (None, IN_MEMORY) else absolute_spec(str(spec))
+    return {
+        "path": path,
+        "steps": len(log),
+        "episodes": log.num_episodes,
+        "sha256": fingerprint(log),
+    }
+
+
+def fingerprint(log: Transitions) -> str:
+    """SHA-256 of what was read: of every row, of more than HASHED_ROWS an even choice of them."""
+    digest = hashlib.sha256(f"{len(log)} {log.num_episodes}".encode())
+    rows = np.linspace(0, len(log) - 1, min(len(log), HASHED_ROWS)).astype(np.int64)
+    for column in (log.observations, log.actions, log.rewards, log.terminated):
+        digest.update(np.ascontiguousarray(column[rows]).tobytes())
+    digest.update(np.ascontiguousarray(log.episode_starts).tobytes())
+    return digest.hexdigest()
+
+
+def require_same_data(run: Path, log: Transitions, spec: str) -> None:
+    """ValueError where a run began with other data than these."""
+    then = read_config(run).get("data")
+    if then is None or then["sha256"] == fingerprint(log):
+        return
+    held = f"{then['steps']:,} steps of {then['episodes']:,} episodes"
+    now = f"{len(log):,} steps of {log.num_episodes:,} episodes"
+    raise ValueError(
+        f"{spec} is not the data that {run} began with (then {held}, now {now}; their SHA-256 "
+        "differ): name that data with --dataset, or train anew in another --out"
+    )
+
+
 def training_spec(run: Path, settings: Settings) -> str:
-    """SPEC of a run's data; what the run collected lies in its folder."""
-    return settings.data.dataset or f"npz:{run / DEMONSTRATIONS}"
+    """SPEC of a run's data, from any folder; what the run collected lies in its folder."""
+    spec = settings.data.dataset
+    if spec is None:
+        return f"npz:{run / DEMONSTRATIONS}"
+    recorded = (read_config(run).get("data") or {}).get("path")
+    return str(recorded or spec)
 
 
 def load_training_data(
@@ -50,13 +97,18 @@ def load_training_data(
     *,
     dataset: str | None = None,
     options: ReadOptions | None = None,
+    same: bool = True,
 ) -> Transitions:
-    """The run's data; `dataset` and `options` where they lie elsewhere or are cut otherwise now.
+    """The run's data; `dataset` where they lie elsewhere now, `options` where they are cut anew.
 
-    ValueError where observations or actions have other sizes than the run's policy.
+    ValueError where they are not the `same` as those of the training, or where observations or
+    actions have other sizes than the run's policy.
     """
     spec = dataset or training_spec(run, settings)
-    data = load_data(settings, dataset=spec, options=options)
+    try:
+        data = load_data(settings, dataset=spec, options=options)
+    except FileNotFoundError as error:
+        raise ValueError(f"{error}: say where the run's data lie now with --dataset") from error
     ours = policy.observation_size, len(policy.action_range.low)
     theirs = data.observations.shape[1], data.actions.shape[1]
     if ours != theirs:
@@ -64,4 +116,6 @@ def load_training_data(
             f"the run's data has observations and actions of {ours[0]} and {ours[1]} numbers, "
             f"{spec} of {theirs[0]} and {theirs[1]}: name the data that the run was trained on"
         )
+    if same and options is None:
+        require_same_data(run, data, spec)
     return data

@@ -1,6 +1,7 @@
 """A run is a list of stages, each trained to its end: codes, their prior, the agent, a baseline."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
@@ -31,7 +33,7 @@ from saqrl.training.codes import encode_all
 from saqrl.training.features import Features
 from saqrl.training.preparation import Prepared
 from saqrl.training.progress import Reporter
-from saqrl.training.run_folder import RunFolder
+from saqrl.training.run_folder import RunError, RunFolder
 from saqrl.training.settings import Settings
 
 # Seconds of work that a kill may cost at most, besides the interval that it hits.
@@ -39,6 +41,17 @@ CHECKPOINT_PERIOD = 20.0
 # Metrics that the progress bar shows first.
 HEADLINES = ("reconstruction", "cross_entropy", "squared_error", "bellman_error", "perplexity")
 HELD_OUT_ERROR = "held_out_reconstruction"
+# What grows where a training explodes, and by what factor of its lowest value that is said.
+LOSSES = ("reconstruction", "cross_entropy", "squared_error", "bellman_error", "value_loss")
+EXPLODED = 1e4
+CAUSES = (
+    "likely causes: a learning rate that is too high (--agent.learning-rate, "
+    "--quantizer.learning-rate), rewards or observations of extreme size (saqrl inspect)"
+)
+
+
+class Diverged(ArithmeticError):
+    """A loss or a weight is no number any more; the text names the stage and likely causes."""
 
 
 class Hook:
@@ -235,6 +248,40 @@ class DyingCodes(Hook):
             self.said = True
 
 
+class Divergence(Hook):
+    """Stops a stage whose losses or weights are no numbers; warns once where losses explode."""
+
+    def __init__(self, name: str, reporter: Reporter):
+        self.name, self.reporter = name, reporter
+        self.lowest: dict[str, float] = {}
+        self.warned = False
+
+    def after(self, step: int, state: Any, metrics: dict[str, float]) -> None:
+        wrong = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if wrong or not all_finite(state):
+            what = f"{wrong[0]} is {metrics[wrong[0]]}" if wrong else "its weights are not finite"
+            raise Diverged(f"{self.name} diverged at step {step}: {what}; {CAUSES}")
+        for name in set(LOSSES) & metrics.keys():
+            lowest = self.lowest[name] = min(metrics[name], self.lowest.get(name, metrics[name]))
+            if metrics[name] > EXPLODED * max(lowest, 1.0) and not self.warned:
+                self.reporter.say(
+                    f"warning: {name} of {self.name} is {metrics[name]:.3g} at step {step}, "
+                    f"{lowest:.3g} before: it explodes; {CAUSES}"
+                )
+                self.warned = True
+
+
+@jax.jit
+def _all_finite(leaves: list[Array]) -> Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+
+
+def all_finite(tree: Any) -> bool:
+    """Whether a pytree holds neither NaN nor infinity."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return not leaves or bool(_all_finite(leaves))
+
+
 class KeepPolicies(Hook):
     """Policies of earlier steps, in policies/STEP beside the last one."""
 
@@ -265,24 +312,27 @@ def train_stage(
     """
     algorithm, key = stage.algorithm, jax.random.fold_in(key, stage.number)
     every = evaluate_every if stage.policy is not None else None
-    pauses = [log_every, *(p for p in (every, *(hook.pause for hook in stage.hooks)) if p)]
+    hooks = [*stage.hooks, Divergence(stage.name, reporter)]
+    pauses = [log_every, *(p for p in (every, *(hook.pause for hook in hooks)) if p)]
     data = stage.data()
     with contextlib.closing(data) if isinstance(data, engine.Stream) else contextlib.nullcontext():
         resumed = run.load_checkpoint(stage.name, lambda: engine.begin(algorithm, key, data))
         step, state = resumed or (0, engine.begin(algorithm, key, data))
+        if resumed and not all_finite(state):
+            raise RunError(f"{run.path}: the checkpoint of {stage.name} holds NaN: train anew")
         training = engine.intervals(
             algorithm, data, key, pauses=pauses, state=state, first_step=step
         )
-        while step < algorithm.steps and not any(hook.stops() for hook in stage.hooks):
+        while step < algorithm.steps and not any(hook.stops() for hook in hooks):
             due, saved = False, time.perf_counter()
             with reporter.stage(stage.name, algorithm.steps, done=step) as update:
                 for step, state, metrics in training:
-                    for hook in stage.hooks:
+                    for hook in hooks:
                         hook.after(step, state, metrics)
                     run.append("metrics", {"stage": stage.name, "step": step, **metrics})
                     update(step, _brief(metrics))
                     due = bool(every and step % every == 0)
-                    if due or any(hook.stops() for hook in stage.hooks):
+                    if due or any(hook.stops() for hook in hooks):
                         break
                     if time.perf_counter() - saved > CHECKPOINT_PERIOD:
                         run.save_checkpoint(stage.name, step, state, spent=spent())

@@ -19,7 +19,13 @@ from saqrl.nn import CriticTraining
 from saqrl.policy import Policy
 from saqrl.policy.storage import save_policy
 from saqrl.training.codebook_health import action_error, quantizer_report
-from saqrl.training.data import DEMONSTRATIONS, load_data
+from saqrl.training.data import (
+    DEMONSTRATIONS,
+    data_record,
+    load_data,
+    require_same_data,
+    training_spec,
+)
 from saqrl.training.evaluation import MEASURES, Scores, check_environment, evaluate, open_arena
 from saqrl.training.features import Features
 from saqrl.training.loggers import open_loggers
@@ -27,7 +33,7 @@ from saqrl.training.memory import require_memory
 from saqrl.training.progress import Reporter
 from saqrl.training.run_folder import RunFolder, read_config, read_result, refuse_existing
 from saqrl.training.settings import Settings
-from saqrl.training.stages import Learning, Stage, train_stage
+from saqrl.training.stages import Diverged, Learning, Stage, train_stage
 from saqrl.training.versions import versions
 
 
@@ -62,10 +68,17 @@ def train(
         if data is None and settings.data.dataset is not None:  # before anything is written
             data = read_data(settings, reporter)
     whole = path if seeds is None else path.parent
-    with _opened(settings, path, resume, reporter, seeds) as run, _discarding(run, resume, whole):
+    record = None if data is None or resume else data_record(data, settings)
+    with (
+        _opened(settings, path, resume, reporter, seeds, record) as run,
+        _discarding(run, resume, whole),
+    ):
         run.tell(follow)
         if data is None:
-            data = read_data(_with_demonstrations(settings, run, reporter), reporter)
+            spec = training_spec(path, settings) if resume else None
+            data = read_data(_with_demonstrations(settings, run, reporter), reporter, spec)
+        if resume:
+            require_same_data(path, data, str(settings.data.dataset))
         _require_rewards(settings, data)
         return _Training(settings, data, run, reporter).run_all()
 
@@ -128,10 +141,13 @@ def saved_settings(path: Path) -> Settings:
         raise type(error)(f"{path}: {error}" if str(path) not in str(error) else error) from error
 
 
-def read_data(settings: Settings, reporter: Reporter) -> Transitions:
-    """The data of a training, with what there is to say of it; ValueError if there is too much."""
+def read_data(settings: Settings, reporter: Reporter, spec: str | None = None) -> Transitions:
+    """The data of a training, from `spec` where they lie elsewhere; notes are told.
+
+    ValueError where they do not fit into memory, or lack the rewards that the agent learns from.
+    """
     with reporter.stage("data", 1, unit="file") as update:
-        data = load_data(settings)
+        data = load_data(settings, dataset=spec)
         update(1, "")
     for note in data.provenance.get("notes", ()):  # type: ignore[attr-defined]
         reporter.say(f"note: {note}")
@@ -142,11 +158,17 @@ def read_data(settings: Settings, reporter: Reporter) -> Transitions:
 
 @contextlib.contextmanager
 def _opened(
-    settings: Settings, path: Path, resume: bool, reporter: Reporter, seeds: Sequence[int] | None
+    settings: Settings,
+    path: Path,
+    resume: bool,
+    reporter: Reporter,
+    seeds: Sequence[int] | None,
+    data: Mapping[str, Any] | None,
 ) -> Iterator[RunFolder]:
     config: dict[str, Any] = {
         "settings": settings.to_json(),
         "versions": versions(settings.data.env),
+        "data": data,
     }
     if seeds is not None:
         config["seeds"] = list(seeds)
@@ -166,7 +188,7 @@ def _discarding(run: RunFolder, resume: bool, whole: Path) -> Iterator[None]:
     """Leave nothing behind of what was asked wrongly; say how to go on where the disk is full."""
     try:
         yield
-    except (ValueError, FileNotFoundError, ImportError):
+    except (ValueError, FileNotFoundError, ImportError, Diverged):
         if not resume:
             run.discard()
         raise
