@@ -50,7 +50,7 @@ class Compare:
     evaluations: int = 5
     """evaluations of a run; its score is the mean of the last 3"""
     set: tuple[str, ...] = ()
-    """hyperparameters, as in saq-iql.tau=0.8 rebrac.actor_penalty=0.1 quantizer.codes=128"""
+    """hyperparameters, as in saq-iql.expectile=0.8 rebrac.actor_penalty=0.1 quantizer.codes=128"""
     json: bool = False
     """last line of stdout: the rows as JSON"""
 

@@ -120,7 +120,7 @@ def assign(settings: Settings, assignments: Sequence[str]) -> Settings:
         left, equals, text = assignment.partition("=")
         owner, dot, name = left.partition(".")
         if not (equals and dot):
-            raise ValueError(f"--set {assignment}: expected OWNER.FIELD=VALUE, as in iql.tau=0.8")
+            raise ValueError(f"--set {assignment}: expected OWNER.FIELD=VALUE, as in iql.beta=2")
         if owner not in known:
             raise ValueError(f"--set {assignment}: unknown {owner!r}; {closest(owner, known)}")
         if owner in owners:

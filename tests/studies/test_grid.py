@@ -79,8 +79,8 @@ def cells(*agents, out_of=("walk",), seeds=(0,), **more):
 def test_assignments_reach_their_owner_only():
     planned = cells("iql", "bc", assignments=["saq-iql.tau=0.6", "iql.beta=5", "quantizer.codes=9"])
     by_name = {cell.method.name: cell.settings for cell in planned}
-    assert by_name["saq-iql"].agent.tau == 0.6
-    assert by_name["iql"].agent.tau == 0.7
+    assert by_name["saq-iql"].agent.expectile == 0.6
+    assert by_name["iql"].agent.expectile == 0.7
     assert by_name["iql"].agent.beta == 5.0
     assert {settings.quantizer.codes for settings in by_name.values()} == {9}
 
@@ -88,10 +88,16 @@ def test_assignments_reach_their_owner_only():
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("tau=3", "expected OWNER.FIELD=VALUE"),
-        ("iql.tua=3", "--set iql.tua=3: unknown flag 'agent.tua' .*did you mean 'agent.tau'"),
-        ("igl.tau=3", "unknown 'igl'"),
-        ("iql.tau=high", "--set iql.tau=high: agent.tau is 'high'; a number is expected"),
+        ("expectile=3", "expected OWNER.FIELD=VALUE"),
+        (
+            "iql.expectil=3",
+            "unknown flag 'agent.expectil' .*did you mean 'agent.expectile'",
+        ),
+        ("igl.expectile=3", "unknown 'igl'"),
+        (
+            "iql.expectile=high",
+            "agent.expectile is 'high'; a number is expected",
+        ),
         ("iql.hidden=a,b", "--set iql.hidden=a,b: agent.hidden is 'a'; a whole number is expected"),
         ("quantizer.encodings=typo", "quantizer.encodings is 'typo'; 'bounded' or 'free'"),
         ("iql.precision=float16", "agent.precision is 'float16'; 'float32' or 'bfloat16'"),

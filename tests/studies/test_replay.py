@@ -80,7 +80,7 @@ def rides(environment: str, steps: int = 5) -> Transitions:
 
 def played(data: Transitions, episodes: int = 3) -> dict:
     material = gather(data)
-    codec = KMeansCodec(jnp.zeros((2, 1)), find_binary(jnp.asarray([[-1.0], [0], [1]])))
+    codec = KMeansCodec(find_binary(jnp.asarray([[-1.0], [0], [1]])), jnp.zeros((2, 1)))
     return replays.replay(
         data,
         ActionQuantizer(codec, MLP(jax.random.key(0), 1, (), 2)),
@@ -156,7 +156,7 @@ def test_a_robosuite_demonstration_succeeds_again_from_its_recorded_start(real_d
     material = gather(data)
     # As many codes as there are actions: what they lose is the rounding of the grid's arithmetic.
     unit = jnp.asarray(data.action_range.to_unit(data.actions))
-    codec = KMeansCodec(unit, find_binary(unit))
+    codec = KMeansCodec(find_binary(unit), unit)
     quantizer = ActionQuantizer(
         codec, MLP(jax.random.key(0), material.training.features.shape[1], (), len(unit))
     )
