@@ -19,6 +19,7 @@ from saqrl.quantizers import QUANTIZERS, ActionQuantizer
 from saqrl.quantizers.binary import find_binary
 from saqrl.quantizers.kmeans import KMeansCodec
 from saqrl.studies.codebooks import replay as replays
+from saqrl.studies.codebooks import starts
 from saqrl.studies.codebooks import study as laboratory
 from saqrl.studies.codebooks.advice import _notes, overlooked, suggest_codes
 from saqrl.studies.codebooks.material import gather
@@ -473,7 +474,7 @@ def slide(monkeypatch):
     def place(env, observation):
         env.place = float(observation[0])
 
-    monkeypatch.setattr(replays, "STARTS", {r"saqrl-tests/Slide-v0": place})
+    monkeypatch.setattr(starts, "STARTS", {r"saqrl-tests/Slide-v0": place})
     yield "saqrl-tests/Slide-v0"
     del gymnasium.registry["saqrl-tests/Slide-v0"]
 
@@ -521,7 +522,7 @@ def test_a_replay_plays_the_decoded_codes_from_the_recorded_start(slide):
 
 
 def test_a_start_that_cannot_be_restored_is_refused(slide, monkeypatch):
-    monkeypatch.setattr(replays, "STARTS", {slide: lambda env, observation: None})
+    monkeypatch.setattr(starts, "STARTS", {slide: lambda env, observation: None})
     material = gather(slid(slide), held_out=0.5)
     codec = KMeansCodec(find_binary(jnp.asarray([[-1.0], [0], [1]])), jnp.zeros((2, 1)))
     quantizer = ActionQuantizer(codec, MLP(jax.random.key(0), 1, (), 2))
@@ -532,9 +533,9 @@ def test_a_start_that_cannot_be_restored_is_refused(slide, monkeypatch):
     def half(env, observation):  # of the two, only the start at -1
         env.place = min(float(observation[0]), 0.0)
 
-    monkeypatch.setattr(replays, "STARTS", {slide: half})
+    monkeypatch.setattr(starts, "STARTS", {slide: half})
     assert replays.replay(slid(slide), quantizer, material.scaling, **arguments)["episodes"] == 1
-    monkeypatch.setattr(replays, "STARTS", {})
+    monkeypatch.setattr(starts, "STARTS", {})
     with pytest.raises(replays.NoReplay, match="do not determine the simulator's state"):
         replays.replay(slid(slide), quantizer, material.scaling, **arguments)
 
