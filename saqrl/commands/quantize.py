@@ -189,18 +189,18 @@ def _check(asked: Quantize, out: Path | None) -> None:
     if out is not None:
         if out.exists():
             raise ValueError(f"{out} exists already: name another --out")
-        from saqrl.studies.codebooks.page import require_plots
+        from saqrl.studies.plots import require_matplotlib
 
-        require_plots()
+        require_matplotlib()
 
 
 def _tell(summary: dict[str, Any]) -> None:
     """The table and what it says, on standard error."""
-    from saqrl.studies.codebooks.page import HEADER, replay_sentences, sentences, table
+    from saqrl.studies.codebooks.page import HEADER, sentences, table
     from saqrl.studies.page import to_columns
 
     say()
     say(to_columns(HEADER, table(summary)))
     say()
-    for text in (*sentences(summary), *replay_sentences(summary)):
+    for text in sentences(summary):
         say(text)
