@@ -204,18 +204,16 @@ class _Frames:
 
     def vectors(self, column: str) -> np.ndarray:
         """One vector a frame, all of one width."""
-        return np.concatenate([self._vectors(column, chunk) for chunk in self._nonempty(column)])
-
-    def _nonempty(self, column: str) -> "list[pyarrow.Array]":
         chunks = [chunk for chunk in self.columns[column] if len(chunk)]
+        tables = [self._vectors(column, chunk) for chunk in chunks]
         types = {str(chunk.type) for chunk in chunks}
-        widths = {self._vectors(column, chunk).shape[1] for chunk in chunks}
+        widths = {table.shape[1] for table in tables}
         if len(types) > 1 or len(widths) > 1:
             raise DatasetError(
                 f"{self.path}: {column} is {listing(sorted(types))} of width "
                 f"{listing(sorted(widths))} from file to file; every file needs the same"
             )
-        return chunks
+        return np.concatenate(tables)
 
     def _vectors(self, column: str, chunk: "pyarrow.Array") -> np.ndarray:
         import pyarrow.types as types
@@ -241,8 +239,8 @@ class _Frames:
                 f"{self.path}: {column} is {lengths.min()} to {lengths.max()} numbers wide; every "
                 "frame needs as many"
             )
-        array = values.to_numpy(zero_copy_only=False)
-        return array.reshape(len(chunk), -1) if len(chunk) else array.reshape(0, 1)
+        array: np.ndarray = values.to_numpy(zero_copy_only=False).reshape(len(chunk), -1)
+        return array
 
 
 def _require_stored(path: Path, name: str, file: Path, opened: "parquet.ParquetFile") -> None:
@@ -275,15 +273,14 @@ def _episode_ends(
             f"{path}: the frames of an episode do not follow each other (episode_index); the "
             "parquet files do not belong together, copy it again"
         )
-    counted_frames = np.arange(len(frames)) - np.repeat(
-        starts, np.diff(np.append(starts, len(frames)))
-    )
-    wrong = np.flatnonzero(frames != counted_frames)
+    lengths = np.diff(np.append(starts, len(frames)))
+    expected = np.arange(len(frames)) - np.repeat(starts, lengths)
+    wrong = np.flatnonzero(frames != expected)
     if wrong.size:
         row = int(wrong[0])
         raise DatasetError(
             f"{path}: frame {row} is number {frames[row]} of episode {episodes[row]} and "
-            f"{counted_frames[row]} was expected; frames are missing, copy it again"
+            f"{expected[row]} was expected; frames are missing, copy it again"
         )
     for name, count in (("total_episodes", len(starts)), ("total_frames", len(frames))):
         promised = info.get(name)

@@ -183,7 +183,7 @@ def restore(
     start(inner)
     names = ("_get_obs", "get_obs", "compute_observation", "_observed")
     read = next(getattr(inner, name) for name in names if hasattr(inner, name))
-    seen = environment._flat(read())
+    seen = environment.observation(read())
     if seen.shape != observation.shape:
         raise NoReplay(
             f"{environment._name} observes {len(seen)} numbers and the data have "
