@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float32
@@ -18,24 +18,17 @@ START_TOLERANCE = 1e-3
 
 Place = Callable[[Any, Float32[np.ndarray, " obs"]], None]
 Restore = Callable[[Any, RecordedStart], None]
+Way = TypeVar("Way")
 
 
 class NoReplay(ValueError):
     """The recording cannot be executed again here; the text says why."""
 
 
-def _place_planar(first_position: int) -> Place:
+def _place_planar(env: Any, observation: Float32[np.ndarray, " obs"]) -> None:
     """Hopper, HalfCheetah, Walker2d: the observation is the state but for x, which is free."""
-
-    def place(env: Any, observation: Float32[np.ndarray, " obs"]) -> None:
-        positions = env.model.nq - first_position
-        free = np.zeros(first_position)
-        env.set_state(
-            np.concatenate([free, observation[:positions]]).astype(np.float64),
-            observation[positions:].astype(np.float64),
-        )
-
-    return place
+    state = np.concatenate([[0.0], observation]).astype(np.float64)
+    env.set_state(state[: env.model.nq], state[env.model.nq :])
 
 
 def _place_door(env: Any, observation: Float32[np.ndarray, " obs"]) -> None:
@@ -94,13 +87,14 @@ def _place_cubes(env: Any, observation: Float32[np.ndarray, " obs"]) -> None:
     env.pre_step()  # the controller goes on from where the arm is
 
 
+_CUBES = r"cube-(single|double|triple|quadruple)(-\w+)*-v0"
 # Where a recorded first observation determines the state, and how to get there.
 STARTS: Mapping[str, Place] = {
-    r"(Hopper|HalfCheetah|Walker2d)-v[1-5]": _place_planar(1),
+    r"(Hopper|HalfCheetah|Walker2d)-v[1-5]": _place_planar,
     r"AdroitHandDoor(Sparse)?-v\d+": _place_door,
     r"AdroitHandHammer(Sparse)?-v\d+": _place_hammer,
     r"gym_pusht/PushT-v\d+": _place_push_t,
-    r"cube-(single|double|triple|quadruple)(-\w+)*-v0": _place_cubes,
+    _CUBES: _place_cubes,
 }
 
 
@@ -147,7 +141,7 @@ def _require_size(start: RecordedStart, size: int) -> None:
 # Where the file's own state of the simulator is taken instead, if it has one.
 RECORDED_STARTS: Mapping[str, Restore] = {
     r"robosuite/\w+": _restore_robosuite,
-    r"cube-(single|double|triple|quadruple)(-\w+)*-v0": _restore_cubes,
+    _CUBES: _restore_cubes,
 }
 
 
@@ -155,23 +149,21 @@ def start_of(data: Transitions, episode: int) -> Callable[[Any], None]:
     """What puts the environment at the start of an episode; NoReplay where nothing tells it."""
     assert data.environment is not None
     name = data.environment.id
-    if data.starts is not None:
+    restore, place = _matching(RECORDED_STARTS, name), _matching(STARTS, name)
+    if restore is not None and data.starts is not None:
         start = data.starts[episode]
-        for pattern, restore in RECORDED_STARTS.items():
-            if re.fullmatch(pattern, name):
-                return lambda env: restore(env, start)
-    observation = data.observations[data.episode_starts[episode]]
-    for pattern, place in STARTS.items():
-        if re.fullmatch(pattern, name):
-            return lambda env: place(env, observation)
+        return lambda env: restore(env, start)
+    if place is not None:
+        observation = data.observations[data.episode_starts[episode]]
+        return lambda env: place(env, observation)
     raise NoReplay(
         f"the observations of {name} do not determine the simulator's state, so recorded starts "
-        + (
-            "cannot be restored: the file holds no states"
-            if any(re.fullmatch(pattern, name) for pattern in RECORDED_STARTS)
-            else "cannot be restored"
-        )
+        f"cannot be restored{': the file holds no states' if restore else ''}"
     )
+
+
+def _matching(ways: Mapping[str, Way], name: str) -> Way | None:
+    return next((way for pattern, way in ways.items() if re.fullmatch(pattern, name)), None)
 
 
 def restore(
