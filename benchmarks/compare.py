@@ -80,9 +80,12 @@ class Set:
             [Task(self.name, self.dataset, self.preset)],
             compared,
             [seed],
-            changes={"eval_episodes": 20, **self.changes},
-            steps=self.steps,
-            quantizer_steps=self.quantizer_steps,
+            changes={
+                "eval_episodes": 20,
+                "steps": self.steps,
+                "quantizer_steps": self.quantizer_steps,
+                **self.changes,
+            },
             evaluations=self.evaluations,
             assignments=self.chosen,
         )

@@ -13,7 +13,10 @@ from saqrl.training.presets import PRESETS
 from saqrl.training.progress import Reporter
 
 # Flags that are settings of every run, where they are given.
-CHANGES = ("env", "angles", "chunk", "data_episodes", "eval_episodes")
+CHANGES = (
+    *("env", "angles", "chunk", "data_episodes", "eval_episodes"),
+    *("steps", "quantizer_steps"),
+)
 
 
 @dataclass
@@ -68,8 +71,6 @@ def main(arguments: Sequence[str]) -> int:
         methods(asked.agents, asked.actions),
         range(asked.first_seed, asked.first_seed + asked.seeds),
         changes={name: value for name, value in given.items() if value is not None},
-        steps=asked.steps,
-        quantizer_steps=asked.quantizer_steps,
         evaluations=asked.evaluations,
         assignments=asked.set,
     )

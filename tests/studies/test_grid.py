@@ -48,9 +48,9 @@ def test_acting_in_its_own_way_is_no_other_method():
 
 
 def test_counterparts_have_equal_steps_unless_told_otherwise():
-    def steps(*agents, preset="default", **more):
-        task = Task("walk", "npz:walk.npz", preset)
-        planned = plan([task], methods(agents, BOTH), [0], changes={}, **more)
+    def steps(*agents, preset="default", assignments=(), **changes):
+        task, compared = Task("walk", "npz:walk.npz", preset), methods(agents, BOTH)
+        planned = plan([task], compared, [0], changes=changes, assignments=assignments)
         return {cell.method.name: cell.settings.agent.steps for cell in planned}
 
     assert steps("bc", "gmm") == {"saq-bc": 10_000, "bc": 10_000, "gmm": 10_000}
@@ -115,7 +115,7 @@ def test_assignments_choose_among_names():
 
 
 def test_a_given_chunk_is_played_whole_and_evaluations_are_spread_evenly():
-    (cell, _) = cells("bc", changes={"chunk": 4}, steps=100, evaluations=5)
+    (cell, _) = cells("bc", changes={"chunk": 4, "steps": 100}, evaluations=5)
     features, evaluation = cell.settings.features, cell.settings.evaluation
     assert (features.chunk, evaluation.action_horizon, evaluation.every) == (4, 4, 20)
 
@@ -291,9 +291,8 @@ def test_a_shared_quantizer_changes_no_bit_of_a_run(walk, tmp_path):
             [walk],
             methods(agents, BOTH),
             [0],
-            changes={"env": "saqrl-tests/Walk-v0", "eval_episodes": 1, "log_every": 10},
-            steps=20,
-            quantizer_steps=20,
+            changes={"env": "saqrl-tests/Walk-v0", "eval_episodes": 1, "log_every": 10}
+            | {"steps": 20, "quantizer_steps": 20},
             evaluations=2,
             assignments=small,
         )
