@@ -11,6 +11,7 @@ from saqrl.datasets import ReadOptions
 from saqrl.datasets.errors import listing
 from saqrl.datasets.options import DEFAULT
 from saqrl.datasets.scaling import Scale
+from saqrl.environments.packages import import_packages
 from saqrl.registry import QUANTIZERS, closest
 from saqrl.training.flags import typed
 from saqrl.training.progress import Reporter
@@ -189,9 +190,7 @@ def _check(asked: Quantize, out: Path | None) -> None:
     if out is not None:
         if out.exists():
             raise ValueError(f"{out} exists already: name another --out")
-        from saqrl.studies.plots import require_matplotlib
-
-        require_matplotlib()
+        import_packages("--out", ("matplotlib",), extra="plots")
 
 
 def _tell(summary: dict[str, Any]) -> None:

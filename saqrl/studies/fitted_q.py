@@ -90,8 +90,7 @@ class FittedQ(nn.Training):
 
         In the warm-up the data's returns in their place.
         """
-        q = state.target(batch.next_observations)
-        values = jax.vmap(jax.vmap(operators.expectation), (None, 0))(batch.next_log_policy, q)
+        values = state_values(state.target, batch.next_observations, batch.next_log_policy)
         warming = state.step < self.warm_up * self.steps
         return jnp.where(warming, batch.returns, batch.rewards + batch.discounts * values)
 
@@ -141,7 +140,7 @@ def evaluate_offline(
             update(interval.step, f"bellman error {interval.metrics['bellman_error']:.3g}")
     assert state is not None
     starts = jnp.asarray(prepared.features[data.episode_starts])
-    values = initial_values(state.critics.model, starts, log_policy_of(policy, starts, act=act))
+    values = state_values(state.critics.model, starts, log_policy_of(policy, starts, act=act))
     return policy_value(np.asarray(values) / factor, seen[data.episode_starts], seed=seed)
 
 
@@ -184,7 +183,7 @@ def _log_policy(
 
 
 @jax.jit
-def initial_values(
+def state_values(
     critics: nn.Ensemble, features: Float[Array, "n features"], log_policy: Float[Array, "n codes"]
 ) -> Float[Array, "critics n"]:
     """sum_k pi(k|s) Q_i(s, k) of each network and state."""

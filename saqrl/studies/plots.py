@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from saqrl.environments.packages import import_packages
 from saqrl.studies.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -21,19 +22,11 @@ _COLUMNS = 3
 MOST_BANDS = 6
 
 
-def require_matplotlib() -> None:
-    """ImportError with the way out where nothing can be drawn."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise ImportError('plots need matplotlib: pip install "saqrl[plots]"') from error
-
-
 def canvas(
     panels: int = 1, *, width: float, height: float, columns: int = _COLUMNS
 ) -> tuple["Figure", list[Any]]:
     """A figure and its panels, at most `columns` side by side, each so wide and high in inches."""
-    require_matplotlib()
+    import_packages("a plot", ("matplotlib.figure",), extra="plots")
     from matplotlib.figure import Figure
 
     columns = min(columns, panels)
