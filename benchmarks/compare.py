@@ -56,7 +56,7 @@ LONGER_BEHAVIOUR = ("brac.alpha=30.0", "brac.learning_rate=0.001", "brac.behavio
 # Noisy experts: tried with five episodes of the door on seeds 100 to 102.
 FEW_DEMONSTRATIONS = (*FEW_CODES, "quantizer.state_scale=0.3")
 # Tried there as well (seed 100), and the expectile with ten episodes.
-FEWEST_DEMONSTRATIONS = (*FEW_DEMONSTRATIONS, "bc.weight_decay=0.3", "iql.tau=0.9")
+FEWEST_DEMONSTRATIONS = (*FEW_DEMONSTRATIONS, "bc.weight_decay=0.3", "iql.expectile=0.9")
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,12 @@ class Set:
             [Task(self.name, self.dataset, self.preset)],
             compared,
             [seed],
-            changes={"eval_episodes": 20, **self.changes},
-            steps=self.steps,
-            quantizer_steps=self.quantizer_steps,
+            changes={
+                "eval_episodes": 20,
+                "steps": self.steps,
+                "quantizer_steps": self.quantizer_steps,
+                **self.changes,
+            },
             evaluations=self.evaluations,
             assignments=self.chosen,
         )

@@ -124,15 +124,12 @@ def cells(only: str) -> list[Cell]:
                 settings = dict(
                     item.split("=") for item in variant if "." not in item.split("=")[0]
                 )
-                if "feature_deviation" in settings:
-                    settings["feature_deviation"] = float(settings["feature_deviation"])
+                settings |= {"eval_episodes": 20, "steps": steps, "quantizer_steps": 6_000}
                 planned += plan(
                     [task],
                     methods((word,), actions),
                     [SEED],
-                    changes={"eval_episodes": 20, **changes, **settings},
-                    steps=steps,
-                    quantizer_steps=6_000,
+                    changes=changes | settings,
                     evaluations=3,
                     assignments=[item for item in variant if "." in item.split("=")[0]],
                 )

@@ -5,7 +5,7 @@ Everything here is a pytree of arrays; nothing here knows what a code or an acti
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import equinox as eqx
 import jax
@@ -18,6 +18,7 @@ Precision = Literal["float32", "bfloat16"]
 Metrics = dict[str, Float[Array, ""]]
 Model = TypeVar("Model")
 Extra = TypeVar("Extra")
+Batch = TypeVar("Batch", contravariant=True)
 
 
 class MLP(eqx.Module):
@@ -64,6 +65,36 @@ class MLP(eqx.Module):
                     signal = signal * self.norm_scales[layer] + self.norm_offsets[layer]
                 signal = jax.nn.relu(signal)
         return signal
+
+
+class Ensemble(eqx.Module):
+    """Networks of one shape that know nothing of each other, as critics are."""
+
+    heads: tuple[MLP, ...]
+
+    def __init__(
+        self,
+        key: Key[Array, ""],
+        inputs: int,
+        hidden: tuple[int, ...],
+        outputs: int,
+        *,
+        count: int,
+        layer_norm: bool = False,
+    ):
+        self.heads = tuple(
+            MLP(head_key, inputs, hidden, outputs, layer_norm=layer_norm)
+            for head_key in jax.random.split(key, count)
+        )
+
+    def __call__(
+        self, inputs: Float[Array, "*batch inputs"]
+    ) -> Float[Array, "heads *batch outputs"]:
+        return jnp.stack([head(inputs) for head in self.heads])
+
+    def pessimistic(self, inputs: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
+        """Min over the heads (clipped double Q: Fujimoto et al. 2018, arXiv 1802.09477)."""
+        return self(inputs).min(0)
 
 
 def multiply(
@@ -115,6 +146,22 @@ def normalize(signal: Float[Array, "*batch width"]) -> Float[Array, "*batch widt
     return centred * jax.lax.rsqrt(variance + 1e-5)
 
 
+class Algorithm(Protocol[Batch]):
+    """Hashable hyperparameters with pure methods: whatever the engine can train."""
+
+    steps: int
+    batch_size: int
+    precision: Precision
+
+    def init(self, key: Key[Array, ""], example: Batch) -> Any:
+        """State before the first step; `example` is a sample of the data."""
+        ...
+
+    def update(self, state: Any, batch: Batch, key: Key[Array, ""]) -> tuple[Any, Metrics]:
+        """One gradient step: (state, metrics)."""
+        ...
+
+
 @dataclass(frozen=True)
 class Training:
     """What every algorithm needs to know about its own training; all of them inherit it."""
@@ -135,6 +182,10 @@ class Training:
     """Decoupled (AdamW); 0 is plain Adam."""
     precision: Precision = "float32"
     """Of the matrix products of a training step; what is trained and deployed is float32."""
+
+    def network(self, key: Key[Array, ""], inputs: int, outputs: int) -> MLP:
+        """A network of these widths."""
+        return MLP(key, inputs, self.hidden, outputs, layer_norm=self.layer_norm)
 
     def optimiser(self) -> optax.GradientTransformation:
         """Adam, with decoupled weight decay where asked."""
@@ -161,6 +212,12 @@ class CriticTraining(Training):
     target_rate: float = 0.005
     """Share of the online critics that moves into the target at each move; 1 copies."""
 
+    def ensemble(self, key: Key[Array, ""], inputs: int, outputs: int) -> Ensemble:
+        """The critics."""
+        return Ensemble(
+            key, inputs, self.hidden, outputs, count=self.critics, layer_norm=self.layer_norm
+        )
+
 
 def require_positive(**values: float) -> None:
     """ValueError for the first of the agent's fields that is not above 0."""
@@ -169,38 +226,46 @@ def require_positive(**values: float) -> None:
             raise ValueError(f"agent.{name.replace('_', '-')} is {value}; it must be above 0")
 
 
-def expectile_loss(advantage: Float[Array, "*batch"], *, tau: float) -> Float[Array, "*batch"]:
-    """|tau - 1(u < 0)| u^2: least squares at tau = 0.5, the maximum as tau approaches 1.
+def expectile_loss(
+    advantage: Float[Array, "*batch"], *, expectile: float
+) -> Float[Array, "*batch"]:
+    """|tau - 1(u < 0)| u^2, tau the expectile: least squares at 0.5, towards 1 the maximum.
 
     Source: Kostrikov et al. 2021 (arXiv 2110.06169), eq. 5.
     """
-    return jnp.abs(tau - (advantage < 0)) * jnp.square(advantage)
+    return jnp.abs(expectile - (advantage < 0)) * jnp.square(advantage)
 
 
-class Learner(eqx.Module, Generic[Model]):
+def bellman_error(
+    q: Float[Array, "heads *batch"], targets: Float[Array, "*batch"]
+) -> Float[Array, ""]:
+    """Mean squared distance of each head from the targets, summed over the heads."""
+    return jnp.square(q - targets).mean(-1).sum()
+
+
+class TrainState(eqx.Module, Generic[Model]):
     """A model with its optimiser's moments."""
 
     model: Model
     moments: optax.OptState
 
 
-def start(model: Model, optimiser: optax.GradientTransformation) -> Learner[Model]:
-    """A learner before its first step."""
-    return Learner(model, optimiser.init(model))
+def init_state(model: Model, optimiser: optax.GradientTransformation) -> TrainState[Model]:
+    """The state before the first gradient step."""
+    return TrainState(model, optimiser.init(model))
 
 
-def descend(
-    learner: Learner[Model],
+def gradient_step(
+    state: TrainState[Model],
     optimiser: optax.GradientTransformation,
     loss: Callable[[Model], tuple[Float[Array, ""], Extra]],
-) -> tuple[Learner[Model], Extra]:
-    """One gradient step on `loss(model) -> (value, what else to return)`."""
-    gradient, extra = jax.grad(loss, has_aux=True)(learner.model)
-    updates, moments = optimiser.update(gradient, learner.moments, learner.model)
-    model = optax.apply_updates(learner.model, updates)
-    return Learner(model, moments), extra
+) -> tuple[TrainState[Model], Extra]:
+    """One step down the gradient of `loss(model) -> (value, what else to return)`."""
+    gradient, extra = jax.grad(loss, has_aux=True)(state.model)
+    updates, moments = optimiser.update(gradient, state.moments, state.model)
+    return TrainState(optax.apply_updates(state.model, updates), moments), extra
 
 
-def follow(target: Model, online: Model, *, rate: float | Float[Array, ""]) -> Model:
-    """Polyak step: (1 - rate) target + rate online, leaf by leaf; rate 1 copies."""
+def polyak_update(target: Model, online: Model, *, rate: float | Float[Array, ""]) -> Model:
+    """(1 - rate) target + rate online, leaf by leaf; rate 1 copies."""
     return jax.tree.map(lambda old, new: old + rate * (new - old), target, online)

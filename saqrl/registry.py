@@ -115,6 +115,8 @@ class Registry:
         """The instance that `describe` described; ValueError names a field that is not known."""
         values = dict(description)
         cls = self.load(values.pop("name"))
+        aliases: Mapping[str, str] = getattr(cls, "aliases", {})
+        values = {aliases.get(name, name): value for name, value in values.items()}
         known = {field.name for field in fields(cls)}
         if unknown := sorted(values.keys() - known):
             raise ValueError(

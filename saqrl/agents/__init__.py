@@ -10,8 +10,9 @@ a call of `saqrl.register` or an entry point.
 from typing import Any, Protocol
 
 import equinox as eqx
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
+from saqrl import nn
 from saqrl.registry import AGENTS as AGENTS
 
 
@@ -44,20 +45,10 @@ class Actor(Protocol):
         ...
 
 
-class Agent(Protocol):
+class Agent(nn.Algorithm[CodedTransitions], Protocol):
     """Hyperparameters of a discrete agent, with pure methods."""
 
-    steps: int
-    batch_size: int
     discount: float
-
-    def init(self, key: Key[Array, ""], example: CodedTransitions) -> Any:
-        """State before the first step; of `example` only the shapes matter."""
-        ...
-
-    def update(self, state: Any, batch: CodedTransitions, key: Key[Array, ""]) -> Any:
-        """One gradient step: (state, metrics)."""
-        ...
 
     def actor(self, state: Any) -> Actor:
         """The policy that the state stands for."""

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Key
 from saqrl import nn
 from saqrl.agents import CodedTransitions
 
-State = nn.Learner[nn.MLP]
+State = nn.TrainState[nn.MLP]
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,8 @@ class BC(nn.Training):
         nn.require_positive(temperature=self.temperature)
 
     def init(self, key: Key[Array, ""], example: CodedTransitions) -> State:
-        inputs = example.observations.shape[-1]
-        network = nn.MLP(key, inputs, self.hidden, example.num_codes, layer_norm=self.layer_norm)
-        return nn.start(network, self.optimiser())
+        network = self.network(key, example.observations.shape[-1], example.num_codes)
+        return nn.init_state(network, self.optimiser())
 
     def update(
         self, state: State, batch: CodedTransitions, key: Key[Array, ""]
@@ -47,7 +46,7 @@ class BC(nn.Training):
             accuracy = (logits.argmax(-1) == batch.codes).mean()
             return losses.mean(), {"cross_entropy": losses.mean(), "accuracy": accuracy}
 
-        return nn.descend(state, self.optimiser(), loss)
+        return nn.gradient_step(state, self.optimiser(), loss)
 
     def prior(self, state: State) -> nn.MLP:
         """The network f with pi_b(k|s) = softmax f(s)."""

@@ -13,13 +13,12 @@ from jaxtyping import Array, Float, Key
 
 from saqrl import nn
 from saqrl.agents import CodedTransitions, operators
-from saqrl.agents.critics import Critics, of_code
 
 
 class State(eqx.Module):
-    critics: nn.Learner[Critics]
-    policy: nn.Learner[nn.MLP]
-    target: Critics
+    critics: nn.TrainState[nn.Ensemble]
+    policy: nn.TrainState[nn.MLP]
+    target: nn.Ensemble
 
 
 @dataclass(frozen=True)
@@ -42,19 +41,11 @@ class BRAC(nn.CriticTraining):
     def init(self, key: Key[Array, ""], example: CodedTransitions) -> State:
         critics_key, policy_key = jax.random.split(key)
         inputs, codes = example.observations.shape[-1], example.num_codes
-        critics = Critics(
-            critics_key,
-            inputs,
-            self.hidden,
-            codes,
-            count=self.critics,
-            layer_norm=self.layer_norm,
-        )
-        policy = nn.MLP(policy_key, inputs, self.hidden, codes, layer_norm=self.layer_norm)
-        optimiser = self.optimiser()
+        critics = self.ensemble(critics_key, inputs, codes)
+        policy = self.network(policy_key, inputs, codes)
         return State(
-            nn.start(critics, optimiser),
-            nn.start(policy, optimiser),
+            nn.init_state(critics, self.optimiser()),
+            nn.init_state(policy, self.optimiser()),
             jax.tree.map(jnp.copy, critics),
         )
 
@@ -63,9 +54,10 @@ class BRAC(nn.CriticTraining):
     ) -> tuple[State, nn.Metrics]:
         targets = self.targets(state, batch)
 
-        def critic_loss(critics: Critics) -> tuple[Float[Array, ""], nn.Metrics]:
-            data_q = jax.vmap(of_code, (0, None))(critics(batch.observations), batch.codes)
-            bellman = jnp.square(data_q - targets).mean(-1).sum()
+        def critic_loss(critics: nn.Ensemble) -> tuple[Float[Array, ""], nn.Metrics]:
+            q = critics(batch.observations)
+            data_q = jax.vmap(operators.of_code, (0, None))(q, batch.codes)
+            bellman = nn.bellman_error(data_q, targets)
             return bellman, {"bellman_error": bellman, "data_q": data_q.mean()}
 
         def policy_loss(policy: nn.MLP) -> tuple[Float[Array, ""], nn.Metrics]:
@@ -75,9 +67,9 @@ class BRAC(nn.CriticTraining):
             metrics = {"divergence": divergence.mean(), "policy_value": value.mean()}
             return (self.alpha * divergence - value).mean(), metrics
 
-        critics, critic_metrics = nn.descend(state.critics, self.optimiser(), critic_loss)
-        policy, policy_metrics = nn.descend(state.policy, self.optimiser(), policy_loss)
-        target = nn.follow(state.target, critics.model, rate=self.target_rate)
+        critics, critic_metrics = nn.gradient_step(state.critics, self.optimiser(), critic_loss)
+        policy, policy_metrics = nn.gradient_step(state.policy, self.optimiser(), policy_loss)
+        target = nn.polyak_update(state.target, critics.model, rate=self.target_rate)
         return State(critics, policy, target), critic_metrics | policy_metrics
 
     def targets(self, state: State, batch: CodedTransitions) -> Float[Array, " batch"]:

@@ -13,12 +13,11 @@ from jaxtyping import Array, Float, Int, Key
 
 from saqrl import nn
 from saqrl.agents import CodedTransitions, operators
-from saqrl.agents.critics import Critics, of_code
 
 
 class State(eqx.Module):
-    critics: nn.Learner[Critics]
-    target: Critics
+    critics: nn.TrainState[nn.Ensemble]
+    target: nn.Ensemble
     step: Int[Array, ""]
 
 
@@ -43,43 +42,35 @@ class CQL(nn.CriticTraining):
         nn.require_positive(temperature=self.temperature, target_period=self.target_period)
 
     def init(self, key: Key[Array, ""], example: CodedTransitions) -> State:
-        critics = Critics(
-            key,
-            example.observations.shape[-1],
-            self.hidden,
-            example.num_codes,
-            count=self.critics,
-            layer_norm=self.layer_norm,
-        )
+        critics = self.ensemble(key, example.observations.shape[-1], example.num_codes)
         target = jax.tree.map(jnp.copy, critics)
-        return State(nn.start(critics, self.optimiser()), target, jnp.zeros((), jnp.int32))
+        return State(nn.init_state(critics, self.optimiser()), target, jnp.zeros((), jnp.int32))
 
     def update(
         self, state: State, batch: CodedTransitions, key: Key[Array, ""]
     ) -> tuple[State, nn.Metrics]:
         targets = self.targets(state, batch)
 
-        def loss(critics: Critics) -> tuple[Float[Array, ""], nn.Metrics]:
+        def loss(critics: nn.Ensemble) -> tuple[Float[Array, ""], nn.Metrics]:
             q = critics(batch.observations)
-            data_q = jax.vmap(of_code, (0, None))(q, batch.codes)
-            bellman = jnp.square(data_q - targets).mean(-1).sum()
+            data_q = jax.vmap(operators.of_code, (0, None))(q, batch.codes)
+            bellman = nn.bellman_error(data_q, targets)
             gaps = jax.vmap(jax.vmap(operators.conservative_gap), (0, None))(q, batch.codes)
             gap = gaps.mean(-1).sum()
             metrics = {"bellman_error": bellman, "gap": gap / len(q), "data_q": data_q.mean()}
             return bellman + self.alpha * gap, metrics
 
-        critics, metrics = nn.descend(state.critics, self.optimiser(), loss)
+        critics, metrics = nn.gradient_step(state.critics, self.optimiser(), loss)
         step = state.step + 1
-        moves = step % self.target_period == 0
-        rate = jnp.where(moves, self.target_rate, 0.0)
-        target = nn.follow(state.target, critics.model, rate=rate)
+        rate = jnp.where(step % self.target_period == 0, self.target_rate, 0.0)
+        target = nn.polyak_update(state.target, critics.model, rate=rate)
         return State(critics, target, step), metrics
 
     def targets(self, state: State, batch: CodedTransitions) -> Float[Array, " batch"]:
         """Y = r + g (1-d) Qbar(s', k') with k' the online critics' best allowed code."""
         online = state.critics.model.pessimistic(batch.next_observations)
         best = self._masked(online, batch.next_log_prior).argmax(-1)
-        return batch.rewards + batch.discounts * of_code(
+        return batch.rewards + batch.discounts * operators.of_code(
             state.target.pessimistic(batch.next_observations), best
         )
 
@@ -99,7 +90,7 @@ class CQL(nn.CriticTraining):
 class CriticActor(eqx.Module):
     """Q over the codes that the prior allows."""
 
-    critics: Critics
+    critics: nn.Ensemble
     threshold: float = eqx.field(static=True)
     temperature: float = eqx.field(static=True)
 

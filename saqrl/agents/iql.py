@@ -5,6 +5,7 @@ Source: Kostrikov et al. 2021 (arXiv 2110.06169), eq. 5 and 6, on the codes of S
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -13,25 +14,24 @@ from jaxtyping import Array, Float, Key
 
 from saqrl import nn
 from saqrl.agents import CodedTransitions, operators
-from saqrl.agents.critics import Critics, of_code
 
 
 class Networks(eqx.Module):
-    critics: Critics
+    critics: nn.Ensemble
     value: nn.MLP
 
 
 class State(eqx.Module):
-    networks: nn.Learner[Networks]
-    target: Critics
+    networks: nn.TrainState[Networks]
+    target: nn.Ensemble
 
 
 @dataclass(frozen=True)
 class IQL(nn.CriticTraining):
     """Implicit Q-learning on codes."""
 
-    tau: float = 0.9
-    """Expectile of Q that V follows: 0.5 the mean, 1 the maximum over the data's codes."""
+    expectile: float = 0.9
+    """tau: of Q, which V follows; 0.5 the mean, 1 the maximum over the data's codes."""
     temperature: float = 1.0
     """lambda in pi proportional to pi_b exp(Q / lambda): small trusts Q, large the behaviour."""
     prior_floor: float = -8.0
@@ -39,6 +39,7 @@ class IQL(nn.CriticTraining):
     codes lies below -8: lower it there."""
 
     default_act = "sample"
+    aliases: ClassVar[dict[str, str]] = {"tau": "expectile"}
 
     def __post_init__(self) -> None:
         nn.require_positive(temperature=self.temperature)
@@ -46,31 +47,24 @@ class IQL(nn.CriticTraining):
     def init(self, key: Key[Array, ""], example: CodedTransitions) -> State:
         critics_key, value_key = jax.random.split(key)
         inputs = example.observations.shape[-1]
-        critics = Critics(
-            critics_key,
-            inputs,
-            self.hidden,
-            example.num_codes,
-            count=self.critics,
-            layer_norm=self.layer_norm,
-        )
-        value = nn.MLP(value_key, inputs, self.hidden, 1, layer_norm=self.layer_norm)
-        learner = nn.start(Networks(critics, value), self.optimiser())
-        return State(learner, jax.tree.map(jnp.copy, critics))
+        critics = self.ensemble(critics_key, inputs, example.num_codes)
+        networks = Networks(critics, self.network(value_key, inputs, 1))
+        return State(nn.init_state(networks, self.optimiser()), jax.tree.map(jnp.copy, critics))
 
     def update(
         self, state: State, batch: CodedTransitions, key: Key[Array, ""]
     ) -> tuple[State, nn.Metrics]:
-        target_q = of_code(state.target.pessimistic(batch.observations), batch.codes)
+        target_q = operators.of_code(state.target.pessimistic(batch.observations), batch.codes)
         next_value = state.networks.model.value(batch.next_observations)[..., 0]
         targets = batch.rewards + batch.discounts * next_value
 
         def loss(networks: Networks) -> tuple[Float[Array, ""], nn.Metrics]:
             value = networks.value(batch.observations)[..., 0]
             advantage = target_q - value
-            value_loss = nn.expectile_loss(advantage, tau=self.tau).mean()
-            data_q = jax.vmap(of_code, (0, None))(networks.critics(batch.observations), batch.codes)
-            bellman = jnp.square(data_q - targets).mean(-1).sum()
+            value_loss = nn.expectile_loss(advantage, expectile=self.expectile).mean()
+            q = networks.critics(batch.observations)
+            data_q = jax.vmap(operators.of_code, (0, None))(q, batch.codes)
+            bellman = nn.bellman_error(data_q, targets)
             metrics = {
                 "value_loss": value_loss,
                 "bellman_error": bellman,
@@ -79,8 +73,8 @@ class IQL(nn.CriticTraining):
             }
             return value_loss + bellman, metrics
 
-        networks, metrics = nn.descend(state.networks, self.optimiser(), loss)
-        target = nn.follow(state.target, networks.model.critics, rate=self.target_rate)
+        networks, metrics = nn.gradient_step(state.networks, self.optimiser(), loss)
+        target = nn.polyak_update(state.target, networks.model.critics, rate=self.target_rate)
         return State(networks, target), metrics
 
     def actor(self, state: State) -> "ReweightedActor":
@@ -90,7 +84,7 @@ class IQL(nn.CriticTraining):
 class ReweightedActor(eqx.Module):
     """pi proportional to pi_b exp(Q / lambda)."""
 
-    critics: Critics
+    critics: nn.Ensemble
     temperature: float = eqx.field(static=True)
     prior_floor: float = eqx.field(static=True)
 

@@ -1,6 +1,6 @@
 """Exact expectations over codes: every equation that the agents share, for one state.
 
-Nothing here samples. The caller vmaps over the batch.
+Nothing here samples. The caller vmaps over the batch; only `of_code` takes one, for speed.
 """
 
 import jax
@@ -37,6 +37,13 @@ def conservative_gap(q: Float[Array, " codes"], code: Int[Array, ""]) -> Float[A
     Source: Kumar et al. 2020 (arXiv 2006.04779), eq. 4.
     """
     return jax.nn.logsumexp(q) - q[code]
+
+
+def of_code(
+    values: Float[Array, "*batch codes"], codes: Int[Array, "*batch"]
+) -> Float[Array, "*batch"]:
+    """values[..., codes]: what the data's codes are worth."""
+    return jnp.take_along_axis(values, codes[..., None], axis=-1)[..., 0]
 
 
 def allowed_codes(log_prior: Float[Array, " codes"], *, threshold: float) -> Bool[Array, " codes"]:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import equinox as eqx
 from jaxtyping import Array, Float, Key
 
+from saqrl import nn
 from saqrl.registry import BASELINES as BASELINES
 
 
@@ -37,15 +38,9 @@ class Actor(Protocol):
         ...
 
 
-class Baseline(Protocol):
+class Baseline(nn.Algorithm[ContinuousTransitions], Protocol):
     """Hyperparameters of a continuous agent, with pure methods."""
 
-    steps: int
-    batch_size: int
     discount: float
-
-    def init(self, key: Key[Array, ""], example: ContinuousTransitions) -> Any: ...
-
-    def update(self, state: Any, batch: ContinuousTransitions, key: Key[Array, ""]) -> Any: ...
 
     def actor(self, state: Any) -> Actor: ...

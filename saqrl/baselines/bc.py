@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -13,12 +14,10 @@ from saqrl.baselines import ContinuousTransitions
 from saqrl.baselines.distributions import tanh_gaussian_log_density
 from saqrl.baselines.policies import REACH, GaussianPolicy, TanhGaussianActor, check_reach
 
-State = nn.Learner[nn.MLP]
-
 
 @dataclass(frozen=True)
-class ContinuousBC(nn.Training):
-    """Least squares: the mean action of a state."""
+class Cloning(nn.Training):
+    """What every clone of the data's actions shares: it follows one loss of one model."""
 
     weight_decay: float = 1e-4
     discount: float = 0.99
@@ -26,21 +25,36 @@ class ContinuousBC(nn.Training):
 
     default_act = "greedy"
 
-    def init(self, key: Key[Array, ""], example: ContinuousTransitions) -> State:
-        inputs, act = example.observations.shape[-1], example.actions.shape[-1]
-        network = nn.MLP(key, inputs, self.hidden, act, layer_norm=self.layer_norm)
-        return nn.start(network, self.optimiser())
+    def model(self, key: Key[Array, ""], inputs: int, act: int) -> Any:
+        """What learns."""
+        raise NotImplementedError
+
+    def loss(self, model: Any, batch: ContinuousTransitions) -> tuple[Array, nn.Metrics]:
+        """How badly the model fits the batch, and what to report."""
+        raise NotImplementedError
+
+    def init(self, key: Key[Array, ""], example: ContinuousTransitions) -> nn.TrainState[Any]:
+        model = self.model(key, example.observations.shape[-1], example.actions.shape[-1])
+        return nn.init_state(model, self.optimiser())
 
     def update(
-        self, state: State, batch: ContinuousTransitions, key: Key[Array, ""]
-    ) -> tuple[State, nn.Metrics]:
-        def loss(network: nn.MLP) -> tuple[Float[Array, ""], nn.Metrics]:
-            errors = jnp.square(network(batch.observations) - batch.actions).sum(-1)
-            return errors.mean(), {"squared_error": errors.mean()}
+        self, state: nn.TrainState[Any], batch: ContinuousTransitions, key: Key[Array, ""]
+    ) -> tuple[nn.TrainState[Any], nn.Metrics]:
+        return nn.gradient_step(state, self.optimiser(), lambda model: self.loss(model, batch))
 
-        return nn.descend(state, self.optimiser(), loss)
 
-    def actor(self, state: State) -> "RegressionActor":
+@dataclass(frozen=True)
+class ContinuousBC(Cloning):
+    """Least squares: the mean action of a state."""
+
+    def model(self, key: Key[Array, ""], inputs: int, act: int) -> nn.MLP:
+        return self.network(key, inputs, act)
+
+    def loss(self, model: nn.MLP, batch: ContinuousTransitions) -> tuple[Array, nn.Metrics]:
+        error = jnp.square(model(batch.observations) - batch.actions).sum(-1).mean()
+        return error, {"squared_error": error}
+
+    def actor(self, state: nn.TrainState[nn.MLP]) -> "RegressionActor":
         return RegressionActor(state.model)
 
 
@@ -56,38 +70,22 @@ class RegressionActor(eqx.Module):
 
 
 @dataclass(frozen=True)
-class GaussianBC(nn.Training):
+class GaussianBC(Cloning):
     """Maximum likelihood of a tanh-Gaussian; its deviation depends on the state."""
 
-    weight_decay: float = 1e-4
-    discount: float = 0.99
-    """Not in the loss."""
     reach: float = REACH
     """Largest action before clipping: 1 is the plain tanh, which no action on the bounds has."""
-
-    default_act = "greedy"
 
     def __post_init__(self) -> None:
         check_reach(self.reach)
 
-    def init(
-        self, key: Key[Array, ""], example: ContinuousTransitions
-    ) -> nn.Learner[GaussianPolicy]:
-        inputs, act = example.observations.shape[-1], example.actions.shape[-1]
-        policy = GaussianPolicy(key, inputs, self.hidden, act, layer_norm=self.layer_norm)
-        return nn.start(policy, self.optimiser())
+    def model(self, key: Key[Array, ""], inputs: int, act: int) -> GaussianPolicy:
+        return GaussianPolicy(self.network(key, inputs, 2 * act))
 
-    def update(
-        self,
-        state: nn.Learner[GaussianPolicy],
-        batch: ContinuousTransitions,
-        key: Key[Array, ""],
-    ) -> tuple[nn.Learner[GaussianPolicy], nn.Metrics]:
-        return nn.descend(
-            state, self.optimiser(), lambda policy: clone_loss(policy, batch, reach=self.reach)
-        )
+    def loss(self, model: GaussianPolicy, batch: ContinuousTransitions) -> tuple[Array, nn.Metrics]:
+        return clone_loss(model, batch, reach=self.reach)
 
-    def actor(self, state: nn.Learner[GaussianPolicy]) -> TanhGaussianActor:
+    def actor(self, state: nn.TrainState[GaussianPolicy]) -> TanhGaussianActor:
         return TanhGaussianActor(state.model, self.reach)
 
 

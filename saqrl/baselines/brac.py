@@ -14,16 +14,16 @@ from jaxtyping import Array, Float, Int, Key
 from saqrl import nn
 from saqrl.baselines import ContinuousTransitions
 from saqrl.baselines.bc import clone_loss
-from saqrl.baselines.critics import Critics
+from saqrl.baselines.critics import pessimistic_q, q_values
 from saqrl.baselines.distributions import gaussian_log_density, gaussian_sample
 from saqrl.baselines.policies import REACH, GaussianPolicy, TanhGaussianActor, check_reach, squash
 
 
 class State(eqx.Module):
-    behaviour: nn.Learner[GaussianPolicy]
-    critics: nn.Learner[Critics]
-    policy: nn.Learner[GaussianPolicy]
-    target: Critics
+    behaviour: nn.TrainState[GaussianPolicy]
+    critics: nn.TrainState[nn.Ensemble]
+    policy: nn.TrainState[GaussianPolicy]
+    target: nn.Ensemble
     step: Int[Array, ""]
 
 
@@ -52,14 +52,15 @@ class BRAC(nn.CriticTraining):
     def init(self, key: Key[Array, ""], example: ContinuousTransitions) -> State:
         behaviour_key, critics_key, policy_key = jax.random.split(key, 3)
         inputs, act = example.observations.shape[-1], example.actions.shape[-1]
-        critics = Critics(
-            critics_key, inputs, self.hidden, act, count=self.critics, layer_norm=self.layer_norm
+        critics = self.ensemble(critics_key, inputs + act, 1)
+        behaviour, policy = (
+            GaussianPolicy(nn.MLP(own_key, inputs, self.hidden, 2 * act))
+            for own_key in (behaviour_key, policy_key)
         )
-        optimiser = self.optimiser()
         return State(
-            nn.start(GaussianPolicy(behaviour_key, inputs, self.hidden, act), optimiser),
-            nn.start(critics, optimiser),
-            nn.start(GaussianPolicy(policy_key, inputs, self.hidden, act), optimiser),
+            nn.init_state(behaviour, self.optimiser()),
+            nn.init_state(critics, self.optimiser()),
+            nn.init_state(policy, self.optimiser()),
             jax.tree.map(jnp.copy, critics),
             jnp.zeros((), jnp.int32),
         )
@@ -73,13 +74,13 @@ class BRAC(nn.CriticTraining):
     def _fit_behaviour(
         self, state: State, batch: ContinuousTransitions, key: Key[Array, ""]
     ) -> tuple[State, nn.Metrics]:
-        behaviour, metrics = nn.descend(
+        behaviour, metrics = nn.gradient_step(
             state.behaviour,
             self.optimiser(),
             lambda policy: clone_loss(policy, batch, reach=self.reach),
         )
         # The policy leaves from the behaviour, where the divergence is 0.
-        policy = nn.Learner(behaviour.model, state.policy.moments)
+        policy = nn.TrainState(behaviour.model, state.policy.moments)
         # Both phases report the same names; what this one does not measure is 0.
         idle = dict.fromkeys(("bellman_error", "data_q", "divergence"), jnp.zeros(()))
         return (
@@ -97,9 +98,9 @@ class BRAC(nn.CriticTraining):
         )
         y = batch.rewards + batch.discounts * (value - self.alpha * divergence)
 
-        def critic_loss(critics: Critics) -> tuple[Float[Array, ""], nn.Metrics]:
-            data_q = critics(batch.observations, batch.actions)
-            bellman = jnp.square(data_q - y).mean(-1).sum()
+        def critic_loss(critics: nn.Ensemble) -> tuple[Float[Array, ""], nn.Metrics]:
+            data_q = q_values(critics, batch.observations, batch.actions)
+            bellman = nn.bellman_error(data_q, y)
             return bellman, {"bellman_error": bellman, "data_q": data_q.mean()}
 
         def policy_loss(policy: GaussianPolicy) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -108,9 +109,9 @@ class BRAC(nn.CriticTraining):
             )
             return (self.alpha * divergence - value).mean(), divergence.mean()
 
-        critics, metrics = nn.descend(state.critics, self.optimiser(), critic_loss)
-        policy, divergence = nn.descend(state.policy, self.optimiser(), policy_loss)
-        target = nn.follow(state.target, critics.model, rate=self.target_rate)
+        critics, metrics = nn.gradient_step(state.critics, self.optimiser(), critic_loss)
+        policy, divergence = nn.gradient_step(state.policy, self.optimiser(), policy_loss)
+        target = nn.polyak_update(state.target, critics.model, rate=self.target_rate)
         metrics |= {"divergence": divergence, "log_likelihood": jnp.zeros(())}
         return State(state.behaviour, critics, policy, target, state.step + 1), metrics
 
@@ -118,7 +119,7 @@ class BRAC(nn.CriticTraining):
         self,
         policy: GaussianPolicy,
         behaviour: GaussianPolicy,
-        critics: Critics,
+        critics: nn.Ensemble,
         observations: Float[Array, "batch features"],
         key: Key[Array, ""],
     ) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
@@ -129,7 +130,7 @@ class BRAC(nn.CriticTraining):
             noise: Float[Array, "batch act"],
         ) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
             drawn = jax.vmap(gaussian_sample)(noise, *ours)
-            q = critics.pessimistic(observations, squash(drawn, reach=self.reach))
+            q = pessimistic_q(critics, observations, squash(drawn, reach=self.reach))
             return q, jax.vmap(log_ratio)(drawn, ours, theirs)
 
         noise = jax.random.normal(key, (self.samples, *ours[0].shape))

@@ -14,16 +14,16 @@ from jaxtyping import Array, Float, Key
 
 from saqrl import nn
 from saqrl.baselines import ContinuousTransitions
-from saqrl.baselines.critics import Critics
+from saqrl.baselines.critics import pessimistic_q, q_values
 from saqrl.baselines.distributions import importance_logsumexp, tanh_gaussian_sample
 from saqrl.baselines.policies import GaussianPolicy, TanhGaussianActor
 
 
 class State(eqx.Module):
-    critics: nn.Learner[Critics]
-    policy: nn.Learner[GaussianPolicy]
-    log_temperature: nn.Learner[Float[Array, ""]]
-    target: Critics
+    critics: nn.TrainState[nn.Ensemble]
+    policy: nn.TrainState[GaussianPolicy]
+    log_temperature: nn.TrainState[Float[Array, ""]]
+    target: nn.Ensemble
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,12 @@ class CQL(nn.CriticTraining):
     def init(self, key: Key[Array, ""], example: ContinuousTransitions) -> State:
         critics_key, policy_key = jax.random.split(key)
         inputs, act = example.observations.shape[-1], example.actions.shape[-1]
-        critics = Critics(
-            critics_key, inputs, self.hidden, act, count=self.critics, layer_norm=self.layer_norm
-        )
-        optimiser = self.optimiser()
+        critics = self.ensemble(critics_key, inputs + act, 1)
+        policy = GaussianPolicy(nn.MLP(policy_key, inputs, self.hidden, 2 * act))
         return State(
-            nn.start(critics, optimiser),
-            nn.start(GaussianPolicy(policy_key, inputs, self.hidden, act), optimiser),
-            nn.start(jnp.zeros(()), optimiser),
+            nn.init_state(critics, self.optimiser()),
+            nn.init_state(policy, self.optimiser()),
+            nn.init_state(jnp.zeros(()), self.optimiser()),
             jax.tree.map(jnp.copy, critics),
         )
 
@@ -57,13 +55,13 @@ class CQL(nn.CriticTraining):
         target_key, proposal_key, policy_key = jax.random.split(key, 3)
         policy = state.policy.model
         following, _ = sample(policy, batch.next_observations, target_key)
-        next_q = state.target.pessimistic(batch.next_observations, following)
+        next_q = pessimistic_q(state.target, batch.next_observations, following)
         y = batch.rewards + batch.discounts * next_q
         proposed, densities = self.proposals(policy, batch, proposal_key)
         temperature = jnp.exp(state.log_temperature.model)
 
-        def critic_loss(critics: Critics) -> tuple[Float[Array, ""], nn.Metrics]:
-            data_q = critics(batch.observations, batch.actions)
+        def critic_loss(critics: nn.Ensemble) -> tuple[Float[Array, ""], nn.Metrics]:
+            data_q = q_values(critics, batch.observations, batch.actions)
             gap = conservative_gaps(critics, batch, proposed, densities).mean(-1)
             bellman = jnp.square(data_q - y).mean(-1)
             metrics = {"bellman_error": bellman.sum(), "conservative_gap": gap.mean()}
@@ -71,18 +69,20 @@ class CQL(nn.CriticTraining):
 
         def policy_loss(policy: GaussianPolicy) -> tuple[Float[Array, ""], Float[Array, ""]]:
             actions, density = sample(policy, batch.observations, policy_key)
-            q = state.critics.model.pessimistic(batch.observations, actions)
+            q = pessimistic_q(state.critics.model, batch.observations, actions)
             return (temperature * density - q).mean(), density.mean()
 
-        critics, metrics = nn.descend(state.critics, self.optimiser(), critic_loss)
-        learner, density = nn.descend(state.policy, self.optimiser(), policy_loss)
+        critics, metrics = nn.gradient_step(state.critics, self.optimiser(), critic_loss)
+        learner, density = nn.gradient_step(state.policy, self.optimiser(), policy_loss)
         target_entropy = -batch.actions.shape[-1]
 
         def temperature_loss(log_temperature: Float[Array, ""]) -> tuple[Float[Array, ""], None]:
             return -log_temperature * (density + target_entropy), None
 
-        log_temperature, _ = nn.descend(state.log_temperature, self.optimiser(), temperature_loss)
-        target = nn.follow(state.target, critics.model, rate=self.target_rate)
+        log_temperature, _ = nn.gradient_step(
+            state.log_temperature, self.optimiser(), temperature_loss
+        )
+        target = nn.polyak_update(state.target, critics.model, rate=self.target_rate)
         metrics |= {"temperature": temperature, "entropy": -density}
         return State(critics, learner, log_temperature, target), metrics
 
@@ -119,14 +119,14 @@ def sample(
 
 
 def conservative_gaps(
-    critics: Critics,
+    critics: nn.Ensemble,
     batch: ContinuousTransitions,
     proposed: Float[Array, "samples batch act"],
     densities: Float[Array, "samples batch"],
 ) -> Float[Array, "heads batch"]:
     """Estimated log integral of exp Q(s, .) minus Q of the data's action, of every head."""
     shape = (*proposed.shape[:2], batch.observations.shape[-1])
-    q = critics(jnp.broadcast_to(batch.observations, shape), proposed)
+    q = q_values(critics, jnp.broadcast_to(batch.observations, shape), proposed)
     over_batch = jax.vmap(importance_logsumexp, (1, 1))
     soft_maximum = jax.vmap(over_batch, (0, None))(q, densities)
-    return soft_maximum - critics(batch.observations, batch.actions)
+    return soft_maximum - q_values(critics, batch.observations, batch.actions)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Key
 
 from saqrl import nn
 from saqrl.baselines import ContinuousTransitions
+from saqrl.baselines.bc import Cloning
 from saqrl.baselines.distributions import mixture_log_density
 
 MIN_DEVIATION = 1e-4
@@ -39,33 +40,23 @@ class Mixture(eqx.Module):
 
 
 @dataclass(frozen=True)
-class GMM(nn.Training):
+class GMM(Cloning):
     """Maximum likelihood of a mixture of diagonal Gaussians."""
 
-    weight_decay: float = 1e-4
-    discount: float = 0.99
-    """Not in the loss."""
     components: int = 5
 
     default_act = "sample"
 
-    def init(self, key: Key[Array, ""], example: ContinuousTransitions) -> nn.Learner[Mixture]:
-        inputs, act = example.observations.shape[-1], example.actions.shape[-1]
-        outputs = self.components * (1 + 2 * act)
-        network = nn.MLP(key, inputs, self.hidden, outputs, layer_norm=self.layer_norm)
-        return nn.start(Mixture(network, self.components), self.optimiser())
+    def model(self, key: Key[Array, ""], inputs: int, act: int) -> Mixture:
+        network = self.network(key, inputs, self.components * (1 + 2 * act))
+        return Mixture(network, self.components)
 
-    def update(
-        self, state: nn.Learner[Mixture], batch: ContinuousTransitions, key: Key[Array, ""]
-    ) -> tuple[nn.Learner[Mixture], nn.Metrics]:
-        def loss(mixture: Mixture) -> tuple[Float[Array, ""], nn.Metrics]:
-            parameters = mixture(batch.observations)
-            likelihood = jax.vmap(mixture_log_density)(batch.actions, *parameters).mean()
-            return -likelihood, {"log_likelihood": likelihood}
+    def loss(self, model: Mixture, batch: ContinuousTransitions) -> tuple[Array, nn.Metrics]:
+        parameters = model(batch.observations)
+        likelihood = jax.vmap(mixture_log_density)(batch.actions, *parameters).mean()
+        return -likelihood, {"log_likelihood": likelihood}
 
-        return nn.descend(state, self.optimiser(), loss)
-
-    def actor(self, state: nn.Learner[Mixture]) -> "MixtureActor":
+    def actor(self, state: nn.TrainState[Mixture]) -> "MixtureActor":
         return MixtureActor(state.model)
 
 

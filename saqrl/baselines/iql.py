@@ -5,6 +5,7 @@ a Gaussian around the tanh of its mean whose deviation does not depend on the st
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -13,7 +14,7 @@ from jaxtyping import Array, Float, Key
 
 from saqrl import nn
 from saqrl.baselines import ContinuousTransitions
-from saqrl.baselines.critics import Critics
+from saqrl.baselines.critics import pessimistic_q, q_values
 from saqrl.baselines.distributions import gaussian_log_density, gaussian_sample
 from saqrl.baselines.policies import LOG_DEVIATION_MAX, LOG_DEVIATION_MIN
 
@@ -43,58 +44,57 @@ class Policy(eqx.Module):
 
 
 class Networks(eqx.Module):
-    critics: Critics
+    critics: nn.Ensemble
     value: nn.MLP
     policy: Policy
 
 
 class State(eqx.Module):
-    networks: nn.Learner[Networks]
-    target: Critics
+    networks: nn.TrainState[Networks]
+    target: nn.Ensemble
 
 
 @dataclass(frozen=True)
 class IQL(nn.CriticTraining):
     """Implicit Q-learning."""
 
-    tau: float = 0.7
-    """Expectile of Q that V follows."""
+    expectile: float = 0.7
+    """tau: of Q, which V follows."""
     beta: float = 3.0
     """Inverse temperature of the weights exp(beta A): 0 clones, large trusts Q."""
 
     default_act = "greedy"
+    aliases: ClassVar[dict[str, str]] = {"tau": "expectile"}
 
     def init(self, key: Key[Array, ""], example: ContinuousTransitions) -> State:
         critics_key, value_key, policy_key = jax.random.split(key, 3)
         inputs, act = example.observations.shape[-1], example.actions.shape[-1]
-        critics = Critics(
-            critics_key, inputs, self.hidden, act, count=self.critics, layer_norm=self.layer_norm
-        )
-        value = nn.MLP(value_key, inputs, self.hidden, 1, layer_norm=self.layer_norm)
+        critics = self.ensemble(critics_key, inputs + act, 1)
+        value = self.network(value_key, inputs, 1)
         policy = Policy(nn.MLP(policy_key, inputs, self.hidden, act), jnp.zeros(act))
-        learner = nn.start(Networks(critics, value, policy), self.optimiser())
+        learner = nn.init_state(Networks(critics, value, policy), self.optimiser())
         return State(learner, jax.tree.map(jnp.copy, critics))
 
     def update(
         self, state: State, batch: ContinuousTransitions, key: Key[Array, ""]
     ) -> tuple[State, nn.Metrics]:
-        networks, metrics = nn.descend(
+        networks, metrics = nn.gradient_step(
             state.networks, self.optimiser(), lambda model: self.loss(model, state.target, batch)
         )
-        target = nn.follow(state.target, networks.model.critics, rate=self.target_rate)
+        target = nn.polyak_update(state.target, networks.model.critics, rate=self.target_rate)
         return State(networks, target), metrics
 
     def loss(
-        self, networks: Networks, target: Critics, batch: ContinuousTransitions
+        self, networks: Networks, target: nn.Ensemble, batch: ContinuousTransitions
     ) -> tuple[Float[Array, ""], nn.Metrics]:
         """L_V + L_Q + L_pi; no gradient passes from one of them into another's network."""
-        target_q = target.pessimistic(batch.observations, batch.actions)
+        target_q = pessimistic_q(target, batch.observations, batch.actions)
         advantage = target_q - networks.value(batch.observations)[..., 0]
-        value_loss = nn.expectile_loss(advantage, tau=self.tau).mean()
+        value_loss = nn.expectile_loss(advantage, expectile=self.expectile).mean()
         next_value = networks.value(batch.next_observations)[..., 0]
         y = jax.lax.stop_gradient(batch.rewards + batch.discounts * next_value)
-        data_q = networks.critics(batch.observations, batch.actions)
-        bellman = jnp.square(data_q - y).mean(-1).sum()
+        data_q = q_values(networks.critics, batch.observations, batch.actions)
+        bellman = nn.bellman_error(data_q, y)
         mean, log_deviation = networks.policy(batch.observations)
         density = jax.vmap(gaussian_log_density, (0, 0, None))(batch.actions, mean, log_deviation)
         weights = advantage_weight(jax.lax.stop_gradient(advantage), beta=self.beta)

@@ -26,17 +26,6 @@ class GaussianPolicy(eqx.Module):
 
     network: nn.MLP
 
-    def __init__(
-        self,
-        key: Key[Array, ""],
-        inputs: int,
-        hidden: tuple[int, ...],
-        act: int,
-        *,
-        layer_norm: bool = False,
-    ):
-        self.network = nn.MLP(key, inputs, hidden, 2 * act, layer_norm=layer_norm)
-
     def __call__(
         self, observations: Float[Array, "*batch features"]
     ) -> tuple[Float[Array, "*batch act"], Float[Array, "*batch act"]]:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from saqrl import nn
 from saqrl.baselines import ContinuousTransitions
-from saqrl.baselines.critics import Critics
+from saqrl.baselines.critics import pessimistic_q, q_values
 
 
 class Policy(eqx.Module):
@@ -31,13 +31,13 @@ class Policy(eqx.Module):
 
 
 class Networks(eqx.Module):
-    critics: Critics
+    critics: nn.Ensemble
     policy: Policy
 
 
 class State(eqx.Module):
-    critics: nn.Learner[Critics]
-    policy: nn.Learner[Policy]
+    critics: nn.TrainState[nn.Ensemble]
+    policy: nn.TrainState[Policy]
     target: Networks
     step: Int[Array, ""]
 
@@ -66,13 +66,11 @@ class ReBRAC(nn.CriticTraining):
     def init(self, key: Key[Array, ""], example: ContinuousTransitions) -> State:
         critics_key, policy_key = jax.random.split(key)
         inputs, act = example.observations.shape[-1], example.actions.shape[-1]
-        critics = Critics(
-            critics_key, inputs, self.hidden, act, count=self.critics, layer_norm=self.layer_norm
-        )
+        critics = self.ensemble(critics_key, inputs + act, 1)
         policy = Policy(nn.MLP(policy_key, inputs, self.hidden, act))
         return State(
-            nn.start(critics, self.optimiser()),
-            nn.start(policy, self.optimiser()),
+            nn.init_state(critics, self.optimiser()),
+            nn.init_state(policy, self.optimiser()),
             jax.tree.map(jnp.copy, Networks(critics, policy)),
             jnp.zeros((), jnp.int32),
         )
@@ -82,24 +80,24 @@ class ReBRAC(nn.CriticTraining):
     ) -> tuple[State, nn.Metrics]:
         y, distance = self.targets(state.target, batch, key)
 
-        def critic_loss(critics: Critics) -> tuple[Float[Array, ""], nn.Metrics]:
-            data_q = critics(batch.observations, batch.actions)
-            bellman = jnp.square(data_q - y).mean(-1).sum()
+        def critic_loss(critics: nn.Ensemble) -> tuple[Float[Array, ""], nn.Metrics]:
+            data_q = q_values(critics, batch.observations, batch.actions)
+            bellman = nn.bellman_error(data_q, y)
             metrics = {"bellman_error": bellman, "data_q": data_q.mean()}
             return bellman, metrics | {"next_action_distance": distance.mean()}
 
-        critics, metrics = nn.descend(state.critics, self.optimiser(), critic_loss)
+        critics, metrics = nn.gradient_step(state.critics, self.optimiser(), critic_loss)
 
         def move(
-            policy: nn.Learner[Policy], target: Networks
-        ) -> tuple[nn.Learner[Policy], Networks]:
-            policy, _ = nn.descend(
+            policy: nn.TrainState[Policy], target: Networks
+        ) -> tuple[nn.TrainState[Policy], Networks]:
+            policy, _ = nn.gradient_step(
                 policy,
                 self.optimiser(),
                 lambda model: self.policy_loss(model, critics.model, batch),
             )
             online = Networks(critics.model, policy.model)
-            return policy, nn.follow(target, online, rate=self.target_rate)
+            return policy, nn.polyak_update(target, online, rate=self.target_rate)
 
         policy, target = jax.lax.cond(
             state.step % self.policy_period == 0,
@@ -121,15 +119,15 @@ class ReBRAC(nn.CriticTraining):
         noise = jnp.clip(noise, -self.noise_clip, self.noise_clip)
         actions = jnp.clip(target.policy(batch.next_observations) + noise, -1, 1)
         distance = jnp.square(actions - batch.next_actions).sum(-1)
-        q = target.critics.pessimistic(batch.next_observations, actions)
+        q = pessimistic_q(target.critics, batch.next_observations, actions)
         return batch.rewards + batch.discounts * (q - self.critic_penalty * distance), distance
 
     def policy_loss(
-        self, policy: Policy, critics: Critics, batch: ContinuousTransitions
+        self, policy: Policy, critics: nn.Ensemble, batch: ContinuousTransitions
     ) -> tuple[Float[Array, ""], None]:
         """Mean of beta_1 |pi(s) - a|^2 - Q(s, pi(s)) / mean |Q|, the divisor held constant."""
         actions = policy(batch.observations)
-        q = critics.pessimistic(batch.observations, actions)
+        q = pessimistic_q(critics, batch.observations, actions)
         size = jax.lax.stop_gradient(jnp.abs(q).mean())
         distance = jnp.square(actions - batch.actions).sum(-1)
         return (self.actor_penalty * distance - q / jnp.maximum(size, 1e-8)).mean(), None

@@ -13,7 +13,10 @@ from saqrl.training.presets import PRESETS
 from saqrl.training.progress import Reporter
 
 # Flags that are settings of every run, where they are given.
-CHANGES = ("env", "angles", "chunk", "data_episodes", "eval_episodes")
+CHANGES = (
+    *("env", "angles", "chunk", "data_episodes", "eval_episodes"),
+    *("steps", "quantizer_steps"),
+)
 
 
 @dataclass
@@ -50,7 +53,7 @@ class Compare:
     evaluations: int = 5
     """evaluations of a run; its score is the mean of the last 3"""
     set: tuple[str, ...] = ()
-    """hyperparameters, as in saq-iql.tau=0.8 rebrac.actor_penalty=0.1 quantizer.codes=128"""
+    """hyperparameters, as in saq-iql.expectile=0.8 rebrac.actor_penalty=0.1 quantizer.codes=128"""
     json: bool = False
     """last line of stdout: the rows as JSON"""
 
@@ -68,8 +71,6 @@ def main(arguments: Sequence[str]) -> int:
         methods(asked.agents, asked.actions),
         range(asked.first_seed, asked.first_seed + asked.seeds),
         changes={name: value for name, value in given.items() if value is not None},
-        steps=asked.steps,
-        quantizer_steps=asked.quantizer_steps,
         evaluations=asked.evaluations,
         assignments=asked.set,
     )

@@ -11,6 +11,7 @@ from saqrl.datasets import ReadOptions
 from saqrl.datasets.errors import listing
 from saqrl.datasets.options import DEFAULT
 from saqrl.datasets.scaling import Scale
+from saqrl.environments.packages import import_packages
 from saqrl.registry import QUANTIZERS, closest
 from saqrl.training.flags import typed
 from saqrl.training.progress import Reporter
@@ -189,18 +190,16 @@ def _check(asked: Quantize, out: Path | None) -> None:
     if out is not None:
         if out.exists():
             raise ValueError(f"{out} exists already: name another --out")
-        from saqrl.studies.codebooks.page import require_plots
-
-        require_plots()
+        import_packages("--out", ("matplotlib",), extra="plots")
 
 
 def _tell(summary: dict[str, Any]) -> None:
     """The table and what it says, on standard error."""
-    from saqrl.studies.codebooks.page import HEADER, replay_sentences, sentences, table
+    from saqrl.studies.codebooks.page import HEADER, sentences, table
     from saqrl.studies.page import to_columns
 
     say()
     say(to_columns(HEADER, table(summary)))
     say()
-    for text in (*sentences(summary), *replay_sentences(summary)):
+    for text in sentences(summary):
         say(text)

@@ -11,7 +11,7 @@ from saqrl.environments.families import Family
 from saqrl.registry import closest
 
 
-class FlatEnvironment(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any]):
+class FlatEnvironment(gymnasium.ObservationWrapper[np.ndarray, np.ndarray, Any]):
     """Observations as float32 vectors, info["success"] as bool."""
 
     layout: tuple[tuple[str, int], ...]
@@ -72,7 +72,7 @@ class FlatEnvironment(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any]):
                 f"{name} has the action space {acted}; expected continuous actions (a Box)"
             )
 
-    def _flat(self, observation: Any) -> Float32[np.ndarray, " obs"]:
+    def observation(self, observation: Any) -> Float32[np.ndarray, " obs"]:
         values = []
         for name, space in self._parts.items():
             value = observation
@@ -80,12 +80,6 @@ class FlatEnvironment(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any]):
                 value = value[key]
             values.append(np.asarray(gymnasium.spaces.flatten(space, value), np.float32).ravel())
         return np.concatenate(values)
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Float32[np.ndarray, " obs"], dict[str, Any]]:
-        observation, info = self.env.reset(seed=seed, options=options)
-        return self._flat(observation), info
 
     def step(
         self, action: Float32[np.ndarray, " act"]
@@ -95,7 +89,7 @@ class FlatEnvironment(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, Any]):
             info["success"] = self._success(float(reward), info)
         elif "success" in info:
             info["success"] = bool(info["success"])
-        return self._flat(observation), float(reward), bool(terminated), bool(truncated), info
+        return self.observation(observation), float(reward), bool(terminated), bool(truncated), info
 
 
 def _named_parts(

@@ -12,7 +12,8 @@ import numpy as np
 
 from saqrl.environments.families import Family, family_of, unknown
 from saqrl.environments.flat import FlatEnvironment
-from saqrl.environments.simulators import DISABLED, import_simulator, quiet
+from saqrl.environments.packages import quiet
+from saqrl.environments.simulators import DISABLED, import_simulator
 
 
 def make_environment(

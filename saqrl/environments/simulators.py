@@ -1,4 +1,4 @@
-"""Simulators in any process: importing them, keeping them quiet, drawing without a display.
+"""Simulators in any process: importing them, drawing without a display, resets that repeat.
 
 Shared by the environments that a policy plays and by the collection of demonstrations, whose
 worker processes must not import JAX.
@@ -6,19 +6,16 @@ worker processes must not import JAX.
 
 import contextlib
 import ctypes
-import importlib
-import importlib.util
-import logging
 import os
 import sys
-import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.envs.registration import EnvSpec, load_env_creator
+
+from saqrl.environments.packages import import_packages
 
 # Values of MUJOCO_GL that mean "no drawing" to MuJoCo and to dm_control.
 DISABLED = ("disable", "disabled", "off", "false", "0")
@@ -27,45 +24,9 @@ DISABLED = ("disable", "disabled", "off", "false", "0")
 def import_simulator(
     purpose: str, modules: tuple[str, ...], *, extra: str, besides: str = ""
 ) -> None:
-    """Import `modules` in order; ImportError says what `purpose` lacks and the extra with it.
-
-    `besides` is a command that has to follow the extra.
-    """
+    """As `import_packages`, after the choice of a renderer."""
     choose_renderer()
-    remedy = f'pip install "saqrl[{extra}]"' + (f" && {besides}" if besides else "")
-    for module in modules:
-        package = module.partition(".")[0]
-        if importlib.util.find_spec(package) is None:
-            raise ImportError(
-                f"{purpose} needs the package {package}, which is not installed: {remedy}"
-            )
-        try:
-            with quiet():
-                importlib.import_module(module)
-        except ImportError as error:
-            raise ImportError(
-                f"{purpose} needs {package}, which does not import ({error}); "
-                f"its dependencies come with {remedy}"
-            ) from error
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence, for the duration, the messages that nobody here can act on."""
-    with contextlib.suppress(ImportError):
-        # A banner on stderr about the reward's sign in Adroit v1. Ids are the user's choice and
-        # environment_versions records the package, so the report can say the same.
-        from farama_notifications import notifications
-
-        notifications.get("gymnasium_robotics", {}).clear()
-    # robosuite recommends settings files and robot models at its import.
-    logging.getLogger("robosuite_logs").disabled = True
-    with warnings.catch_warnings():
-        # D4RL's data were made in the v4 environments: v5 would be another task.
-        warnings.filterwarnings("ignore", r".*is out of date", DeprecationWarning)
-        # OGBench and Gymnasium state float32 boxes with float64 limits of -1 and 1.
-        warnings.filterwarnings("ignore", r".*precision lowered by casting", UserWarning)
-        yield
+    import_packages(purpose, modules, extra=extra, besides=besides)
 
 
 def choose_renderer() -> str | None:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 from saqrl import nn
 from saqrl.registry import QUANTIZERS as QUANTIZERS
@@ -50,21 +50,11 @@ class Quantization(nn.Training):
     """Stop where the held-out error has not fallen by 1 % for so many steps; 0 never."""
 
 
-class Quantizer(Protocol):
+class Quantizer(nn.Algorithm[ActionBatch], Protocol):
     """Hyperparameters of a quantizer, with pure methods."""
 
-    steps: int
-    batch_size: int
     codes: int
     patience: int
-
-    def init(self, key: Key[Array, ""], example: ActionBatch) -> Any:
-        """State before the first step; `example` is a sample of the data."""
-        ...
-
-    def update(self, state: Any, batch: ActionBatch, key: Key[Array, ""]) -> Any:
-        """One gradient step: (state, metrics)."""
-        ...
 
     def codec(self, state: Any) -> Codec:
         """What the state has learned."""

@@ -5,7 +5,7 @@ much as a motion over the whole range; and an action is given a code that decode
 wherever one of the state's codes does.
 """
 
-from typing import Protocol, runtime_checkable
+from abc import abstractmethod
 
 import equinox as eqx
 import jax
@@ -50,43 +50,46 @@ class BinaryDimensions(eqx.Module):
         return jnp.where(self.two_valued, side, kept)
 
 
-@runtime_checkable
-class BinaryCodec(Protocol):
+class BinaryCodec(eqx.Module):
     """A codec that has a choice of its own, and dimensions with two values that come before it."""
 
-    @property
-    def binary(self) -> BinaryDimensions: ...
+    binary: BinaryDimensions
 
     @property
-    def num_codes(self) -> int: ...
+    @abstractmethod
+    def num_codes(self) -> int:
+        """How many codes there are."""
 
+    @abstractmethod
     def nearest(
         self, observation: Float[Array, " features"], action: Float[Array, " act"]
-    ) -> Int[Array, ""]: ...
+    ) -> Int[Array, ""]:
+        """The codec's own choice."""
 
+    @abstractmethod
     def decode(
         self, observation: Float[Array, " features"], code: Int[Array, ""]
-    ) -> Float[Array, " act"]: ...
+    ) -> Float[Array, " act"]:
+        """The action that `code` stands for in this state."""
 
+    def encode(
+        self, observation: Float[Array, " features"], action: Float[Array, " act"]
+    ) -> Int[Array, ""]:
+        """`nearest`, or what decodes nearest of the codes with more of the action's own values."""
+        code = self.nearest(observation, action)
 
-def encode_exactly(
-    codec: BinaryCodec, observation: Float[Array, " features"], action: Float[Array, " act"]
-) -> Int[Array, ""]:
-    """`nearest`, or what decodes nearest of the codes with more of the action's own values."""
-    code = codec.nearest(observation, action)
+        def best() -> Int[Array, ""]:
+            decoded = jax.vmap(self.decode, (None, 0))(observation, jnp.arange(self.num_codes))
+            wrong = self.binary.wrong(decoded, action)
+            distance = jnp.square(decoded - action).sum(-1)
+            closest = jnp.argmin(jnp.where(wrong == wrong.min(), distance, jnp.inf))
+            return jnp.where(wrong[code] == wrong.min(), code, closest).astype(jnp.int32)
 
-    def best() -> Int[Array, ""]:
-        decoded = jax.vmap(codec.decode, (None, 0))(observation, jnp.arange(codec.num_codes))
-        wrong = codec.binary.wrong(decoded, action)
-        distance = jnp.square(decoded - action).sum(-1)
-        closest = jnp.argmin(jnp.where(wrong == wrong.min(), distance, jnp.inf))
-        return jnp.where(wrong[code] == wrong.min(), code, closest).astype(jnp.int32)
-
-    # Where no dimension has two values nothing is decoded: all states share the condition, and
-    # outside a program, as in an export, it is known.
-    if isinstance(codec.binary.only, jax.core.Tracer):
-        return jax.lax.cond(codec.binary.two_valued.any(), best, lambda: code)
-    return best() if codec.binary.any_two_valued else code
+        # Where no dimension has two values nothing is decoded: all states share the condition, and
+        # outside a program, as in an export, it is known.
+        if isinstance(self.binary.only, jax.core.Tracer):
+            return jax.lax.cond(self.binary.two_valued.any(), best, lambda: code)
+        return best() if self.binary.any_two_valued else code
 
 
 def find_binary(actions: Float[Array, "n act"]) -> BinaryDimensions:

@@ -13,14 +13,11 @@ from jaxtyping import Array, Float, Int, Key
 from saqrl import nn
 from saqrl.quantizers import ActionBatch, Quantization
 from saqrl.quantizers import codebook as books
-from saqrl.quantizers.binary import BinaryDimensions, encode_exactly, find_binary, watch_binary
-
-# Of the moving average of the codes' use, which is only reported.
-USAGE_DECAY = 0.99
+from saqrl.quantizers.binary import BinaryCodec, BinaryDimensions, find_binary, watch_binary
 
 
 class State(eqx.Module):
-    network: nn.Learner[nn.MLP]
+    network: nn.TrainState[nn.MLP]
     usage: Float[Array, " codes"]
     binary: BinaryDimensions
 
@@ -44,15 +41,13 @@ class Candidates(Quantization):
         example = ActionBatch(example.observations, binary.widen(example.actions))
         inputs, act = example.observations.shape[-1], example.actions.shape[-1]
         network_key, first_key = jax.random.split(key)
-        network = nn.MLP(
-            network_key, inputs, self.hidden, self.codes * act, layer_norm=self.layer_norm
-        )
+        network = self.network(network_key, inputs, self.codes * act)
         # From the data's clusters, so that no candidate starts where no action is.
         first = books.choose_first_codes(first_key, example.actions, count=self.codes)
         biases = (*network.biases[:-1], first.reshape(-1))
         network = eqx.tree_at(lambda net: net.biases, network, biases)
         usage = jnp.zeros(self.codes)
-        return State(nn.start(network, self.optimiser()), usage, binary)
+        return State(nn.init_state(network, self.optimiser()), usage, binary)
 
     def update(
         self, state: State, batch: ActionBatch, key: Key[Array, ""]
@@ -66,13 +61,13 @@ class Candidates(Quantization):
             value = jax.vmap(soft_minimum, (0, None))(squared, self.temperature).mean()
             return value, ({"reconstruction": squared.min(-1).mean()}, squared.argmin(-1))
 
-        network, (metrics, codes) = nn.descend(state.network, self.optimiser(), loss)
-        usage = books.follow_usage(state.usage, codes, decay=USAGE_DECAY)
+        network, (metrics, codes) = nn.gradient_step(state.network, self.optimiser(), loss)
+        usage = books.follow_usage(state.usage, codes)
         metrics |= books.usage_metrics(usage)
         return State(network, usage, binary), metrics
 
     def codec(self, state: State) -> "CandidatesCodec":
-        return CandidatesCodec(state.network.model, state.binary, self.codes)
+        return CandidatesCodec(state.binary, state.network.model)
 
 
 def soft_minimum(values: Float[Array, " codes"], temperature: float) -> Float[Array, ""]:
@@ -80,17 +75,14 @@ def soft_minimum(values: Float[Array, " codes"], temperature: float) -> Float[Ar
     return -temperature * jax.nn.logsumexp(-values / temperature)
 
 
-class CandidatesCodec(eqx.Module):
+class CandidatesCodec(BinaryCodec):
     """The nearest of the state's candidates."""
 
     network: nn.MLP
-    binary: BinaryDimensions
-    num_codes: int = eqx.field(static=True)
 
-    def encode(
-        self, observation: Float[Array, " features"], action: Float[Array, " act"]
-    ) -> Int[Array, ""]:
-        return encode_exactly(self, observation, action)
+    @property
+    def num_codes(self) -> int:
+        return len(self.network.biases[-1]) // len(self.binary.low)
 
     def nearest(
         self, observation: Float[Array, " features"], action: Float[Array, " act"]

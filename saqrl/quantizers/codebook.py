@@ -11,6 +11,8 @@ from jaxtyping import Array, Float, Int, Key
 # every step until revive_until, and moving averages begin there. Counting an even use instead was
 # tried (docs/quantization.md): the noise of few demonstrations is then learned by heart.
 FRESH_COUNT = 1.0
+# Of the moving average of the codes' use, which is only reported.
+USAGE_DECAY = 0.99
 
 
 class Codebook(eqx.Module):
@@ -108,7 +110,7 @@ def revive_unused(
 
 
 def follow_usage(
-    usage: Float[Array, " codes"], assigned: Int[Array, " n"], *, decay: float
+    usage: Float[Array, " codes"], assigned: Int[Array, " n"], *, decay: float = USAGE_DECAY
 ) -> Float[Array, " codes"]:
     """Moving average of how often a batch uses each code."""
     return decay * usage + (1 - decay) * jnp.bincount(assigned, length=len(usage))

@@ -15,22 +15,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from saqrl import nn
-from saqrl.quantizers import ActionBatch, Quantization
+from saqrl.quantizers import ActionBatch, Quantization, autoencoder
 from saqrl.quantizers import codebook as books
-from saqrl.quantizers.binary import BinaryDimensions, encode_exactly, find_binary, watch_binary
+from saqrl.quantizers.binary import BinaryDimensions, find_binary, watch_binary
 from saqrl.quantizers.joint import code_of, digits_of, require_enumerable, share_out
-
-# Of the moving average of the codes' use, which is only reported.
-USAGE_DECAY = 0.99
-
-
-class Networks(eqx.Module):
-    encoder: nn.MLP
-    decoder: nn.MLP
 
 
 class State(eqx.Module):
-    networks: nn.Learner[Networks]
+    networks: nn.TrainState[autoencoder.Networks]
     usage: Float[Array, " codes"]
     binary: BinaryDimensions
 
@@ -56,15 +48,9 @@ class FSQ(Quantization):
 
     def init(self, key: Key[Array, ""], example: ActionBatch) -> State:
         binary = find_binary(example.actions)
-        encoder_key, decoder_key = jax.random.split(key)
-        inputs, act = example.observations.shape[-1], example.actions.shape[-1]
-        latents = len(self.levels)
-        networks = Networks(
-            nn.MLP(encoder_key, inputs + act, self.hidden, latents, layer_norm=self.layer_norm),
-            nn.MLP(decoder_key, inputs + latents, self.hidden, act, layer_norm=self.layer_norm),
-        )
+        networks = autoencoder.make(self, jax.random.split(key), example, size=len(self.levels))
         usage = jnp.zeros(math.prod(self.levels))
-        return State(nn.start(networks, self.optimiser()), usage, binary)
+        return State(nn.init_state(networks, self.optimiser()), usage, binary)
 
     def update(
         self, state: State, batch: ActionBatch, key: Key[Array, ""]
@@ -72,57 +58,42 @@ class FSQ(Quantization):
         binary = watch_binary(state.binary, batch.actions)
         batch = ActionBatch(batch.observations, binary.widen(batch.actions))
 
-        def loss(networks: Networks) -> tuple[Float[Array, ""], tuple[nn.Metrics, Array]]:
-            latent = networks.encoder(jnp.concatenate([batch.observations, batch.actions], -1))
-            bounded = jnp.tanh(latent)
+        def loss(
+            networks: autoencoder.Networks,
+        ) -> tuple[Float[Array, ""], tuple[nn.Metrics, Array]]:
+            bounded = jnp.tanh(
+                networks.encoder(autoencoder.join(batch.observations, batch.actions))
+            )
             digits = round_to_levels(bounded, self.levels)
             rounded = value_of(digits, self.levels)
-            through = bounded + jax.lax.stop_gradient(rounded - bounded)
-            decoded = networks.decoder(jnp.concatenate([batch.observations, through], axis=-1))
-            reconstruction = jnp.square(batch.actions - decoded).sum(-1).mean()
+            error = autoencoder.reconstruction(networks.decoder, batch, bounded, rounded)
             codes = jax.vmap(lambda row: code_of(row, self.levels))(digits)
-            return reconstruction, ({"reconstruction": reconstruction}, codes)
+            return error, ({"reconstruction": error}, codes)
 
-        networks, (metrics, codes) = nn.descend(state.networks, self.optimiser(), loss)
-        usage = books.follow_usage(state.usage, codes, decay=USAGE_DECAY)
+        networks, (metrics, codes) = nn.gradient_step(state.networks, self.optimiser(), loss)
+        usage = books.follow_usage(state.usage, codes)
         metrics |= books.usage_metrics(usage)
         return State(networks, usage, binary), metrics
 
     def codec(self, state: State) -> "FSQCodec":
         model = state.networks.model
-        return FSQCodec(model.encoder, model.decoder, state.binary, self.levels)
+        return FSQCodec(state.binary, model.encoder, model.decoder, self.levels)
 
 
-class FSQCodec(eqx.Module):
+class FSQCodec(autoencoder.Codec):
     """Rounded E(s, a); D(s, the values of the levels)."""
 
-    encoder: nn.MLP
-    decoder: nn.MLP
-    binary: BinaryDimensions
     levels: tuple[int, ...] = eqx.field(static=True)
 
     @property
     def num_codes(self) -> int:
         return math.prod(self.levels)
 
-    def encode(
-        self, observation: Float[Array, " features"], action: Float[Array, " act"]
-    ) -> Int[Array, ""]:
-        return encode_exactly(self, observation, action)
+    def code(self, encoding: Float[Array, " latents"]) -> Int[Array, ""]:
+        return code_of(round_to_levels(jnp.tanh(encoding), self.levels), self.levels)
 
-    def nearest(
-        self, observation: Float[Array, " features"], action: Float[Array, " act"]
-    ) -> Int[Array, ""]:
-        widened = self.binary.widen(action)
-        bounded = jnp.tanh(self.encoder(jnp.concatenate([observation, widened])))
-        return code_of(round_to_levels(bounded, self.levels), self.levels)
-
-    def decode(
-        self, observation: Float[Array, " features"], code: Int[Array, ""]
-    ) -> Float[Array, " act"]:
-        values = value_of(digits_of(code, self.levels), self.levels)
-        decoded = self.decoder(jnp.concatenate([observation, values]))
-        return self.binary.narrow(decoded)
+    def latent(self, code: Int[Array, ""]) -> Float[Array, " latents"]:
+        return value_of(digits_of(code, self.levels), self.levels)
 
 
 def round_to_levels(

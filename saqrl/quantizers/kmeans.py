@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key
 from saqrl import nn
 from saqrl.quantizers import ActionBatch, Quantization
 from saqrl.quantizers import codebook as books
-from saqrl.quantizers.binary import BinaryDimensions, encode_exactly, find_binary, watch_binary
+from saqrl.quantizers.binary import BinaryCodec, BinaryDimensions, find_binary, watch_binary
 
 
 class State(eqx.Module):
@@ -60,23 +60,17 @@ class KMeans(Quantization):
         return State(centres, counts, binary), metrics
 
     def codec(self, state: State) -> "KMeansCodec":
-        return KMeansCodec(state.centres, state.binary)
+        return KMeansCodec(state.binary, state.centres)
 
 
-class KMeansCodec(eqx.Module):
+class KMeansCodec(BinaryCodec):
     """The nearest centre, whatever the state."""
 
     centres: Float[Array, "codes act"]
-    binary: BinaryDimensions
 
     @property
     def num_codes(self) -> int:
         return len(self.centres)
-
-    def encode(
-        self, observation: Float[Array, " features"], action: Float[Array, " act"]
-    ) -> Int[Array, ""]:
-        return encode_exactly(self, observation, action)
 
     def nearest(
         self, observation: Float[Array, " features"], action: Float[Array, " act"]

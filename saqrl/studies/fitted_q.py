@@ -21,7 +21,6 @@ from jaxtyping import Array, Float, Int, Key
 
 from saqrl import nn
 from saqrl.agents import operators
-from saqrl.agents.critics import Critics, of_code
 from saqrl.datasets import Transitions
 from saqrl.policy import Act, CodeController, Policy
 from saqrl.studies.statistics import Estimate, mean_interval
@@ -46,8 +45,8 @@ class EvaluatedTransitions(eqx.Module):
 
 
 class State(eqx.Module):
-    critics: nn.Learner[Critics]
-    target: Critics
+    critics: nn.TrainState[nn.Ensemble]
+    target: nn.Ensemble
     step: Int[Array, ""]
 
 
@@ -65,29 +64,25 @@ class FittedQ(nn.Training):
     """Share of the steps that fit the data's returns."""
 
     def init(self, key: Key[Array, ""], example: EvaluatedTransitions) -> State:
-        critics = Critics(
-            key,
-            example.observations.shape[-1],
-            self.hidden,
-            example.next_log_policy.shape[-1],
-            count=self.critics,
-            layer_norm=self.layer_norm,
+        inputs, codes = example.observations.shape[-1], example.next_log_policy.shape[-1]
+        critics = nn.Ensemble(
+            key, inputs, self.hidden, codes, count=self.critics, layer_norm=self.layer_norm
         )
         target = jax.tree.map(jnp.copy, critics)
-        return State(nn.start(critics, self.optimiser()), target, jnp.zeros((), jnp.int32))
+        return State(nn.init_state(critics, self.optimiser()), target, jnp.zeros((), jnp.int32))
 
     def update(
         self, state: State, batch: EvaluatedTransitions, key: Key[Array, ""]
     ) -> tuple[State, nn.Metrics]:
         targets = self.targets(state, batch)
 
-        def loss(critics: Critics) -> tuple[Float[Array, ""], nn.Metrics]:
-            q = jax.vmap(of_code, (0, None))(critics(batch.observations), batch.codes)
+        def loss(critics: nn.Ensemble) -> tuple[Float[Array, ""], nn.Metrics]:
+            q = jax.vmap(operators.of_code, (0, None))(critics(batch.observations), batch.codes)
             error = jnp.square(q - targets).mean(-1).sum()
             return error, {"bellman_error": error / len(q), "data_q": q.mean()}
 
-        critics, metrics = nn.descend(state.critics, self.optimiser(), loss)
-        target = nn.follow(state.target, critics.model, rate=self.target_rate)
+        critics, metrics = nn.gradient_step(state.critics, self.optimiser(), loss)
+        target = nn.polyak_update(state.target, critics.model, rate=self.target_rate)
         return State(critics, target, state.step + 1), metrics
 
     def targets(self, state: State, batch: EvaluatedTransitions) -> Float[Array, "critics batch"]:
@@ -95,8 +90,7 @@ class FittedQ(nn.Training):
 
         In the warm-up the data's returns in their place.
         """
-        q = state.target(batch.next_observations)
-        values = jax.vmap(jax.vmap(operators.expectation), (None, 0))(batch.next_log_policy, q)
+        values = state_values(state.target, batch.next_observations, batch.next_log_policy)
         warming = state.step < self.warm_up * self.steps
         return jnp.where(warming, batch.returns, batch.rewards + batch.discounts * values)
 
@@ -146,7 +140,7 @@ def evaluate_offline(
             update(interval.step, f"bellman error {interval.metrics['bellman_error']:.3g}")
     assert state is not None
     starts = jnp.asarray(prepared.features[data.episode_starts])
-    values = initial_values(state.critics.model, starts, log_policy_of(policy, starts, act=act))
+    values = state_values(state.critics.model, starts, log_policy_of(policy, starts, act=act))
     return policy_value(np.asarray(values) / factor, seen[data.episode_starts], seed=seed)
 
 
@@ -189,8 +183,8 @@ def _log_policy(
 
 
 @jax.jit
-def initial_values(
-    critics: Critics, features: Float[Array, "n features"], log_policy: Float[Array, "n codes"]
+def state_values(
+    critics: nn.Ensemble, features: Float[Array, "n features"], log_policy: Float[Array, "n codes"]
 ) -> Float[Array, "critics n"]:
     """sum_k pi(k|s) Q_i(s, k) of each network and state."""
     q = critics(features)

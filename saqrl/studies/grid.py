@@ -63,12 +63,10 @@ def plan(
     seeds: Sequence[int],
     *,
     changes: Mapping[str, Any],
-    steps: int | None = None,
-    quantizer_steps: int | None = None,
     evaluations: int = 5,
     assignments: Sequence[str] = (),
 ) -> list[Cell]:
-    """The cells, task after task and seed after seed; `changes` are fields of the settings.
+    """The cells, task after task and seed after seed; `changes` are flags of `saqrl train`.
 
     Without `steps` a continuous agent gets as many as its counterpart on codes has by default.
     """
@@ -82,9 +80,8 @@ def plan(
         settings = build_settings(
             task.preset, agent=method.agent, quantizer="vqvae", actions=method.actions
         )
-        said = {"dataset": task.dataset, "seed": seed, "baseline": False, **changes}
-        said |= _given(steps=steps or _equal_steps(task, method), quantizer_steps=quantizer_steps)
-        settings = assign(changed(settings, said), assignments)
+        said = {"dataset": task.dataset, "seed": seed, "steps": _equal_steps(task, method)}
+        settings = assign(changed(settings, said | {"baseline": False, **changes}), assignments)
         every = math.ceil(settings.agent.steps / evaluations)
         settings = changed(settings, {"eval_every": every})
         if method.act == settings.evaluation.act:  # its own way here: no other method
@@ -96,15 +93,10 @@ def plan(
     return list(cells.values())
 
 
-def _equal_steps(task: Task, method: Method) -> int | None:
-    if method.actions == "quantized":
-        return None
+def _equal_steps(task: Task, method: Method) -> int:
+    """Those of the agent on codes; of a continuous one, those of its counterpart there."""
     agent = NEXT_OF_KIN.get(method.agent, method.agent)
     return build_settings(task.preset, agent=agent, quantizer="vqvae").agent.steps
-
-
-def _given(**flags: Any) -> dict[str, Any]:
-    return {name: value for name, value in flags.items() if value is not None}
 
 
 def assign(settings: Settings, assignments: Sequence[str]) -> Settings:
@@ -120,7 +112,7 @@ def assign(settings: Settings, assignments: Sequence[str]) -> Settings:
         left, equals, text = assignment.partition("=")
         owner, dot, name = left.partition(".")
         if not (equals and dot):
-            raise ValueError(f"--set {assignment}: expected OWNER.FIELD=VALUE, as in iql.tau=0.8")
+            raise ValueError(f"--set {assignment}: expected OWNER.FIELD=VALUE, as in iql.beta=2")
         if owner not in known:
             raise ValueError(f"--set {assignment}: unknown {owner!r}; {closest(owner, known)}")
         if owner in owners:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from saqrl.environments.packages import import_packages
 from saqrl.studies.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -25,10 +26,9 @@ def canvas(
     panels: int = 1, *, width: float, height: float, columns: int = _COLUMNS
 ) -> tuple["Figure", list[Any]]:
     """A figure and its panels, at most `columns` side by side, each so wide and high in inches."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('plots need matplotlib: pip install "saqrl[plots]"') from error
+    import_packages("a plot", ("matplotlib.figure",), extra="plots")
+    from matplotlib.figure import Figure
+
     columns = min(columns, panels)
     rows = math.ceil(panels / columns)
     size = max(6.5, width * columns), height * rows + 0.4
@@ -53,13 +53,8 @@ def png(figure: "Figure") -> bytes:
 
 def colours(methods: Iterable[str]) -> dict[str, str]:
     """A colour for every method: warm for quantized, cold for continuous ones."""
-    chosen, counts = {}, [0, 0]
-    for method in methods:
-        continuous = not method.startswith("saq-")
-        palette = _CONTINUOUS if continuous else _QUANTIZED
-        chosen[method] = palette[counts[continuous] % len(palette)]
-        counts[continuous] += 1
-    return chosen
+    palettes = {True: itertools.cycle(_QUANTIZED), False: itertools.cycle(_CONTINUOUS)}
+    return {method: next(palettes[method.startswith("saq-")]) for method in methods}
 
 
 def intervals(

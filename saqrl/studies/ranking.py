@@ -16,9 +16,10 @@ from saqrl.policy import Act
 from saqrl.policy.storage import load_policy
 from saqrl.studies.fitted_q import FittedQ, PolicyValue, evaluate_offline
 from saqrl.studies.statistics import rank_correlation
+from saqrl.studies.table import agent_evaluations
 from saqrl.training.data import load_training_data, training_spec
 from saqrl.training.progress import Reporter
-from saqrl.training.run_folder import kept_steps, policy_folder, read_history, read_result
+from saqrl.training.run_folder import kept_steps, policy_folder, read_result
 from saqrl.training.train import saved_settings
 
 OFFLINE = "offline.json"
@@ -34,8 +35,6 @@ class Valued:
     step: int | None
     """Of the agent, where the run kept this policy before its end; None: the last."""
     task: str
-    method: str
-    seed: int
     act: Act
     discount: float
     estimate: PolicyValue
@@ -85,27 +84,25 @@ def value_runs(
     """
     valued, left_out = [], []
     runs = [result.parent for result in sorted(folder.rglob("result.json"))]
-    named = distinct_names(training_spec(run, saved_settings(run)) for run in runs)
-    for run in runs:
-        summary = read_result(run)
-        settings, act = saved_settings(run), summary["act"]
-        spec = training_spec(run, settings)
+    settings_of = {run: saved_settings(run) for run in runs}
+    specs = {run: training_spec(run, settings) for run, settings in settings_of.items()}
+    named = distinct_names(specs.values())
+    for run, settings in settings_of.items():
         shown = str(run.relative_to(folder))
-        if settings.actions != "quantized":
-            left_out.append(
-                LeftOut(shown, "its actions are continuous: there is no sum over codes")
-            )
+        if not settings.quantized:
+            reason = "its actions are continuous: there is no sum over codes"
+            left_out.append(LeftOut(shown, reason))
             continue
+        summary = read_result(run)
         returns: dict[int | None, float | None] = {None: summary["return_mean"]}
-        returns |= {r["step"]: r["return_mean"] for r in _evaluations(run)}
+        returns |= {r["step"]: r["return_mean"] for r in agent_evaluations(run)}
+        question: dict[str, Any] = {"act": summary["act"], "algorithm": algorithm, "seed": seed}
         for step in (*kept_steps(run), None):
-            found = kept_estimate(run, act=act, algorithm=algorithm, seed=seed, step=step)
+            found = kept_estimate(run, step=step, **question)
             try:
                 if found is None:
                     reporter.say(f"{shown}:" if step is None else f"{shown}, step {step}:")
-                    _, found = value_run(
-                        run, act=act, algorithm=algorithm, seed=seed, reporter=reporter, step=step
-                    )
+                    _, found = value_run(run, step=step, reporter=reporter, **question)
             except (ValueError, FileNotFoundError) as error:
                 left_out.append(LeftOut(shown, str(error)))
                 break
@@ -113,10 +110,8 @@ def value_runs(
                 Valued(
                     run=shown,
                     step=step,
-                    task=named[spec],
-                    method=f"saq-{settings.agent_name}",
-                    seed=settings.seed,
-                    act=act,
+                    task=named[specs[run]],
+                    act=summary["act"],
                     discount=settings.agent.discount,
                     estimate=found,
                     return_mean=returns.get(step),
@@ -164,10 +159,6 @@ def correlation(runs: Iterable[Valued]) -> float | None:
 
 def _estimate_file(run: Path, step: int | None) -> Path:
     return (run if step is None else policy_folder(run, step)) / OFFLINE
-
-
-def _evaluations(run: Path) -> list[dict[str, Any]]:
-    return [r for r in read_history(run, "evaluations") if r["stage"] == "agent"]
 
 
 def _question(act: Act, algorithm: FittedQ, seed: int) -> dict[str, Any]:

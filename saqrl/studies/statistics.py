@@ -5,7 +5,7 @@ task to one number per seed; tasks may have different numbers of seeds and weigh
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -50,11 +50,7 @@ def interquartile_mean_interval(scores: Scores, *, resamplings: int = RESAMPLING
     a percentile bootstrap that draws seeds with replacement within each task. A task with one seed
     would add no spread to it, so there is none unless every task has two.
     """
-    value = float(_interquartile_means(_as_samples(scores))[0])
-    if _fewest(scores) < 2:
-        return _without_interval(value)
-    generator = np.random.default_rng(SEED)
-    return _estimate(value, _interquartile_means(_resample(scores, generator, resamplings)))
+    return _with_interval(_interquartile_means, scores, resamplings=resamplings)
 
 
 def tasks_in_common(methods: Collection[Scores]) -> list[str]:
@@ -82,12 +78,7 @@ def probability_of_improvement(
         per_task = [_win_rates(x, y) for x, y in zip(first, second, strict=True)]
         return np.mean(per_task, axis=0)
 
-    exact = mean(_as_samples(left), _as_samples(right))
-    if min(_fewest(left), _fewest(right)) < 2:
-        return _without_interval(float(exact[0]))
-    generator = np.random.default_rng(SEED)
-    drawn = mean(_resample(left, generator, resamplings), _resample(right, generator, resamplings))
-    return _estimate(float(exact[0]), drawn)
+    return _with_interval(mean, left, right, resamplings=resamplings)
 
 
 def mean_interval(values: Sequence[float], *, seed: int) -> Estimate:
@@ -109,8 +100,16 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
     return float(spearmanr(first, second).statistic)
 
 
-def _as_samples(scores: Scores) -> Samples:
-    return [np.asarray(values, np.float64)[None] for values in scores.values()]
+def _with_interval(
+    statistic: Callable[..., Float64[np.ndarray, " draws"]], *groups: Scores, resamplings: int
+) -> Estimate:
+    """A statistic of samples of every group; no interval where a task of one has a single seed."""
+    exact = [[np.asarray(values, np.float64)[None] for values in g.values()] for g in groups]
+    value = float(statistic(*exact)[0])
+    if min(len(values) for group in groups for values in group.values()) < 2:
+        return Estimate(value, math.nan, math.nan)
+    generator = np.random.default_rng(SEED)
+    return _estimate(value, statistic(*(_resample(g, generator, resamplings) for g in groups)))
 
 
 def _resample(scores: Scores, generator: np.random.Generator, draws: int) -> Samples:
@@ -120,11 +119,6 @@ def _resample(scores: Scores, generator: np.random.Generator, draws: int) -> Sam
         array = np.asarray(values, np.float64)
         samples.append(array[generator.integers(0, len(array), (draws, len(array)))])
     return samples
-
-
-def _fewest(scores: Scores) -> int:
-    """Seeds of the task that has the fewest."""
-    return min(map(len, scores.values()), default=0)
 
 
 def _interquartile_means(samples: Samples) -> Float64[np.ndarray, " draws"]:
@@ -150,10 +144,6 @@ def _win_rates(
 ) -> Float64[np.ndarray, " draws"]:
     x, y = ours[:, :, None], theirs[:, None, :]
     return ((x > y) + 0.5 * (x == y)).mean((1, 2))
-
-
-def _without_interval(value: float) -> Estimate:
-    return Estimate(value, math.nan, math.nan)
 
 
 def _estimate(value: float, drawn: Float64[np.ndarray, " draws"]) -> Estimate:

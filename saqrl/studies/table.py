@@ -71,13 +71,18 @@ def identity(task: str, method: str, settings: Settings) -> dict[str, Any]:
     }
 
 
+def agent_evaluations(run: Path) -> list[dict[str, Any]]:
+    """A run's evaluations in their order, without those of its baseline."""
+    return [r for r in read_history(run, "evaluations") if r["stage"] == "agent"]
+
+
 def row_of(path: Path) -> dict[str, Any]:
     """What a finished run folder scored, as a row of the table, without its place in a grid.
 
     ValueError where it was evaluated in no environment.
     """
     result, config = read_result(path), read_config(path)
-    records = [r for r in read_history(path, "evaluations") if r["stage"] == "agent"]
+    records = agent_evaluations(path)
     if not records:
         raise ValueError(f"{path} was scored in no environment: name one with --env")
     measure, scale = measure_of(result["env"], records[-1])

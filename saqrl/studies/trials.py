@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from saqrl.environments.packages import import_packages
 from saqrl.studies.page import to_columns
 from saqrl.studies.sweep import Plan, Trial, plain
 from saqrl.training.presets import settings_from
@@ -118,10 +119,9 @@ def run_on_ray(jobs: Sequence[Job], *, cores: int, finished: Finished) -> None:
     Each asks for `cores` CPUs; the folders must lie on a file system that all machines see.
     ImportError with what to install.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise ImportError('--engine ray needs ray: pip install "saqrl[ray]"') from error
+    import_packages("--engine ray", ("ray",), extra="ray")
+    import ray
+
     ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
     try:
         execute = ray.remote(num_cpus=cores, max_retries=0)(_execute)

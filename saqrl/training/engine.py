@@ -24,16 +24,7 @@ INIT_FOLD = 2**32 - 1
 EXAMPLE_ROWS = 4096
 
 
-class Algorithm(Protocol):
-    """Whatever the engine can train: hashable hyperparameters with pure methods."""
-
-    steps: int
-    batch_size: int
-    precision: nn.Precision
-
-    def init(self, key: Key[Array, ""], example: Any) -> Any: ...
-
-    def update(self, state: Any, batch: Any, key: Key[Array, ""]) -> tuple[Any, nn.Metrics]: ...
+Algorithm = nn.Algorithm[Any]
 
 
 class Rows(NamedTuple):

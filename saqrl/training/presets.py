@@ -80,7 +80,7 @@ _PAPER = Preset(
             "target_period": 200,
         },
         "iql": _PAPER_CRITICS
-        | {"steps": 1_000_000, "tau": 0.7, "temperature": 1.0, "target_rate": 0.005},
+        | {"steps": 1_000_000, "expectile": 0.7, "temperature": 1.0, "target_rate": 0.005},
         "brac": {
             "steps": 1_000_000,
             "layer_norm": False,

@@ -6,6 +6,7 @@ import pytest
 
 from saqrl.agents import AGENTS, CodedTransitions
 from saqrl.agents.cql import CQL
+from saqrl.baselines import BASELINES
 from saqrl.baselines.rebrac import ReBRAC
 from saqrl.quantizers.vqvae import VQVAE
 
@@ -24,6 +25,14 @@ def test_a_temperature_that_is_not_above_zero_is_refused(name, value):
 def test_a_period_of_no_steps_is_refused(make, field):
     with pytest.raises(ValueError, match=field):
         make()
+
+
+@pytest.mark.parametrize("registry", [AGENTS, BASELINES])
+def test_the_expectile_may_be_called_tau_as_in_the_paper(registry):
+    assert registry.rebuild({"name": "iql", "tau": 0.8}).expectile == 0.8
+    described = registry.describe(registry.load("iql")(expectile=0.6))
+    assert described["expectile"] == 0.6
+    assert "tau" not in described
 
 
 def test_cql_with_a_threshold_does_not_go_on_without_the_prior():

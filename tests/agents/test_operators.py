@@ -101,7 +101,7 @@ def test_conservative_gap_and_its_golden_gradient(q, code):
 
 @given(st.floats(-10, 10, width=32), st.floats(0.05, 0.95))
 def test_expectile_loss_weighs_the_two_sides(advantage, tau):
-    value, slope = jax.value_and_grad(nn.expectile_loss)(jnp.float32(advantage), tau=tau)
+    value, slope = jax.value_and_grad(nn.expectile_loss)(jnp.float32(advantage), expectile=tau)
     weight = 1 - tau if advantage < 0 else tau
     np.testing.assert_allclose(value, weight * advantage**2, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(slope, 2 * weight * advantage, rtol=1e-5, atol=1e-6)
@@ -111,7 +111,7 @@ def test_expectile_of_a_sample_is_where_the_losses_balance():
     sample = jnp.asarray([0.0, 1.0, 5.0])
 
     def loss(value):
-        return jax.vmap(lambda x: nn.expectile_loss(x - value, tau=0.9))(sample).sum()
+        return jax.vmap(lambda x: nn.expectile_loss(x - value, expectile=0.9))(sample).sum()
 
     values = jnp.linspace(0, 5, 5001)
     best = values[jnp.argmin(jax.vmap(loss)(values))]

@@ -117,7 +117,7 @@ def expectile(values: np.ndarray, tau: float) -> np.ndarray:
 
 @pytest.mark.parametrize("tau", [0.7, 0.99])
 def test_iql_is_value_iteration_with_the_expectile_for_the_maximum(mdp, tau):
-    _, state = learn(IQL(tau=tau, target_rate=0.05, **LINEAR), transitions(mdp))
+    _, state = learn(IQL(expectile=tau, target_rate=0.05, **LINEAR), transitions(mdp))
     expected = iterate(mdp, lambda q: expectile(q, tau))
     np.testing.assert_allclose(learned_q(state.networks.model.critics), expected, atol=0.04)
 
@@ -127,7 +127,7 @@ def test_iql_approaches_value_iteration_as_tau_approaches_one(mdp):
     data = transitions(mdp)
     errors = []
     for tau in (0.9, 0.99, 0.998):
-        _, state = learn(IQL(tau=tau, target_rate=0.05, **LINEAR), data)
+        _, state = learn(IQL(expectile=tau, target_rate=0.05, **LINEAR), data)
         errors.append(np.abs(learned_q(state.networks.model.critics) - best).max())
     assert errors[0] > errors[1] > errors[2]
     # Each tenfold step towards 1 leaves about a tenth; Adam settles to a few hundredths.
@@ -135,7 +135,7 @@ def test_iql_approaches_value_iteration_as_tau_approaches_one(mdp):
 
 
 def test_iql_with_tau_half_evaluates_the_behaviour(mdp):
-    _, state = learn(IQL(tau=0.5, target_rate=0.05, **LINEAR), transitions(mdp))
+    _, state = learn(IQL(expectile=0.5, target_rate=0.05, **LINEAR), transitions(mdp))
     expected = iterate(mdp, lambda q: q.mean(1))
     np.testing.assert_allclose(learned_q(state.networks.model.critics), expected, atol=0.03)
 

@@ -1,8 +1,4 @@
-"""One gradient step of each baseline against float64 loops over a linear model.
-
-With no hidden layer every network is one matrix, and after Adam's first step its first moment is
-a tenth of the gradient: what is compared is the gradient that `update` really follows.
-"""
+"""One gradient step of each baseline against float64 loops over linear models."""
 
 import math
 
@@ -19,9 +15,20 @@ from saqrl.baselines import ContinuousTransitions, brac, cql, iql, rebrac
 from saqrl.baselines.bc import ContinuousBC, GaussianBC
 from saqrl.baselines.gmm import GMM
 from saqrl.baselines.policies import GaussianPolicy, TanhGaussianActor
+from tests.golden import (
+    assert_gradient,
+    assert_moved,
+    assert_same,
+    doubles,
+    linear,
+    rows_of,
+    shaken,
+    step,
+)
 
 ROWS, FEATURES, ACT = 3, 2, 2
 LINEAR = {"hidden": (), "layer_norm": False, "steps": 8, "batch_size": ROWS}
+CRITICS = {**LINEAR, "critics": 2, "target_rate": 0.1}
 DISCOUNT = 0.9
 KEY = jax.random.key(3)
 
@@ -43,48 +50,9 @@ def batch() -> ContinuousTransitions:
     )
 
 
-def doubles(tree) -> list[np.ndarray]:
-    return [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(tree)]
-
-
-def rows_of(batch):
-    return zip(*(np.asarray(column, np.float64) for column in jax.tree.leaves(batch)), strict=True)
-
-
-def linear(leaves, *inputs) -> np.ndarray:
-    """The network whose leaves are one weight and one bias."""
-    weight, bias = leaves
-    return np.concatenate(inputs) @ weight + bias
-
-
 def q_values(critics, observation, action) -> list[float]:
     """Of both heads; the leaves are weight and bias of each."""
     return [float(linear(critics[i : i + 2], observation, action)[0]) for i in (0, 2)]
-
-
-def assert_gradient(learner: nn.Learner, loop, model) -> None:
-    """What the first step followed is the loop's gradient at `model`, the model before it."""
-    leaves = doubles(model)
-    for array, moment in zip(leaves, doubles(learner.moments[0].mu), strict=True):
-        expected = np.zeros_like(array)
-        for index in np.ndindex(array.shape):
-            kept = array[index]
-            array[index] = kept + 1e-6
-            above = loop(leaves)
-            array[index] = kept - 1e-6
-            expected[index] = (above - loop(leaves)) / 2e-6
-            array[index] = kept
-        # Float32 against float64 differences.
-        np.testing.assert_allclose(moment / 0.1, expected, rtol=2e-3, atol=2e-4)
-
-
-def step(algorithm, batch, *, steps: int = 1):
-    """(state before the last update, after it, its metrics)."""
-    state = algorithm.init(jax.random.key(1), batch)
-    update = jax.jit(type(algorithm).update, static_argnums=0)
-    for _ in range(steps):
-        before, (state, metrics) = state, update(algorithm, state, batch, KEY)
-    return before, state, metrics
 
 
 def gaussian(leaves, observation) -> tuple[np.ndarray, np.ndarray]:
@@ -123,7 +91,7 @@ def behaviour_loop(batch, reach):
 
 
 def test_bc_follows_the_squared_error(batch):
-    before, after, metrics = step(ContinuousBC(**LINEAR, weight_decay=0), batch)
+    before, after, metrics = step(ContinuousBC(**LINEAR, weight_decay=0), batch, KEY)
 
     def loop(leaves):
         return np.mean([np.square(linear(leaves, o) - a).sum() for o, a, *_ in rows_of(batch)])
@@ -134,14 +102,14 @@ def test_bc_follows_the_squared_error(batch):
 
 @pytest.mark.parametrize("reach", [1.0, 1.1])
 def test_gaussian_bc_follows_the_likelihood(batch, reach):
-    before, after, metrics = step(GaussianBC(**LINEAR, weight_decay=0, reach=reach), batch)
+    before, after, metrics = step(GaussianBC(**LINEAR, weight_decay=0, reach=reach), batch, KEY)
     loop = behaviour_loop(batch, reach)
     np.testing.assert_allclose(-metrics["log_likelihood"], loop(doubles(before.model)), rtol=1e-4)
     assert_gradient(after, loop, before.model)
 
 
 def test_gmm_follows_the_likelihood_of_the_mixture(batch):
-    before, after, metrics = step(GMM(**LINEAR, weight_decay=0, components=2), batch)
+    before, after, metrics = step(GMM(**LINEAR, weight_decay=0, components=2), batch, KEY)
 
     def loop(leaves):
         total = 0.0
@@ -178,8 +146,8 @@ def test_gmm_plays_the_mean_of_a_component():
 
 
 def test_iql_follows_its_three_losses_and_mixes_none(batch):
-    algorithm = iql.IQL(**LINEAR, tau=0.8, beta=2.0, discount=DISCOUNT)
-    before, after, _ = step(algorithm, batch)
+    algorithm = iql.IQL(**CRITICS, expectile=0.8, beta=2.0, discount=DISCOUNT)
+    before, after, _ = step(algorithm, batch, KEY)
     model, target = before.networks.model, doubles(before.target)
     frozen = doubles(model)  # four leaves of critics, two of V, two of the mean, log-deviation
 
@@ -199,6 +167,7 @@ def test_iql_follows_its_three_losses_and_mixes_none(batch):
     total = algorithm.loss(model, before.target, batch)[0]
     np.testing.assert_allclose(total, loop(frozen), rtol=1e-4)
     assert_gradient(after.networks, loop, model)
+    assert_moved(after.target, before.target, after.networks.model.critics, rate=0.1)
 
 
 @given(st.floats(-50, 50, width=32))
@@ -208,8 +177,8 @@ def test_advantage_weights_are_exponential_and_clipped(advantage):
 
 
 def test_cql_follows_bellman_error_and_conservative_gap(batch):
-    algorithm = cql.CQL(**LINEAR, alpha=2.0, samples=4, discount=DISCOUNT)
-    before, after, metrics = step(algorithm, batch)
+    algorithm = cql.CQL(**CRITICS, alpha=2.0, samples=4, discount=DISCOUNT)
+    before, after, metrics = step(algorithm, batch, KEY)
     critics, policy, target = before.critics.model, before.policy.model, doubles(before.target)
     target_key, proposal_key, policy_key = jax.random.split(KEY, 3)
     following = doubles(cql.sample(policy, batch.next_observations, target_key)[0])[0]
@@ -229,6 +198,7 @@ def test_cql_follows_bellman_error_and_conservative_gap(batch):
         return total / ROWS
 
     assert_gradient(after.critics, critic_loop, critics)
+    assert_moved(after.target, before.target, after.critics.model, rate=0.1)
     noise = np.asarray(jax.random.normal(policy_key, (ROWS, ACT)), np.float64)
     frozen = doubles(critics)
 
@@ -239,19 +209,22 @@ def test_cql_follows_bellman_error_and_conservative_gap(batch):
             density = squashed_density(value, mean, log_deviation)
             yield density, min(q_values(frozen, o, np.tanh(value)))
 
-    def policy_loop(leaves):  # the temperature starts at 1
-        return np.mean([density - q for density, q in density_and_q(leaves)])
+    temperature = math.exp(float(before.log_temperature.model))
+
+    def policy_loop(leaves):
+        return np.mean([temperature * density - q for density, q in density_and_q(leaves)])
 
     assert_gradient(after.policy, policy_loop, policy)
     density = np.mean([density for density, _ in density_and_q(doubles(policy))])
     np.testing.assert_allclose(metrics["entropy"], -density, rtol=1e-4)
+    assert metrics["temperature"] == pytest.approx(temperature, rel=1e-5)
     moment = after.log_temperature.moments[0].mu
     # Entropy below -A (the target) has to raise the temperature: a negative gradient.
     np.testing.assert_allclose(moment / 0.1, -(density - ACT), rtol=1e-4)
 
 
 def test_cql_proposals_carry_their_own_densities(batch):
-    algorithm = cql.CQL(**LINEAR, samples=4)
+    algorithm = cql.CQL(**CRITICS, samples=4)
     policy = algorithm.init(jax.random.key(1), batch).policy.model
     actions, densities = algorithm.proposals(policy, batch, KEY)
     assert actions.shape == (12, ROWS, ACT)
@@ -269,23 +242,28 @@ def test_cql_proposals_carry_their_own_densities(batch):
 
 @pytest.mark.parametrize("reach", [1.0, 1.1])
 def test_brac_fits_the_behaviour_first_and_then_leaves_it(batch, reach):
-    algorithm = brac.BRAC(**LINEAR, behaviour_share=0.25, reach=reach)  # two of eight steps
-    start, first, _ = step(algorithm, batch)
-    for part in ("critics", "target"):
-        before, after = doubles(getattr(start, part)), doubles(getattr(first, part))
-        assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True)), part
-    for a, b in zip(doubles(first.policy.model), doubles(first.behaviour.model), strict=True):
-        np.testing.assert_array_equal(a, b)  # the policy leaves from the behaviour
+    algorithm = brac.BRAC(**CRITICS, behaviour_share=0.25, reach=reach)  # two of eight steps
+    start, first, _ = step(algorithm, batch, KEY)
+    assert_same((start.critics, start.target), (first.critics, first.target))
+    assert_same(first.policy.model, first.behaviour.model)  # the policy leaves from the behaviour
     assert_gradient(first.behaviour, behaviour_loop(batch, reach), start.behaviour.model)
-    second, third, _ = step(algorithm, batch, steps=3)
-    for a, b in zip(doubles(second.behaviour), doubles(third.behaviour), strict=True):
-        np.testing.assert_array_equal(a, b)
+    _, second, fitting = step(algorithm, batch, KEY, start=first)
+    assert (
+        second.behaviour.model.network.weights[0] != first.behaviour.model.network.weights[0]
+    ).all()
+    _, third, improving = step(algorithm, batch, KEY, start=second)
+    assert_same(second.behaviour, third.behaviour)
+    assert fitting.keys() == improving.keys()
+    assert {name for name, value in fitting.items() if value} == {"log_likelihood"}
+    assert {name for name, value in improving.items() if not value} >= {"log_likelihood"}
 
 
 @pytest.mark.parametrize("reach", [1.0, 1.1])
 def test_brac_follows_the_penalised_value(batch, reach):
-    algorithm = brac.BRAC(**LINEAR, behaviour_share=0.2, alpha=0.7, samples=2, reach=reach)
-    before, after, metrics = step(algorithm, batch, steps=2)
+    algorithm = brac.BRAC(**CRITICS, behaviour_share=0.2, alpha=0.7, samples=2, reach=reach)
+    start = shaken(algorithm.init(jax.random.key(1), batch))
+    start = eqx.tree_at(lambda state: state.step, start, jnp.int32(1))  # the behaviour is fitted
+    before, after, metrics = step(algorithm, batch, KEY, start=start)
     behaviour, target = doubles(before.behaviour.model), doubles(before.target)
     target_key, policy_key = jax.random.split(KEY)
 
@@ -315,6 +293,7 @@ def test_brac_follows_the_penalised_value(batch, reach):
 
     critics = doubles(before.critics.model)
     np.testing.assert_allclose(metrics["bellman_error"], critic_loop(critics), rtol=1e-3)
+    assert_moved(after.target, before.target, after.critics.model, rate=0.1)
     assert_gradient(after.critics, critic_loop, before.critics.model)
 
     def policy_loop(leaves):
@@ -331,7 +310,7 @@ def test_a_reach_inside_the_bounds_is_refused(algorithm):
 
 
 def test_a_policy_that_reaches_beyond_the_bounds_acts_on_them(batch):
-    policy = GaussianPolicy(KEY, FEATURES, (), ACT)
+    policy = GaussianPolicy(nn.MLP(KEY, FEATURES, (), 2 * ACT))
     far = eqx.tree_at(lambda p: p.network, policy, lambda o: jnp.asarray([9.0, -9.0, 0.0, 0.0]))
     action = TanhGaussianActor(far, reach=1.1).act(batch.observations[0], KEY, greedy=True)
     np.testing.assert_array_equal(action, [1, -1])
@@ -340,8 +319,8 @@ def test_a_policy_that_reaches_beyond_the_bounds_acts_on_them(batch):
 
 
 def test_rebrac_follows_both_penalties_and_moves_the_policy_every_other_step(batch):
-    algorithm = rebrac.ReBRAC(**LINEAR, actor_penalty=0.3, critic_penalty=0.4, noise_clip=0.1)
-    before, after, metrics = step(algorithm, batch)
+    algorithm = rebrac.ReBRAC(**CRITICS, actor_penalty=0.3, critic_penalty=0.4, noise_clip=0.1)
+    before, after, metrics = step(algorithm, batch, KEY)
     critics, policy = before.critics.model, before.policy.model
     target_critics, target_policy = doubles(before.target.critics), doubles(before.target.policy)
     noise = np.clip(0.2 * np.asarray(jax.random.normal(KEY, (ROWS, ACT)), np.float64), -0.1, 0.1)
@@ -371,13 +350,12 @@ def test_rebrac_follows_both_penalties_and_moves_the_policy_every_other_step(bat
         return np.mean([0.3 * distance - q / size for q, distance in played(leaves)])
 
     assert_gradient(after.policy, policy_loop, policy)
-    online = [*updated, *doubles(after.policy.model)]
-    old = [*target_critics, *target_policy]
-    for new, a, b in zip(doubles(after.target), old, online, strict=True):
-        np.testing.assert_allclose(new, 0.995 * a + 0.005 * b, rtol=1e-4, atol=1e-6)
-    second, third, _ = step(algorithm, batch, steps=2)
-    for a, b in zip(doubles(second.policy), doubles(third.policy), strict=True):
-        np.testing.assert_array_equal(a, b)
+    online = after.critics.model, after.policy.model
+    assert_moved(after.target, before.target, online, rate=0.1)
+    _, second, _ = step(algorithm, batch, KEY, start=after)
+    assert_same((second.policy, second.target), (after.policy, after.target))
+    _, third, _ = step(algorithm, batch, KEY, start=second)
+    assert_moved(third.target, second.target, (third.critics.model, third.policy.model), rate=0.1)
 
 
 def test_gaussian_bc_normalises_where_it_is_asked_to(batch):

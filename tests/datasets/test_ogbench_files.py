@@ -97,7 +97,7 @@ def test_rewards_are_the_ones_that_ogbench_makes(path, walk, kind):
     import ogbench  # noqa: F401
     from ogbench.relabel_utils import relabel_dataset
 
-    from saqrl.environments.simulators import quiet
+    from saqrl.environments.packages import quiet
 
     task = "cube-single-singletask-task2-v0"
     with quiet():

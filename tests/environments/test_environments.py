@@ -204,7 +204,7 @@ def test_robosuite_replays_a_recorded_demonstration(real_data):
         task.sim.set_state_from_flattened(state)
         task.sim.forward()
     # The first observation of a reset is forced; here the sensors are forced in the same way.
-    seen = environment._flat(environment.unwrapped._observed())
+    seen = environment.observation(environment.unwrapped._observed())
     np.testing.assert_allclose(seen, log.observations[0], atol=2e-3)
     first, _ = environment.reset(seed=1)
     assert first[-3:].all(), "the cube relative to the gripper is zeros unless forced"

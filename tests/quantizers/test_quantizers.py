@@ -114,7 +114,7 @@ def test_a_gripper_keeps_its_value_wherever_a_code_of_the_state_has_it(name):
 def test_the_gripper_comes_before_the_distance_and_the_distance_decides_the_rest():
     centres = jnp.asarray([[0.9, 0.2], [-0.9, -1.0], [0.0, -0.9]])
     binary = find_binary(jnp.asarray([[0.0, 0.1], [0.3, 0.2], [0.9, 0.1]]))
-    codec = KMeansCodec(centres, binary)
+    codec = KMeansCodec(binary, centres)
     nowhere = jnp.zeros(1)
     # The first centre is nearer to [0.9, -1] than the others, but there the gripper is open.
     assert codec.encode(nowhere, jnp.asarray([0.9, 0.1])) == 2

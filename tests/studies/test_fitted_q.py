@@ -10,10 +10,10 @@ from saqrl.studies.fitted_q import (
     FittedQ,
     PolicyValue,
     State,
-    initial_values,
     log_policy_of,
     policy_value,
     returns_to_go,
+    state_values,
 )
 from saqrl.training import engine
 from tests.agents.test_tabular_truth import CODES, DISCOUNT, STATES
@@ -59,7 +59,7 @@ def test_fitted_q_evaluation_is_exact_policy_evaluation(problem):
     for head in interval.state.critics.model(states):
         np.testing.assert_allclose(head, q, atol=0.02)
     log_policy = jnp.log(jnp.asarray(policy))
-    values = initial_values(interval.state.critics.model, states, log_policy)
+    values = state_values(interval.state.critics.model, states, log_policy)
     np.testing.assert_allclose(values, np.tile((policy * q).sum(1), (2, 1)), atol=0.02)
 
 

@@ -48,9 +48,9 @@ def test_acting_in_its_own_way_is_no_other_method():
 
 
 def test_counterparts_have_equal_steps_unless_told_otherwise():
-    def steps(*agents, preset="default", **more):
-        task = Task("walk", "npz:walk.npz", preset)
-        planned = plan([task], methods(agents, BOTH), [0], changes={}, **more)
+    def steps(*agents, preset="default", assignments=(), **changes):
+        task, compared = Task("walk", "npz:walk.npz", preset), methods(agents, BOTH)
+        planned = plan([task], compared, [0], changes=changes, assignments=assignments)
         return {cell.method.name: cell.settings.agent.steps for cell in planned}
 
     assert steps("bc", "gmm") == {"saq-bc": 10_000, "bc": 10_000, "gmm": 10_000}
@@ -79,8 +79,8 @@ def cells(*agents, out_of=("walk",), seeds=(0,), **more):
 def test_assignments_reach_their_owner_only():
     planned = cells("iql", "bc", assignments=["saq-iql.tau=0.6", "iql.beta=5", "quantizer.codes=9"])
     by_name = {cell.method.name: cell.settings for cell in planned}
-    assert by_name["saq-iql"].agent.tau == 0.6
-    assert by_name["iql"].agent.tau == 0.7
+    assert by_name["saq-iql"].agent.expectile == 0.6
+    assert by_name["iql"].agent.expectile == 0.7
     assert by_name["iql"].agent.beta == 5.0
     assert {settings.quantizer.codes for settings in by_name.values()} == {9}
 
@@ -88,10 +88,16 @@ def test_assignments_reach_their_owner_only():
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("tau=3", "expected OWNER.FIELD=VALUE"),
-        ("iql.tua=3", "--set iql.tua=3: unknown flag 'agent.tua' .*did you mean 'agent.tau'"),
-        ("igl.tau=3", "unknown 'igl'"),
-        ("iql.tau=high", "--set iql.tau=high: agent.tau is 'high'; a number is expected"),
+        ("expectile=3", "expected OWNER.FIELD=VALUE"),
+        (
+            "iql.expectil=3",
+            "unknown flag 'agent.expectil' .*did you mean 'agent.expectile'",
+        ),
+        ("igl.expectile=3", "unknown 'igl'"),
+        (
+            "iql.expectile=high",
+            "agent.expectile is 'high'; a number is expected",
+        ),
         ("iql.hidden=a,b", "--set iql.hidden=a,b: agent.hidden is 'a'; a whole number is expected"),
         ("quantizer.encodings=typo", "quantizer.encodings is 'typo'; 'bounded' or 'free'"),
         ("iql.precision=float16", "agent.precision is 'float16'; 'float32' or 'bfloat16'"),
@@ -109,7 +115,7 @@ def test_assignments_choose_among_names():
 
 
 def test_a_given_chunk_is_played_whole_and_evaluations_are_spread_evenly():
-    (cell, _) = cells("bc", changes={"chunk": 4}, steps=100, evaluations=5)
+    (cell, _) = cells("bc", changes={"chunk": 4, "steps": 100}, evaluations=5)
     features, evaluation = cell.settings.features, cell.settings.evaluation
     assert (features.chunk, evaluation.action_horizon, evaluation.every) == (4, 4, 20)
 
@@ -285,9 +291,8 @@ def test_a_shared_quantizer_changes_no_bit_of_a_run(walk, tmp_path):
             [walk],
             methods(agents, BOTH),
             [0],
-            changes={"env": "saqrl-tests/Walk-v0", "eval_episodes": 1, "log_every": 10},
-            steps=20,
-            quantizer_steps=20,
+            changes={"env": "saqrl-tests/Walk-v0", "eval_episodes": 1, "log_every": 10}
+            | {"steps": 20, "quantizer_steps": 20},
             evaluations=2,
             assignments=small,
         )

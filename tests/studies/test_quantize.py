@@ -19,6 +19,7 @@ from saqrl.quantizers import QUANTIZERS, ActionQuantizer
 from saqrl.quantizers.binary import find_binary
 from saqrl.quantizers.kmeans import KMeansCodec
 from saqrl.studies.codebooks import replay as replays
+from saqrl.studies.codebooks import starts
 from saqrl.studies.codebooks import study as laboratory
 from saqrl.studies.codebooks.advice import _notes, overlooked, suggest_codes
 from saqrl.studies.codebooks.material import gather
@@ -57,7 +58,7 @@ def walk(episodes: int = 4, steps: int = 15, seed: int = 0) -> Transitions:
 def fixed_quantizer(centres: np.ndarray, features: int = 2) -> ActionQuantizer:
     """K-means centres that were chosen by hand, with an untrained prior."""
     free = find_binary(jnp.asarray([[-1.0, -1], [0, 0], [1, 1]]))
-    codec = KMeansCodec(jnp.asarray(centres, jnp.float32), free)
+    codec = KMeansCodec(free, jnp.asarray(centres, jnp.float32))
     return ActionQuantizer(codec, MLP(jax.random.key(0), features, (), len(centres)))
 
 
@@ -473,7 +474,7 @@ def slide(monkeypatch):
     def place(env, observation):
         env.place = float(observation[0])
 
-    monkeypatch.setattr(replays, "STARTS", {r"saqrl-tests/Slide-v0": place})
+    monkeypatch.setattr(starts, "STARTS", {r"saqrl-tests/Slide-v0": place})
     yield "saqrl-tests/Slide-v0"
     del gymnasium.registry["saqrl-tests/Slide-v0"]
 
@@ -499,7 +500,7 @@ def slid(environment: str) -> Transitions:
 def test_a_replay_plays_the_decoded_codes_from_the_recorded_start(slide):
     data = slid(slide)
     material = gather(data, held_out=0.5)
-    codec = KMeansCodec(jnp.asarray([[0.25], [0.75]]), find_binary(jnp.asarray([[-1.0], [0], [1]])))
+    codec = KMeansCodec(find_binary(jnp.asarray([[-1.0], [0], [1]])), jnp.asarray([[0.25], [0.75]]))
     quantizer = ActionQuantizer(codec, MLP(jax.random.key(0), 1, (), 2))
     found = replays.replay(
         data,
@@ -521,9 +522,9 @@ def test_a_replay_plays_the_decoded_codes_from_the_recorded_start(slide):
 
 
 def test_a_start_that_cannot_be_restored_is_refused(slide, monkeypatch):
-    monkeypatch.setattr(replays, "STARTS", {slide: lambda env, observation: None})
+    monkeypatch.setattr(starts, "STARTS", {slide: lambda env, observation: None})
     material = gather(slid(slide), held_out=0.5)
-    codec = KMeansCodec(jnp.zeros((2, 1)), find_binary(jnp.asarray([[-1.0], [0], [1]])))
+    codec = KMeansCodec(find_binary(jnp.asarray([[-1.0], [0], [1]])), jnp.zeros((2, 1)))
     quantizer = ActionQuantizer(codec, MLP(jax.random.key(0), 1, (), 2))
     arguments = {"episodes": 2, "error": np.zeros(1), "reporter": Reporter(quiet=True)}
     with pytest.raises(replays.NoReplay, match="observation 0 comes out at 0, recorded is 1"):
@@ -532,9 +533,9 @@ def test_a_start_that_cannot_be_restored_is_refused(slide, monkeypatch):
     def half(env, observation):  # of the two, only the start at -1
         env.place = min(float(observation[0]), 0.0)
 
-    monkeypatch.setattr(replays, "STARTS", {slide: half})
+    monkeypatch.setattr(starts, "STARTS", {slide: half})
     assert replays.replay(slid(slide), quantizer, material.scaling, **arguments)["episodes"] == 1
-    monkeypatch.setattr(replays, "STARTS", {})
+    monkeypatch.setattr(starts, "STARTS", {})
     with pytest.raises(replays.NoReplay, match="do not determine the simulator's state"):
         replays.replay(slid(slide), quantizer, material.scaling, **arguments)
 

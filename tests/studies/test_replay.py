@@ -18,6 +18,7 @@ from saqrl.quantizers import ActionQuantizer
 from saqrl.quantizers.binary import find_binary
 from saqrl.quantizers.kmeans import KMeansCodec
 from saqrl.studies.codebooks import replay as replays
+from saqrl.studies.codebooks import starts
 from saqrl.studies.codebooks.material import gather
 from saqrl.training.progress import Reporter
 
@@ -47,10 +48,10 @@ def sled(monkeypatch):
     gymnasium.register("saqrl-tests/Sled-v0", entry_point=Sled)
 
     def restore(env, start):
-        replays._require_size(start, 2)
+        starts._require_size(start, 2)
         env.place, env.speed = start.state.tolist()
 
-    monkeypatch.setattr(replays, "RECORDED_STARTS", {"saqrl-tests/Sled-v0": restore})
+    monkeypatch.setattr(starts, "RECORDED_STARTS", {"saqrl-tests/Sled-v0": restore})
     yield "saqrl-tests/Sled-v0"
     del gymnasium.registry["saqrl-tests/Sled-v0"]
 
@@ -80,7 +81,7 @@ def rides(environment: str, steps: int = 5) -> Transitions:
 
 def played(data: Transitions, episodes: int = 3) -> dict:
     material = gather(data)
-    codec = KMeansCodec(jnp.zeros((2, 1)), find_binary(jnp.asarray([[-1.0], [0], [1]])))
+    codec = KMeansCodec(find_binary(jnp.asarray([[-1.0], [0], [1]])), jnp.zeros((2, 1)))
     return replays.replay(
         data,
         ActionQuantizer(codec, MLP(jax.random.key(0), 1, (), 2)),
@@ -156,7 +157,7 @@ def test_a_robosuite_demonstration_succeeds_again_from_its_recorded_start(real_d
     material = gather(data)
     # As many codes as there are actions: what they lose is the rounding of the grid's arithmetic.
     unit = jnp.asarray(data.action_range.to_unit(data.actions))
-    codec = KMeansCodec(unit, find_binary(unit))
+    codec = KMeansCodec(find_binary(unit), unit)
     quantizer = ActionQuantizer(
         codec, MLP(jax.random.key(0), material.training.features.shape[1], (), len(unit))
     )
@@ -188,7 +189,7 @@ def test_a_cube_goes_on_from_the_middle_of_a_recording(real_data):
         for episode in range(60):
             first = log.observations[log.episode_starts[episode]]
             try:
-                replays._restore(environment, replays._start_of(log, episode), first)
+                starts.restore(environment, starts.start_of(log, episode), first)
             except replays.NoReplay:
                 continue
             restored[name] += 1

@@ -3,10 +3,11 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float32
 
 from saqrl.datasets.assembly import mismatched_successors
 from saqrl.datasets.errors import counted, listing
@@ -115,15 +116,14 @@ class Audit:
 
 def audit(transitions: Transitions) -> Audit:
     """Look through a whole log. Costs a few passes over the data and little memory."""
-    lengths, returns = transitions.episode_lengths, _returns(transitions)
+    lengths = transitions.episode_lengths
     last = transitions.last_rows
     terminated = int(transitions.terminated[last].sum())
     observed, acted = (
         column_statistics(table) for table in (transitions.observations, transitions.actions)
     )
-    rewards = _RewardAudit.of(transitions.rewards) if transitions.has_rewards else None
     angles = _likely_angles(transitions.observations, last, observed)
-    columns = _action_columns(transitions.actions, acted, transitions.action_range)
+    columns = _columns(transitions.actions, acted, transitions.action_range)
     correlation = _action_correlation(transitions, acted)
     independent = max(len(transitions) // correlation, 1)
     found = Audit(
@@ -138,13 +138,7 @@ def audit(transitions: Transitions) -> Audit:
         terminated_episodes=terminated,
         truncated_episodes=transitions.num_episodes - terminated,
         has_rewards=transitions.has_rewards,
-        return_min=float(returns.min()) if rewards else None,
-        return_mean=float(returns.mean()) if rewards else None,
-        return_max=float(returns.max()) if rewards else None,
-        reward_min=rewards.minimum if rewards else None,
-        reward_max=rewards.maximum if rewards else None,
-        commonest_reward=rewards.commonest if rewards else None,
-        commonest_reward_share=rewards.commonest_share if rewards else None,
+        **_reward_findings(transitions),
         action_low=tuple(transitions.action_range.low.tolist()),
         action_high=tuple(transitions.action_range.high.tolist()),
         action_range_origin=str(transitions.provenance.get("action_range", "")),
@@ -170,37 +164,40 @@ def audit(transitions: Transitions) -> Audit:
         notes=transitions.notes,
         warnings=(),
     )
-    return Audit(**{**vars(found), "warnings": tuple(_warnings(found))})
+    return replace(found, warnings=tuple(_warnings(found)))
 
 
-@dataclass(frozen=True)
-class _RewardAudit:
-    minimum: float
-    maximum: float
-    commonest: float
-    commonest_share: float
-
-    @classmethod
-    def of(cls, rewards: Float32[np.ndarray, " n"]) -> "_RewardAudit":
-        values, counts = np.unique(rewards, return_counts=True)
-        most = int(counts.argmax())
-        share = float(counts[most] / len(rewards))
-        return cls(float(values[0]), float(values[-1]), float(values[most]), share)
-
-
-def _returns(transitions: Transitions) -> Float64[np.ndarray, " episodes"]:
-    returns: Float64[np.ndarray, " episodes"]
-    returns = np.add.reduceat(transitions.rewards, transitions.episode_starts, dtype=np.float64)
-    return returns
+def _reward_findings(transitions: Transitions) -> dict[str, Any]:
+    """The fields of an Audit that are about rewards; None where there are none."""
+    names = [f"return_{which}" for which in ("min", "mean", "max")]
+    names += ["reward_min", "reward_max", "commonest_reward", "commonest_reward_share"]
+    if not transitions.has_rewards:
+        return dict.fromkeys(names)
+    starts = transitions.episode_starts
+    returns = np.add.reduceat(transitions.rewards, starts, dtype=np.float64)
+    values, counts = np.unique(transitions.rewards, return_counts=True)
+    commonest, share = values[counts.argmax()], counts.max() / len(transitions)
+    found = (returns.min(), returns.mean(), returns.max(), values[0], values[-1], commonest, share)
+    return dict(zip(names, map(float, found), strict=True))
 
 
 def _columns(
-    table: Float32[np.ndarray, "n columns"], statistics: ColumnStatistics
+    table: Float32[np.ndarray, "n columns"],
+    statistics: ColumnStatistics,
+    action_range: ActionRange | None = None,
 ) -> tuple[ColumnAudit, ...]:
+    """Each column; with the range of actions, the share of rows at a bound that is no point."""
     bounds = list(zip(statistics.minimum, statistics.maximum, strict=True))
     counts = np.zeros((len(bounds), HISTOGRAM_BINS), np.int64)
+    clipped = np.zeros((2, len(bounds)))
     for block in blocks(table):
         counts += [_histogram(block[:, i], *ends) for i, ends in enumerate(bounds)]
+        if action_range is not None:
+            slack = AT_BOUND * action_range.half_width
+            clipped[0] += (block <= action_range.low + slack).sum(0)
+            clipped[1] += (block >= action_range.high - slack).sum(0)
+    if action_range is not None:
+        clipped = np.where(action_range.high > action_range.low, clipped / len(table), 0)
     return tuple(
         ColumnAudit(
             column=column,
@@ -210,6 +207,8 @@ def _columns(
             deviation=float(statistics.deviation[column]),
             constant=bool(statistics.constant[column]),
             histogram=tuple(counts[column].tolist()),
+            at_low=None if action_range is None else float(clipped[0, column]),
+            at_high=None if action_range is None else float(clipped[1, column]),
         )
         for column in range(table.shape[1])
     )
@@ -221,23 +220,6 @@ def _histogram(values: Float32[np.ndarray, " n"], low: float, high: float) -> tu
     share = (values.astype(np.float64) - low) / (high - low)
     bins = np.minimum((share * HISTOGRAM_BINS).astype(np.int64), HISTOGRAM_BINS - 1)
     return tuple(np.bincount(bins, minlength=HISTOGRAM_BINS).tolist())
-
-
-def _action_columns(
-    actions: Float32[np.ndarray, "n act"], statistics: ColumnStatistics, action_range: ActionRange
-) -> tuple[ColumnAudit, ...]:
-    """As `_columns`, with the share of rows at each bound; a range that is a point has none."""
-    slack = AT_BOUND * action_range.half_width
-    low, high = np.zeros((2, len(slack)), np.int64)
-    for block in blocks(actions):
-        low += (block <= action_range.low + slack).sum(0)
-        high += (block >= action_range.high - slack).sum(0)
-    wide = action_range.high > action_range.low
-    at_low, at_high = (np.where(wide, count / len(actions), 0) for count in (low, high))
-    return tuple(
-        ColumnAudit(**{**vars(column), "at_low": float(low), "at_high": float(high)})
-        for column, low, high in zip(_columns(actions, statistics), at_low, at_high, strict=True)
-    )
 
 
 def _likely_angles(
@@ -342,7 +324,11 @@ def _chosen(flags: Bool[np.ndarray, " columns"]) -> tuple[int, ...]:
 
 def _warnings(found: Audit) -> Iterator[str]:
     yield from _episode_warnings(found)
-    yield from _reward_warnings(found)
+    if found.has_rewards and found.reward_min == found.reward_max:
+        yield (
+            f"Every reward is {found.reward_min:g}: cql, iql and brac learn nothing from it; use "
+            "bc, or relabel the rewards."
+        )
     yield from _column_warnings(found)
 
 
@@ -373,14 +359,6 @@ def _episode_warnings(found: Audit) -> Iterator[str]:
         )
 
 
-def _reward_warnings(found: Audit) -> Iterator[str]:
-    if found.has_rewards and found.reward_min == found.reward_max:
-        yield (
-            f"Every reward is {found.reward_min:g}: cql, iql and brac learn nothing from it; use "
-            "bc, or relabel the rewards."
-        )
-
-
 def _column_warnings(found: Audit) -> Iterator[str]:
     if found.likely_angles:
         flags = " ".join(str(column) for column in found.likely_angles)
@@ -391,9 +369,7 @@ def _column_warnings(found: Audit) -> Iterator[str]:
             f"Angle columns {listing(degrees)} run far beyond a turn in radians: convert degrees "
             "to radians."
         )
-    clipped = [
-        c.column for c in found.actions if (c.at_low or 0) + (c.at_high or 0) > OFTEN_CLIPPED
-    ]
+    clipped = [c.column for c in found.actions if c.at_bounds > OFTEN_CLIPPED]
     if clipped:
         yield (
             f"Actions at a bound in over {OFTEN_CLIPPED:.0%} of the rows of dimensions "

@@ -8,6 +8,7 @@ import numpy as np
 from saqrl.datasets.audit.findings import Audit
 from saqrl.datasets.errors import counted
 from saqrl.datasets.transitions import Transitions
+from saqrl.environments.packages import import_packages
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,13 +26,7 @@ def require_picture_path(path: Path) -> None:
         raise ValueError(f"--picture {path}: name a file that ends in {', '.join(SUFFIXES)}")
     if not path.expanduser().parent.is_dir():
         raise FileNotFoundError(f"--picture {path}: there is no folder {path.parent}")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            "--picture needs the package matplotlib, which is not installed: "
-            'pip install "saqrl[plots]"'
-        ) from error
+    import_packages("--picture", ("matplotlib",), extra="plots")
 
 
 def draw(transitions: Transitions, audit: Audit, path: Path) -> None:
@@ -98,7 +93,8 @@ def _lengths(axes: "Axes", transitions: Transitions) -> None:
 
 def _action(axes: "Axes", transitions: Transitions, column: int) -> None:
     values = transitions.actions[:, column]
-    low, high = (float(end[column]) for end in _range(transitions))
+    bounds = transitions.action_range
+    low, high = float(bounds.low[column]), float(bounds.high[column])
     axes.hist(values, bins=40, range=(low, high) if high > low else None, color=BLUE)
     axes.set_title(str(column), fontsize=8, pad=2)
     axes.set_yticks([])
@@ -109,10 +105,6 @@ def _action(axes: "Axes", transitions: Transitions, column: int) -> None:
     labels[-1].set_horizontalalignment("right")
     axes.tick_params(labelsize=7)
     _clean(axes)
-
-
-def _range(transitions: Transitions) -> tuple[Any, Any]:
-    return transitions.action_range.low, transitions.action_range.high
 
 
 def _actions_title(audit: Audit, shown: int, width: int) -> str:

@@ -7,7 +7,6 @@ file without rewards gets them with --dataset.rewards success-at-end, or has non
 
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from saqrl.datasets.extras import extras_of
 from saqrl.datasets.options import DEFAULT, ReadOptions
 from saqrl.datasets.source import damage_named, parsed_object, text_of
 from saqrl.datasets.transitions import Transitions
+from saqrl.environments.packages import import_packages
 
 if TYPE_CHECKING:
     import pyarrow
@@ -33,7 +33,7 @@ STATES = ("observation.state", "observation.environment_state")
 # Of our own conversions, which keep the whole transition.
 NEXT = "next.observation"
 TERMINATED = "next.terminated"
-EXTRAS = "meta/saqrl.json"
+INFO, EXTRAS = "meta/info.json", "meta/saqrl.json"
 # Frames a second where the log does not say: the format wants a number.
 FRAMES_PER_SECOND = 20
 # Numbers that one byte of parquet may stand for: a robot with a thousand joints that stands still.
@@ -42,12 +42,12 @@ MOST_VALUES = 256
 
 def recognises(path: Path) -> bool:
     """Whether this is a folder with meta/info.json."""
-    return (path / "meta" / "info.json").is_file()
+    return (path / INFO).is_file()
 
 
 def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = None) -> Transitions:
     """Read the folder `path`. Raises FileNotFoundError, ImportError (pyarrow) or DatasetError."""
-    require_pyarrow(path)
+    import_packages(f"{path}: a LeRobot data set", ("pyarrow.parquet",), extra="lerobot")
     folder = path.expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -55,24 +55,23 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
             f"one with `hf download --repo-type dataset {path} --local-dir FOLDER`"
         )
     info = _info(path, folder)
-    features = _features(path, info)
-    columns = _chosen_columns(path, features, options)
+    columns = _chosen_columns(path, info["features"], options)
     frames = _Frames(path, folder, info, [*columns["wanted"], "episode_index", "frame_index"])
     episode_index = frames.numbers("episode_index")
     ends = _episode_ends(path, episode_index, frames.numbers("frame_index"), info)
-    keys = tuple((key, frames.vectors(key).shape[1]) for key in columns["observations"])
+    observed = {key: frames.vectors(key) for key in columns["observations"]}
     arrays = {
-        "observations": np.concatenate(
-            [frames.vectors(key) for key in columns["observations"]], axis=1
-        ),
+        "observations": np.concatenate(list(observed.values()), axis=1),
         "actions": frames.vectors(columns["action"][0]),
     }
     if "next.reward" in columns["wanted"]:
         arrays["rewards"] = frames.numbers("next.reward")
     if NEXT in columns["wanted"]:
         arrays["next_observations"] = frames.vectors(NEXT)
-    notes = [f"Observations are {listing(columns['observations'])}."]
+    layout = tuple((key, table.shape[1]) for key, table in observed.items())
+    notes = [f"Observations are {listing(observed)}."]
     terminals = _terminals(frames, columns, ends, options, notes)
+    ours = (folder / EXTRAS).is_file()
     return assemble(
         arrays | {"terminals": terminals, "timeouts": ends & ~terminals},
         source=str(path),
@@ -83,41 +82,27 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
             "robot_type": info.get("robot_type"),
             "fps": info.get("fps"),
             "tasks": _tasks(path, folder),
-            "observation_keys": list(columns["observations"]),
+            "observation_keys": list(observed),
         },
         notes=notes,
         keys={"actions": columns["action"][0], "rewards": "next.reward"},
-        observation_keys=() if columns["observations"] == [STATES[0]] else keys,
-        extras=_extras(path, folder),
+        observation_keys=() if list(observed) == [STATES[0]] else layout,
+        extras=parsed_object(path, EXTRAS, text_of(path, folder, EXTRAS)) if ours else None,
     )
 
 
-def require_pyarrow(path: Path) -> None:
-    try:
-        import pyarrow.parquet  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f"{path}: LeRobot data sets need the package pyarrow, which is not installed: "
-            'pip install "saqrl[lerobot]"'
-        ) from error
-
-
-def _info(path: Path, folder: Path) -> dict[str, object]:
-    info = parsed_object(path, "meta/info.json", text_of(path, folder, "meta/info.json"))
-    version = info.get("codebase_version")
+def _info(path: Path, folder: Path) -> dict[str, Any]:
+    """What meta/info.json says; of a version that is read, with features."""
+    info = parsed_object(path, INFO, text_of(path, folder, INFO))
+    version, features = info.get("codebase_version"), info.get("features")
     if version not in VERSIONS:
         raise DatasetError(
-            f"{path}: meta/info.json says codebase_version {version}; {listing(VERSIONS)} are "
+            f"{path}: {INFO} says codebase_version {version}; {listing(VERSIONS)} are "
             "read: convert older ones with lerobot"
         )
-    return info
-
-
-def _features(path: Path, info: dict[str, object]) -> dict[str, dict[str, Any]]:
-    features = info.get("features")
     if not isinstance(features, dict) or not all(isinstance(f, dict) for f in features.values()):
-        raise DatasetError(f"{path}: meta/info.json names no features; copy it again")
-    return features
+        raise DatasetError(f"{path}: {INFO} names no features; copy it again")
+    return info
 
 
 def _chosen_columns(
@@ -168,7 +153,7 @@ class _Frames:
         total = info.get("total_episodes")
         if info["codebase_version"] != "v3.0" and isinstance(total, int) and len(files) != total:
             raise DatasetError(
-                f"{path}: meta/info.json promises {total:,} episodes and data holds "
+                f"{path}: {INFO} promises {total:,} episodes and data holds "
                 f"{counted(len(files), 'file')}; the copy is incomplete, copy it again"
             )
         tables = []
@@ -182,7 +167,7 @@ class _Frames:
                 if missing := [column for column in wanted if column not in held]:
                     raise DatasetError(
                         f"{path}: {name} lacks the column {listing(missing)}, which "
-                        f"meta/info.json promises; it has {listing(held)}; copy it again"
+                        f"{INFO} promises; it has {listing(held)}; copy it again"
                     )
                 tables.append(opened.read(columns=wanted, use_threads=False))
         self.columns: dict[str, list[pyarrow.Array]] = {
@@ -204,18 +189,16 @@ class _Frames:
 
     def vectors(self, column: str) -> np.ndarray:
         """One vector a frame, all of one width."""
-        return np.concatenate([self._vectors(column, chunk) for chunk in self._nonempty(column)])
-
-    def _nonempty(self, column: str) -> "list[pyarrow.Array]":
         chunks = [chunk for chunk in self.columns[column] if len(chunk)]
+        tables = [self._vectors(column, chunk) for chunk in chunks]
         types = {str(chunk.type) for chunk in chunks}
-        widths = {self._vectors(column, chunk).shape[1] for chunk in chunks}
+        widths = {table.shape[1] for table in tables}
         if len(types) > 1 or len(widths) > 1:
             raise DatasetError(
                 f"{self.path}: {column} is {listing(sorted(types))} of width "
                 f"{listing(sorted(widths))} from file to file; every file needs the same"
             )
-        return chunks
+        return np.concatenate(tables)
 
     def _vectors(self, column: str, chunk: "pyarrow.Array") -> np.ndarray:
         import pyarrow.types as types
@@ -241,8 +224,8 @@ class _Frames:
                 f"{self.path}: {column} is {lengths.min()} to {lengths.max()} numbers wide; every "
                 "frame needs as many"
             )
-        array = values.to_numpy(zero_copy_only=False)
-        return array.reshape(len(chunk), -1) if len(chunk) else array.reshape(0, 1)
+        array: np.ndarray = values.to_numpy(zero_copy_only=False).reshape(len(chunk), -1)
+        return array
 
 
 def _require_stored(path: Path, name: str, file: Path, opened: "parquet.ParquetFile") -> None:
@@ -275,21 +258,20 @@ def _episode_ends(
             f"{path}: the frames of an episode do not follow each other (episode_index); the "
             "parquet files do not belong together, copy it again"
         )
-    counted_frames = np.arange(len(frames)) - np.repeat(
-        starts, np.diff(np.append(starts, len(frames)))
-    )
-    wrong = np.flatnonzero(frames != counted_frames)
+    lengths = np.diff(np.append(starts, len(frames)))
+    expected = np.arange(len(frames)) - np.repeat(starts, lengths)
+    wrong = np.flatnonzero(frames != expected)
     if wrong.size:
         row = int(wrong[0])
         raise DatasetError(
             f"{path}: frame {row} is number {frames[row]} of episode {episodes[row]} and "
-            f"{counted_frames[row]} was expected; frames are missing, copy it again"
+            f"{expected[row]} was expected; frames are missing, copy it again"
         )
     for name, count in (("total_episodes", len(starts)), ("total_frames", len(frames))):
         promised = info.get(name)
         if isinstance(promised, int) and promised != count:
             raise DatasetError(
-                f"{path}: meta/info.json promises {name} {promised:,} and the parquet files hold "
+                f"{path}: {INFO} promises {name} {promised:,} and the parquet files hold "
                 f"{count:,}; the copy is incomplete, copy it again"
             )
     return changes
@@ -336,16 +318,9 @@ def _tasks(path: Path, folder: Path) -> list[str]:
         return [str(value) for value in read.column(named[0]).to_pylist()] if named else []
 
 
-def _extras(path: Path, folder: Path) -> dict[str, object]:
-    """What the format has no place for, where our own conversion wrote it."""
-    if not (folder / EXTRAS).is_file():
-        return {}
-    return parsed_object(path, EXTRAS, text_of(path, folder, EXTRAS))
-
-
 def write(path: Path, transitions: Transitions) -> None:
     """Write v3.0 with one file of frames; videos and their features are not part of a log."""
-    require_pyarrow(path)
+    import_packages(f"{path}: a LeRobot data set", ("pyarrow.parquet",), extra="lerobot")
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
@@ -368,7 +343,8 @@ def write(path: Path, transitions: Transitions) -> None:
         "task_index": np.zeros(len(transitions), np.int64),
     }
     tasks = transitions.provenance.get("tasks")
-    task = str(tasks[0]) if isinstance(tasks, list) and tasks else _task_words(transitions)
+    unnamed = transitions.environment.id if transitions.environment else "unknown"
+    task = str(tasks[0]) if isinstance(tasks, list) and tasks else unnamed
     for folder in ("meta/episodes/chunk-000", "data/chunk-000"):
         (path / folder).mkdir(parents=True)
 
@@ -411,13 +387,10 @@ def write(path: Path, transitions: Transitions) -> None:
         "video_path": None,
         "features": {name: _feature(values) for name, values in columns.items()},
     }
-    _write_json(path / "meta/info.json", info)
-    _write_json(path / "meta/stats.json", {n: _statistics(v) for n, v in columns.items()})
-    _write_json(path / EXTRAS, extras_of(transitions))
-
-
-def _task_words(transitions: Transitions) -> str:
-    return transitions.environment.id if transitions.environment else "unknown"
+    statistics = {name: _statistics(values) for name, values in columns.items()}
+    documents = {INFO: info, "meta/stats.json": statistics, EXTRAS: extras_of(transitions)}
+    for name, document in documents.items():
+        (path / name).write_text(json.dumps(document, indent=2))
 
 
 def _task_table(task: str) -> Any:
@@ -448,7 +421,3 @@ def _statistics(values: np.ndarray) -> dict[str, object]:
     table = values.reshape(len(values), -1).astype(np.float64)
     found = {name: getattr(table, name)(0).tolist() for name in ("min", "max", "mean", "std")}
     return {**found, "count": [len(table)]}
-
-
-def _write_json(path: Path, value: Mapping[str, object]) -> None:
-    path.write_text(json.dumps(value, indent=2))

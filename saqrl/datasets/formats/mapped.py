@@ -5,8 +5,9 @@ where it is not the observation of the following row: at the ends of episodes, a
 says otherwise.
 """
 
+import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from saqrl.datasets.mixture import require_alike
 from saqrl.datasets.options import DEFAULT, ReadOptions
 from saqrl.datasets.scaling import ActionRange
 from saqrl.datasets.source import file_record, parsed_object
-from saqrl.datasets.statistics import blocks, release
+from saqrl.datasets.statistics import BLOCK_ROWS, blocks, release
 from saqrl.datasets.transitions import Transitions, other_successors
 
 SUMMARY = "folder of mapped columns that saqrl convert --format mapped writes"
@@ -328,8 +329,7 @@ def _range(path: Path, extras: Mapping[str, object], width: int) -> ActionRange:
 
 
 def _require_finite(path: Path, name: str, column: np.ndarray) -> None:
-    row = 0
-    for block in blocks(column):
+    for row, block in _numbered_blocks(column):
         if not np.isfinite(block).all():
             place = tuple(int(i) for i in np.argwhere(~np.isfinite(block))[0])
             where = f"row {row + place[0]}" + "".join(f", column {i}" for i in place[1:])
@@ -337,12 +337,10 @@ def _require_finite(path: Path, name: str, column: np.ndarray) -> None:
                 f"{path}: {name}.npy {where} is {block[place]}; remove the episode that holds it, "
                 "or repair the value"
             )
-        row += len(block)
 
 
 def _require_inside(path: Path, actions: np.ndarray, action_range: ActionRange) -> None:
-    row = 0
-    for block in blocks(actions):
+    for row, block in _numbered_blocks(actions):
         outside = (block < action_range.low) | (block > action_range.high)
         if outside.any():
             first, column = (int(i) for i in np.argwhere(outside)[0])
@@ -351,4 +349,7 @@ def _require_inside(path: Path, actions: np.ndarray, action_range: ActionRange) 
                 f"{block[first, column]:g}, outside the recorded range "
                 f"[{action_range.low[column]:g}, {action_range.high[column]:g}]; {AGAIN}"
             )
-        row += len(block)
+
+
+def _numbered_blocks(column: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    return zip(itertools.count(0, BLOCK_ROWS), blocks(column))

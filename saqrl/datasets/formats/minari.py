@@ -77,7 +77,8 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
             layouts.append(layout)
     arrays, last = joined(main, episodes)
     # An episode that was cut by its recorder ends as at a time limit.
-    arrays["timeouts"] = (arrays["timeouts"] != 0) | (last & (arrays["terminals"] == 0))
+    cut = last & (arrays["terminals"] == 0) & (arrays["timeouts"] == 0)
+    arrays["timeouts"] = np.where(cut, 1, arrays["timeouts"])
     named = layouts[0] if layouts[0][0][0] else ()
     extras = metadata.get(NAME)
     extras = extras if isinstance(extras, dict) else {}

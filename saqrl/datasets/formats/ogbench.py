@@ -180,7 +180,8 @@ def _relabel(
     path: Path, task: str, arrays: dict[str, np.ndarray], notes: list[str]
 ) -> dict[str, object]:
     """Add `rewards` and `masks` for the task; returns the record of how."""
-    from saqrl.environments.simulators import import_simulator, quiet
+    from saqrl.environments.packages import quiet
+    from saqrl.environments.simulators import import_simulator
 
     import_simulator(f"making rewards for {task}", ("mujoco", "ogbench"), extra="ogbench")
     import gymnasium

@@ -13,7 +13,8 @@ import gymnasium
 import numpy as np
 
 from saqrl.environments.oracles.planners import PLANNERS, Subtask
-from saqrl.environments.simulators import import_simulator, quiet, reproducible
+from saqrl.environments.packages import quiet
+from saqrl.environments.simulators import import_simulator, reproducible
 
 Style = Literal["expert", "play", "noisy"]
 

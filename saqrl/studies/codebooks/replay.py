@@ -6,242 +6,32 @@ recording?), the decoded codes of the recorded steps, and the recorded actions w
 of the codes' error (does any error of this size break a replay without feedback?).
 """
 
-import re
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
-import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
 
 from saqrl.datasets import Transitions
-from saqrl.datasets.formats.robomimic import recorded_model
-from saqrl.datasets.scaling import ActionRange, ObservationScaling
-from saqrl.datasets.transitions import RecordedStart
+from saqrl.datasets.scaling import ObservationScaling
 from saqrl.environments.flat import FlatEnvironment
 from saqrl.environments.make import make_environment
 from saqrl.environments.scores import normalized_score
-from saqrl.quantizers import ActionQuantizer
+from saqrl.quantizers import ActionBatch, ActionQuantizer
 from saqrl.studies.codebooks.material import Material
+from saqrl.studies.codebooks.starts import NoReplay, restore, start_of
 from saqrl.studies.codebooks.study import Examination
+from saqrl.training.codes import encode_all
 from saqrl.training.progress import Reporter
 
-# The start counts as restored where no number of the observation is farther off than this share
-# of its size (or of 1).
-START_TOLERANCE = 1e-3
 # robosuite's reward of a solved task, shaped or not.
 SOLVED = 1 - 1e-6
 
-Place = Callable[[Any, Float32[np.ndarray, " obs"]], None]
-Restore = Callable[[Any, RecordedStart], None]
+# From the step and the observation to an action.
 Choose = Callable[[int, np.ndarray], np.ndarray]
-
-
-class NoReplay(ValueError):
-    """The recording cannot be executed again here; the text says why."""
-
-
-def _place_planar(first_position: int) -> Place:
-    """Hopper, HalfCheetah, Walker2d: the observation is the state but for x, which is free."""
-
-    def place(env: Any, observation: Float32[np.ndarray, " obs"]) -> None:
-        positions = env.model.nq - first_position
-        free = np.zeros(first_position)
-        env.set_state(
-            np.concatenate([free, observation[:positions]]).astype(np.float64),
-            observation[positions:].astype(np.float64),
-        )
-
-    return place
-
-
-def _place_door(env: Any, observation: Float32[np.ndarray, " obs"]) -> None:
-    """At rest; the hand as recorded, the frame where the recorded handle says.
-
-    The arm's own slide, qpos[0], is not observed; the palm tells how far out it is.
-    """
-    positions = env.init_qpos.copy()
-    positions[1:-2], positions[-1], positions[-2] = (
-        observation[:27],
-        observation[27],
-        observation[28],
-    )
-    env.set_state(positions, env.init_qvel)
-    palm = env.data.site_xpos[env.grasp_site_id].ravel()
-    positions[0] += env.data.xaxis[0] @ (observation[29:32] - palm)
-    handle = env.data.site_xpos[env.handle_site_id].ravel()
-    env.model.body_pos[env.door_body_id] += observation[32:35] - handle
-    env.set_state(positions, env.init_qvel)
-
-
-def _place_hammer(env: Any, observation: Float32[np.ndarray, " obs"]) -> None:
-    """From rest in the initial pose; the board stands where the recorded nail says."""
-    nail = env.data.site_xpos[env.target_obj_site_id].ravel()
-    env.model.body_pos[env.target_body_id] += observation[42:45] - nail
-    env.set_state(env.init_qpos, env.init_qvel)
-
-
-def _place_push_t(env: Any, observation: Float32[np.ndarray, " obs"]) -> None:
-    """Agent and block at rest where they were recorded.
-
-    The environment's own reset_to_state sets the block's angle last, which turns it about its
-    centre of mass and so moves it.
-    """
-    env.agent.position = [float(value) for value in observation[:2]]
-    env.agent.velocity = (0.0, 0.0)
-    env.block.angle = float(observation[4])
-    env.block.position = [float(value) for value in observation[2:4]]
-    env.block.velocity, env.block.angular_velocity = (0.0, 0.0), 0.0
-    env.space.reindex_shapes_for_body(env.block)
-
-
-def _place_cubes(env: Any, observation: Float32[np.ndarray, " obs"]) -> None:
-    """OGBench's cubes at rest, the gripper open as every episode begins.
-
-    A cube's place is observed at ten times its size, from the middle of the table.
-    """
-    cubes = (len(observation) - 19) // 9
-    positions = np.zeros(14 + 7 * cubes)
-    positions[:6] = observation[:6]
-    for number in range(cubes):
-        seen = observation[19 + 9 * number :]
-        positions[14 + 7 * number :][:3] = seen[:3] / 10 + np.array([0.425, 0, 0])
-        positions[17 + 7 * number :][:4] = seen[3:7]
-    env.set_state(positions, np.zeros(14 + 6 * cubes))
-    env.pre_step()  # the controller goes on from where the arm is
-
-
-# Where a recorded first observation determines the state, and how to get there.
-STARTS: Mapping[str, Place] = {
-    r"(Hopper|HalfCheetah|Walker2d)-v[1-5]": _place_planar(1),
-    r"AdroitHandDoor(Sparse)?-v\d+": _place_door,
-    r"AdroitHandHammer(Sparse)?-v\d+": _place_hammer,
-    r"gym_pusht/PushT-v\d+": _place_push_t,
-    r"cube-(single|double|triple|quadruple)(-\w+)*-v0": _place_cubes,
-}
-
-
-def _restore_robosuite(env: Any, start: RecordedStart) -> None:
-    """The demonstration's own scene and state, as robomimic restores them, and then some.
-
-    Its EnvRobosuite.reset_to leaves the controllers of the arms at the posture of a reset; that is
-    where they pull the joints that the hand does not need, and so the recording is left by
-    millimetres within one step.
-    """
-    task = env._task
-    try:
-        model = recorded_model(start)
-        if model is not None:
-            task.reset_from_xml_string(task.edit_model_xml(model))
-    except Exception as error:  # whatever robosuite and MuJoCo find wrong with a scene
-        raise NoReplay(
-            f"{start.path}: the scene of {start.episode} cannot be loaded ({error})"
-        ) from error
-    _require_size(start, len(task.sim.get_state().flatten()))
-    task.sim.set_state_from_flattened(start.state)
-    task.sim.forward()
-    for robot in task.robots:
-        for controller in robot.composite_controller.part_controllers.values():
-            controller.update_initial_joints(task.sim.data.qpos[controller.qpos_index])
-    env._observed()  # relative poses are made from what was seen the time before
-
-
-def _restore_cubes(env: Any, start: RecordedStart) -> None:
-    """OGBench's arm and cubes with the recorded positions and velocities."""
-    _require_size(start, env.model.nq + env.model.nv)
-    env.set_state(start.state[: env.model.nq], start.state[env.model.nq :])
-    env.pre_step()  # the controller goes on from where the arm is
-
-
-def _require_size(start: RecordedStart, size: int) -> None:
-    if len(start.state) != size:
-        raise NoReplay(
-            f"{start.path}: the recorded state has {len(start.state)} numbers and the simulator's "
-            f"{size}: name the environment that the data are from with --env"
-        )
-
-
-# Where the file's own state of the simulator is taken instead, if it has one.
-RECORDED_STARTS: Mapping[str, Restore] = {
-    r"robosuite/\w+": _restore_robosuite,
-    r"cube-(single|double|triple|quadruple)(-\w+)*-v0": _restore_cubes,
-}
-
-
-def replay(
-    data: Transitions,
-    quantizer: ActionQuantizer,
-    scaling: ObservationScaling,
-    *,
-    episodes: int,
-    error: Float32[np.ndarray, " act"],
-    reporter: Reporter,
-) -> dict[str, Any]:
-    """Execute the first `episodes` of `data` that can be, three times each; means over them.
-
-    Codes are of single recorded steps and are decoded in the state that the replay is in, as a
-    policy decodes them. `error` is the codes' rms error per dimension, in the environment's units.
-    NoReplay where no start can be restored.
-    """
-    if data.environment is None:
-        raise NoReplay("the data name no environment to execute them in: give --env")
-    _start_of(data, 0)  # refuse before the simulator is loaded
-    environment = make_environment(data.environment.id, options=data.environment.options)
-    act = _Decoder(quantizer, scaling, data.action_range)
-    # A recording may be longer than an episode of the task: so far as that goes, then.
-    limit = (environment.spec and environment.spec.max_episode_steps) or len(data)
-    rows: dict[str, list[tuple[float, float]]] = {
-        name: [] for name in ("recorded", "actions", "codes", "noise")
-    }
-    draw = np.random.default_rng(0)
-    refused: NoReplay | None = None
-    done = 0
-    try:
-        with reporter.stage("replay", episodes, unit="episodes") as update:
-            for episode in range(data.num_episodes):
-                if done == episodes:
-                    break
-                start, end = int(data.episode_starts[episode]), int(data.episode_ends[episode])
-                if end - start == 1:
-                    refused = refused or NoReplay("episodes of one step have nothing to repeat")
-                    continue
-                steps = slice(start, min(end, start + limit))
-                observations, actions = data.observations[steps], data.actions[steps]
-                try:
-                    restore = partial(
-                        _restore, environment, _start_of(data, episode), observations[0]
-                    )
-                    restore()
-                except NoReplay as reason:  # others may begin where they can be restored
-                    refused = refused or reason
-                    continue
-                rewards = _until_solved(data.rewards[steps], data.environment.id)
-                rows["recorded"].append((float(rewards.sum()), float(rewards.max())))
-                codes = act.encode(observations, actions)
-                noisy = actions + draw.normal(0, 1, actions.shape) * error
-                noisy = np.clip(noisy, data.action_range.low, data.action_range.high)
-                plays: dict[str, Choose] = {
-                    "actions": partial(_recorded, actions),
-                    "codes": partial(act.decode, codes),
-                    "noise": partial(_recorded, noisy),
-                }
-                for name, choose in plays.items():
-                    restore()
-                    rows[name].append(_play(environment, choose, observations[0], len(actions)))
-                done += 1
-                update(done, "")
-    finally:
-        environment.close()
-    if refused and not done:
-        raise refused
-    return {
-        "environment": data.environment.id,
-        "episodes": done,
-        **{name: _means(data.environment.id, values) for name, values in rows.items()},
-    }
 
 
 def replay_each(
@@ -272,76 +62,89 @@ def replay_each(
     return found
 
 
-class _Decoder:
-    """Encode recorded steps and decode a code in a state, in the environment's units."""
+def replay(
+    data: Transitions,
+    quantizer: ActionQuantizer,
+    scaling: ObservationScaling,
+    *,
+    episodes: int,
+    error: Float32[np.ndarray, " act"],
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Execute the first `episodes` of `data` that can be, three times each; means over them.
 
-    def __init__(
-        self, quantizer: ActionQuantizer, scaling: ObservationScaling, action_range: ActionRange
+    Codes are of single recorded steps and are decoded in the state that the replay is in, as a
+    policy decodes them. `error` is the codes' rms error per dimension, in the environment's units.
+    NoReplay where no start can be restored.
+    """
+    if data.environment is None:
+        raise NoReplay("the data name no environment to execute them in: give --env")
+    start_of(data, 0)  # refuse before the simulator is loaded
+    name, options = data.environment.id, data.environment.options
+    codec, draw = quantizer.codec, np.random.default_rng(0)
+    decode = jax.jit(type(codec).decode)
+
+    def choices(steps: slice) -> dict[str, Choose]:
+        """How the recorded steps are executed again, by the name of the replay."""
+        actions = data.actions[steps]
+        unit = jnp.asarray(data.action_range.to_unit(actions))
+        batch = ActionBatch(jnp.asarray(scaling(data.observations[steps])), unit)
+        codes = np.asarray(encode_all(codec, batch))
+        noisy = actions + draw.normal(0, 1, actions.shape) * error
+        noisy = np.clip(noisy, data.action_range.low, data.action_range.high)
+
+        def decoded(step: int, observation: np.ndarray) -> np.ndarray:
+            features = jnp.asarray(scaling(np.asarray(observation, np.float32)[None])[0])
+            return data.action_range.from_unit(np.asarray(decode(codec, features, codes[step])))
+
+        return {
+            "actions": lambda step, observation: actions[step],
+            "codes": decoded,
+            "noise": lambda step, observation: noisy[step],
+        }
+
+    done: list[dict[str, tuple[float, float]]] = []
+    refused: NoReplay | None = None
+    with (
+        contextlib.closing(make_environment(name, options=options)) as environment,
+        reporter.stage("replay", episodes, unit="episodes") as update,
     ):
-        self._codec, self._scaling, self._range = quantizer.codec, scaling, action_range
-        self._encode = jax.jit(jax.vmap(type(self._codec).encode, (None, 0, 0)))
-        self._decode = jax.jit(type(self._codec).decode)
-
-    def encode(self, observations: np.ndarray, actions: np.ndarray) -> np.ndarray:
-        features = self._scaling(observations)
-        return np.asarray(self._encode(self._codec, features, self._range.to_unit(actions)))
-
-    def decode(self, codes: np.ndarray, step: int, observation: np.ndarray) -> np.ndarray:
-        """The action that the step's code stands for in the state that is seen."""
-        features = self._scaling(np.asarray(observation, np.float32)[None])[0]
-        unit = self._decode(self._codec, jnp.asarray(features), jnp.asarray(codes[step]))
-        return self._range.from_unit(np.asarray(unit))
-
-
-def _recorded(actions: np.ndarray, step: int, observation: np.ndarray) -> np.ndarray:
-    return actions[step]
+        for episode in range(data.num_episodes):
+            if len(done) == episodes:
+                break
+            try:
+                done.append(_replay_episode(environment, data, episode, choices))
+                update(len(done), "")
+            except NoReplay as reason:  # others may begin where they can be restored
+                refused = refused or reason
+    if refused and not done:
+        raise refused
+    means = {key: _means(name, [played[key] for played in done]) for key in done[0]}
+    return {"environment": name, "episodes": len(done), **means}
 
 
-def _start_of(data: Transitions, episode: int) -> Callable[[Any], None]:
-    """What puts the environment at the start of an episode; NoReplay where nothing tells it."""
+def _replay_episode(
+    environment: FlatEnvironment,
+    data: Transitions,
+    episode: int,
+    choices: Callable[[slice], Mapping[str, Choose]],
+) -> dict[str, tuple[float, float]]:
+    """(return, highest reward) as recorded and of every choice; NoReplay where it cannot begin."""
+    begin, end = int(data.episode_starts[episode]), int(data.episode_ends[episode])
+    if end - begin == 1:
+        raise NoReplay("episodes of one step have nothing to repeat")
+    # A recording may be longer than an episode of the task: so far as that goes, then.
+    limit = environment.spec and environment.spec.max_episode_steps
+    steps = slice(begin, min(end, begin + limit) if limit else end)
+    start, first = start_of(data, episode), data.observations[begin]
+    restore(environment, start, first)
     assert data.environment is not None
-    name = data.environment.id
-    if data.starts is not None:
-        start = data.starts[episode]
-        for pattern, restore in RECORDED_STARTS.items():
-            if re.fullmatch(pattern, name):
-                return lambda env: restore(env, start)
-    observation = data.observations[data.episode_starts[episode]]
-    for pattern, place in STARTS.items():
-        if re.fullmatch(pattern, name):
-            return lambda env: place(env, observation)
-    raise NoReplay(
-        f"the observations of {name} do not determine the simulator's state, so recorded starts "
-        + (
-            "cannot be restored: the file holds no states"
-            if any(re.fullmatch(pattern, name) for pattern in RECORDED_STARTS)
-            else "cannot be restored"
-        )
-    )
-
-
-def _restore(
-    environment: FlatEnvironment, start: Callable[[Any], None], observation: np.ndarray
-) -> None:
-    """Put the environment where the recording began; NoReplay where it does not get there."""
-    environment.reset(seed=0)
-    inner: Any = environment.unwrapped
-    start(inner)
-    names = ("_get_obs", "get_obs", "compute_observation", "_observed")
-    read = next(getattr(inner, name) for name in names if hasattr(inner, name))
-    seen = environment._flat(read())
-    if seen.shape != observation.shape:
-        raise NoReplay(
-            f"{environment._name} observes {len(seen)} numbers and the data have "
-            f"{len(observation)}: name the environment that they are from with --env"
-        )
-    off = np.abs(seen - observation) / np.maximum(np.abs(observation), 1)
-    if off.max() > START_TOLERANCE:
-        raise NoReplay(
-            f"a recorded start of {environment._name} cannot be restored: observation "
-            f"{int(off.argmax())} comes out at {seen[off.argmax()]:.4g}, recorded is "
-            f"{observation[off.argmax()]:.4g}"
-        )
+    rewards = _until_solved(data.rewards[steps], data.environment.id)
+    found = {"recorded": (float(rewards.sum()), float(rewards.max()))}
+    for name, choose in choices(steps).items():
+        restore(environment, start, first)
+        found[name] = _play(environment, choose, first, steps.stop - begin)
+    return found
 
 
 def _until_solved(
@@ -358,10 +161,7 @@ def _until_solved(
 
 
 def _play(
-    environment: gymnasium.Env[Any, Any],
-    choose: Choose,
-    observation: np.ndarray,
-    steps: int,
+    environment: FlatEnvironment, choose: Choose, observation: np.ndarray, steps: int
 ) -> tuple[float, float]:
     rewards = []
     for step in range(steps):
