@@ -4,6 +4,7 @@ Each subcommand is a module in `saqrl.commands` with `main(arguments) -> int`, i
 it is asked for, so that `saqrl --help` needs no JAX.
 """
 
+import contextlib
 import os
 import sys
 import traceback
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from saqrl import __version__
 from saqrl.registry import closest
+from saqrl.training.interrupts import EXIT_INTERRUPTED, answered, told
 
 COMMANDS = {
     "train": "learn a policy from a dataset; without arguments: a demonstration in half a minute",
@@ -30,7 +32,6 @@ COMMANDS = {
     "completion": "a script that completes commands and flags in your shell",
 }
 EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,12 +50,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] not in COMMANDS:
         return _fail(f"unknown command {words[0]!r}; {closest(words[0], COMMANDS)}")
     keep_compiled_programs()
+    # The server has handlers of its own.
+    watched = contextlib.nullcontext() if words[0] == "serve" else answered()
     try:
-        return int(import_module(f"saqrl.commands.{words[0]}").main(words[1:]))
+        with watched:
+            return int(import_module(f"saqrl.commands.{words[0]}").main(words[1:]))
     except SystemExit as end:  # the help was asked for
         return int(end.code or 0)
-    except KeyboardInterrupt:
-        print("saqrl: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        print(told(str(stopped)), file=sys.stderr, flush=True)
+        if arguments is None:  # JAX's threads may crash while an interpreter ends in their midst
+            os._exit(EXIT_INTERRUPTED)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output is gone; keep the interpreter from complaining at exit too.

@@ -18,6 +18,8 @@ from rich.progress import Task as RichTask
 from rich.table import Column
 from rich.text import Text
 
+from saqrl.training.interrupts import stop_if_asked
+
 # Seconds between two lines when nobody watches a bar.
 LINE_PERIOD = 10.0
 
@@ -76,7 +78,8 @@ class Reporter:
     def stage(
         self, name: str, total: int, *, unit: str = "steps", done: int = 0
     ) -> Iterator[Callable[[int, str], None]]:
-        """Yields `update(done, note)`; the time inside counts towards `name`."""
+        """Yields `update(done, note)`, which stops an interrupted process; the time is `name`'s."""
+        stop_if_asked()
         self._running[name] = began = time.perf_counter()
         try:
             if self.console.quiet:
@@ -86,6 +89,7 @@ class Reporter:
                     task = progress.add_task(name, total=total, completed=done, note=unit)
 
                     def update(done: int, note: str = "") -> None:
+                        stop_if_asked()
                         progress.update(task, completed=done, note=note or unit)
 
                     yield update
@@ -119,6 +123,7 @@ class Reporter:
 
         def update(done: int, note: str = "") -> None:
             nonlocal last
+            stop_if_asked()
             now = time.perf_counter()
             if now - last < LINE_PERIOD and done < total:
                 return
@@ -137,3 +142,4 @@ class Reporter:
 
 def _unseen(done: int, note: str = "") -> None:
     """The update of a stage that nobody wants to see."""
+    stop_if_asked()

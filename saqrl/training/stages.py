@@ -22,7 +22,7 @@ from saqrl.nn import MLP
 from saqrl.policy import Act, CodeController, ContinuousController, Controller, Policy
 from saqrl.policy.storage import save_policy
 from saqrl.quantizers import QUANTIZERS, ActionQuantizer, Codec
-from saqrl.training import engine
+from saqrl.training import engine, interrupts
 from saqrl.training.codebook_health import (
     codebook_notes,
     dying_note,
@@ -330,8 +330,10 @@ def train_stage(
                     for hook in hooks:
                         hook.after(step, state, metrics)
                     run.append("metrics", {"stage": stage.name, "step": step, **metrics})
-                    update(step, _brief(metrics))
                     due = bool(every and step % every == 0)
+                    if interrupts.asked() and not due:
+                        run.save_checkpoint(stage.name, step, state, spent=spent())
+                    update(step, _brief(metrics))
                     if due or any(hook.stops() for hook in hooks):
                         break
                     if time.perf_counter() - saved > CHECKPOINT_PERIOD:

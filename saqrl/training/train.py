@@ -28,6 +28,7 @@ from saqrl.training.data import (
 )
 from saqrl.training.evaluation import MEASURES, Scores, check_environment, evaluate, open_arena
 from saqrl.training.features import Features
+from saqrl.training.interrupts import resumed_by
 from saqrl.training.loggers import open_loggers
 from saqrl.training.memory import require_memory
 from saqrl.training.progress import Reporter
@@ -72,6 +73,7 @@ def train(
     with (
         _opened(settings, path, resume, reporter, seeds, record) as run,
         _discarding(run, resume, whole),
+        resumed_by(f"saqrl train --out {whole} --resume"),
     ):
         run.tell(follow)
         if data is None:

@@ -1,0 +1,96 @@
+"""Ctrl-C and SIGTERM: answered at once in words, ended within seconds, with a state that resumes.
+
+A handler that raises is no help: JAX swallows what is raised inside its callbacks, and a compiled
+program returns to Python only at its end. So the handlers raise nothing: work looks at `asked`
+where it can stop, and a thread, woken by the signal itself, ends the process where it does not.
+What is on disk then is the last checkpoint, which resumes exactly.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+
+EXIT_INTERRUPTED = 130
+# Seconds that work has to come to a place where it can stop.
+PATIENCE = 4.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+_asked = threading.Event()
+_advice: list[str] = []
+
+
+class Interrupted(KeyboardInterrupt):
+    """Raised where work stops because a person asked for it; the text says how to go on."""
+
+
+def asked() -> bool:
+    """Whether somebody wants the process to end."""
+    return _asked.is_set()
+
+
+def stop_if_asked() -> None:
+    """Interrupted where somebody wants the process to end."""
+    if _asked.is_set():
+        raise Interrupted(_advice[-1] if _advice else "")
+
+
+@contextlib.contextmanager
+def resumed_by(command: str) -> Iterator[None]:
+    """While inside, `command` is what somebody who interrupts is told to go on with."""
+    _advice.append(command)
+    try:
+        yield
+    finally:
+        _advice.remove(command)
+
+
+def told(advice: str) -> str:
+    """The last line of an interrupted process."""
+    return f"saqrl: interrupted; go on with: {advice}" if advice else "saqrl: interrupted"
+
+
+@contextlib.contextmanager
+def answered() -> Iterator[None]:
+    """Answer signals while inside; only the main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+    descriptor = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(ours,), daemon=True, name="interrupts").start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(descriptor)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        theirs.close()
+        _asked.clear()
+
+
+def _watch(woken: socket.socket) -> None:
+    """Say that the first signal has come; end the process at the second, or when patience ends."""
+    with woken:
+        while number := woken.recv(1):
+            if number[0] not in SIGNALS:
+                continue
+            _asked.set()
+            _say("saqrl: stopping (once more to stop at once)")
+            woken.settimeout(PATIENCE)
+            with contextlib.suppress(TimeoutError):
+                if not woken.recv(1):
+                    return  # the work has stopped by itself
+            _say(told(_advice[-1] if _advice else ""))
+            os._exit(EXIT_INTERRUPTED)
+
+
+def _say(message: str) -> None:
+    """To standard error by its descriptor: the main thread may hold the stream's lock."""
+    with contextlib.suppress(OSError):
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\n{message}\n".encode())
