@@ -68,24 +68,24 @@ def assemble(
         moves, bounds.get("action_low"), bounds.get("action_high")
     )
 
-    episodes = _Episodes.from_ends(ends)
     if successors is None:
-        intake.note_dropped(episodes, terminated, gains)
-        keep = ~(episodes.last & ~terminated)
-        successors = states[np.where(episodes.last, np.arange(len(ends)), np.arange(len(ends)) + 1)]
-        states, moves, gains = states[keep], moves[keep], gains[keep]
-        successors, terminated = successors[keep], terminated[keep]
-        episodes = _Episodes.from_ends(episodes.ends_after_keeping(keep))
+        dropped = ends & ~terminated
+        intake.note_dropped(dropped, ends, gains)
+        rows = np.flatnonzero(~dropped)
+        successors = states[np.where(ends, np.arange(len(ends)), np.arange(len(ends)) + 1)[rows]]
+        states, moves, gains, terminated = states[rows], moves[rows], gains[rows], terminated[rows]
+        # Where the last row of an episode was dropped, the row before it is the last.
+        ends = (ends | np.append(dropped[1:], False))[rows]
     else:
-        intake.note_mismatched_successors(states, successors, episodes)
-    intake.note_degenerate(states, moves, episodes)
+        intake.note_mismatched_successors(states, successors, ends)
+    intake.note_degenerate(states, moves, ends)
     transitions = Transitions(
         observations=states,
         actions=moves,
         rewards=gains,
         next_observations=successors,
         terminated=terminated,
-        episode_starts=episodes.starts,
+        episode_starts=_starts(ends),
         action_range=action_range,
         environment=environment,
         has_rewards="rewards" in given,
@@ -95,25 +95,15 @@ def assemble(
     return with_extras(source, transitions, extras or {})
 
 
-@dataclass(frozen=True, eq=False)
-class _Episodes:
-    """Where episodes begin and end, as rows and as flags."""
+def _starts(last: Bool[np.ndarray, " n"]) -> Int64[np.ndarray, " episodes"]:
+    """The first row of each episode, of which the last is flagged."""
+    return np.append(0, np.flatnonzero(last)[:-1] + 1)
 
-    starts: Int64[np.ndarray, " episodes"]
-    last: Bool[np.ndarray, " n"]
 
-    @classmethod
-    def from_ends(cls, last: Bool[np.ndarray, " n"]) -> "_Episodes":
-        return cls(np.append(0, np.flatnonzero(last)[:-1] + 1).astype(np.int64), last)
-
-    @property
-    def lengths(self) -> Int64[np.ndarray, " episodes"]:
-        return np.diff(np.append(self.starts, len(self.last)))
-
-    def ends_after_keeping(self, keep: Bool[np.ndarray, " n"]) -> Bool[np.ndarray, " kept"]:
-        """End flags of the kept rows, where at most the last row of each episode was dropped."""
-        ends: Bool[np.ndarray, " n"] = self.last | np.append(~keep[1:], False)
-        return ends[keep]
+def _single(last: Bool[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+    """Whether a row is all of its episode."""
+    alone: Bool[np.ndarray, " n"] = last & np.append(True, last[:-1])
+    return alone
 
 
 @dataclass
@@ -292,10 +282,9 @@ class _Intake:
         return clipped
 
     def note_dropped(
-        self, episodes: _Episodes, terminated: Bool[np.ndarray, " n"], rewards: np.ndarray
+        self, dropped: Bool[np.ndarray, " n"], last: Bool[np.ndarray, " n"], rewards: np.ndarray
     ) -> None:
         """Say which last steps go for want of a successor; refuse if none stays."""
-        dropped = episodes.last & ~terminated
         if dropped.all():
             raise self.refuse(
                 f"no step is left: each of the {counted(len(dropped), 'episode')} has one step and "
@@ -318,22 +307,24 @@ class _Intake:
                 f" Returns count without their rewards ({rewards[dropped].mean():.3g} on average)."
             )
         self.notes.append(text)
-        vanished = int((dropped[episodes.starts] & (episodes.lengths == 1)).sum())
+        vanished = int((dropped & _single(last)).sum())
         if vanished:
             self.notes.append(f"{counted(vanished, 'episode')} of one step vanished with them.")
 
     def note_mismatched_successors(
-        self, states: np.ndarray, successors: np.ndarray, episodes: _Episodes
+        self, states: np.ndarray, successors: np.ndarray, last: Bool[np.ndarray, " n"]
     ) -> None:
-        count = int(mismatched_successors(states, successors, episodes.last).sum())
+        count = int(mismatched_successors(states, successors, last).sum())
         if count:
             self.notes.append(
                 f"Inside episodes, {self.name('next_observations')} differ from the observation "
                 f"that follows in {counted(count, 'row')}: an episode end may be missing."
             )
 
-    def note_degenerate(self, states: np.ndarray, actions: np.ndarray, episodes: _Episodes) -> None:
-        single = int((episodes.lengths == 1).sum())
+    def note_degenerate(
+        self, states: np.ndarray, actions: np.ndarray, last: Bool[np.ndarray, " n"]
+    ) -> None:
+        single = int(_single(last).sum())
         if single:
             self.notes.append(f"{counted(single, 'episode')} of a single step.")
         for name, table in (("observations", states), ("actions", actions)):

@@ -6,7 +6,8 @@ A family is one entry of FAMILIES. What needs no family is one entry of `saqrl.r
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from functools import partial
+from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
@@ -44,22 +45,19 @@ class Family:
     """A command that the extra cannot stand for."""
 
 
-class _Needs(TypedDict):
-    extra: str
-    modules: tuple[str, ...]
-    distributions: tuple[str, ...]
-
-
-ROBOTICS: _Needs = {
-    "extra": "adroit",
-    "modules": ("mujoco", "gymnasium_robotics"),
-    "distributions": ("gymnasium-robotics", "mujoco"),
-}
-OGBENCH: _Needs = {
-    "extra": "ogbench",
-    "modules": ("mujoco", "ogbench"),
-    "distributions": ("ogbench", "mujoco", "dm_control"),
-}
+_robotics = partial(
+    Family,
+    extra="adroit",
+    modules=("mujoco", "gymnasium_robotics"),
+    distributions=("gymnasium-robotics", "mujoco"),
+)
+_ogbench = partial(
+    Family,
+    extra="ogbench",
+    modules=("mujoco", "ogbench"),
+    distributions=("ogbench", "mujoco", "dm_control"),
+    specify=reproducible,
+)
 MANIPULATION = (
     *(f"cube-{n}" for n in ("single", "double", "triple", "quadruple")),
     "scene",
@@ -77,19 +75,17 @@ FAMILIES: list[Family] = [
         # Reward is coverage / 0.95, clipped at 1.
         success=lambda reward, info: reward >= 1,
     ),
-    Family(
+    _robotics(
         pattern=r"AdroitHand(Door|Hammer|Relocate)(Sparse)?-v\d+",
         examples=("AdroitHandDoor-v1", "AdroitHandHammer-v1", "AdroitHandRelocate-v1"),
-        **ROBOTICS,
     ),
-    Family(
+    _robotics(
         pattern=r"AdroitHandPen(Sparse)?-v\d+",
         examples=("AdroitHandPen-v1",),
         # D4RL's pen ends after 100 steps and so do its reference scores; the package's after 200.
         options={"max_episode_steps": 100},
-        **ROBOTICS,
     ),
-    Family(
+    _ogbench(
         pattern=r"(cube|scene|puzzle)(-[a-z0-9]+)*-v\d+",
         examples=tuple(
             f"{base}-singletask-task{task}-v0" for base in MANIPULATION for task in range(1, 6)
@@ -97,14 +93,10 @@ FAMILIES: list[Family] = [
         # It renders on request, in whatever mode, and ignores render_mode.
         render_options={"width": 480, "height": 480},
         frames_per_second=20,
-        specify=reproducible,
-        **OGBENCH,
     ),
-    Family(
+    _ogbench(
         pattern=r"(pointmaze|antmaze|humanoidmaze|antsoccer)(-[a-z0-9]+)*-v\d+",
         examples=tuple(f"antmaze-medium-singletask-task{task}-v0" for task in range(1, 6)),
-        specify=reproducible,
-        **OGBENCH,
     ),
     Family(
         pattern=r"(Ant|HalfCheetah|Hopper|Humanoid|Swimmer|Walker2d)-v\d+",
@@ -113,16 +105,14 @@ FAMILIES: list[Family] = [
         modules=("mujoco",),
         distributions=("mujoco",),
     ),
-    Family(
+    _robotics(
         pattern=r"FrankaKitchen-v\d+",
         examples=("FrankaKitchen-v1",),
         success=lambda reward, info: not info["tasks_to_complete"],
-        **ROBOTICS,
     ),
-    Family(
+    _robotics(
         pattern=r"(Point|Ant)Maze_\w+-v\d+",
         examples=("PointMaze_UMaze-v3", "AntMaze_UMaze-v4"),
-        **ROBOTICS,
     ),
     Family(
         pattern=r"robosuite/\w+",

@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from saqrl.datasets import DatasetError, load_dataset
+from saqrl.datasets.formats import hdf5_strings
 from saqrl.datasets.formats.d4rl import read
 
 
@@ -84,6 +85,15 @@ def test_a_damaged_string_heap_neither_hangs_nor_crashes(path, log, place):
     content[heap + place : heap + place + 7] = b"\xff" * 7
     path.write_bytes(content)
     assert len(read(path)) == 12
+
+
+def test_strings_that_nobody_can_read_are_no_damage(path, log, tmp_path, monkeypatch):
+    broken = tmp_path / "broken.py"
+    broken.write_text("raise ImportError('no h5py here')")
+    monkeypatch.setattr(hdf5_strings, "__file__", str(broken))
+    write(path, log, **{"metadata/env_id": "Hopper-v4"})
+    with pytest.raises(RuntimeError, match=r"reads strings has failed .*no h5py here"):
+        read(path)
 
 
 def test_records_in_other_files_are_not_followed(path, log, tmp_path):

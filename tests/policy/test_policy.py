@@ -140,9 +140,12 @@ def test_a_policy_acts_in_one_line_and_starts_episodes_anew():
 )
 def test_what_is_no_observation_is_refused(observation, message):
     policy = make_policy()
-    for act in (policy.act, policy.player().act):
+    playing = policy.player()
+    playing.act(np.zeros(3))
+    for act in (policy.act, playing.act):  # before a chunk and in the middle of one
         with pytest.raises(ValueError, match=message):
             act(observation)
+    assert "1 left of its chunk" in repr(playing)
     keys = jax.random.split(jax.random.key(0), 2)
     with pytest.raises(ValueError, match=message):
         policy.plan(np.stack([np.zeros_like(observation), observation]), keys, act="greedy")
@@ -268,6 +271,21 @@ def test_an_arena_counts_what_the_environment_does():
     assert played.returns[0] == pytest.approx(sum(rewards), rel=1e-4)
     assert played.max_rewards[0] == pytest.approx(max(rewards), rel=1e-4)
     assert played.lengths[0] == len(rewards)
+
+
+def test_an_episode_that_ends_without_an_observation_is_scored():
+    class Diverging(Corridor):
+        """As simulators that stop where their state is not finite any more."""
+
+        def step(self, action):
+            observation, *rest = super().step(action)
+            return observation * (np.nan if rest[1] else 1), *rest
+
+    with Arena(Diverging, lanes=2) as arena:
+        played = arena.play(make_policy(), episodes=3, act="greedy")
+    with Arena(Corridor, lanes=2) as arena:
+        finite = arena.play(make_policy(), episodes=3, act="greedy")
+    np.testing.assert_array_equal(played.returns, finite.returns)
 
 
 def test_continuous_controller_is_what_its_actor_says():

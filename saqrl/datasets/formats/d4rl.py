@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from saqrl.datasets.assembly import BOUNDS, FIELDS, assemble
-from saqrl.datasets.errors import DatasetError, listing, nearest
+from saqrl.datasets.errors import DatasetError
 from saqrl.datasets.extras import NAME, extras_of, provenance_text
 from saqrl.datasets.formats.hdf5 import (
     Record,
@@ -22,7 +22,7 @@ from saqrl.datasets.formats.hdf5 import (
     store,
     values_of,
 )
-from saqrl.datasets.formats.npz import flat_fields
+from saqrl.datasets.formats.npz import flat_fields, require_fields
 from saqrl.datasets.options import DEFAULT, ReadOptions
 from saqrl.datasets.source import existing_file, file_record, parsed_object
 from saqrl.datasets.transitions import EnvironmentSpec, Transitions
@@ -85,15 +85,8 @@ def write(path: Path, transitions: Transitions) -> None:
 def _datasets(path: Path, file: "h5py.File") -> dict[str, "h5py.Dataset"]:
     """The data sets of the known fields, each checked to lie in this file, of equal length."""
     names = names_of(path, file)
-    missing = [key for key in ("observations", "actions") if key not in names]
-    if not {"terminals", "timeouts"} & set(names):
-        missing.append("terminals")
-    if missing:
-        wanted = listing(f"{key}{nearest(key, names)}" for key in missing)
-        raise DatasetError(
-            f"{path}: missing {wanted}; the file has {listing(names)}; rename or add the keys at "
-            "the root, or name another format"
-        )
+    remedy = "rename or add the keys at the root, or name another format"
+    require_fields(path, names, names, remedy)
     datasets = {key: local_dataset(path, key, file) for key in FIELDS if key in names}
     # Before anything is read: a damaged header may promise more rows than memory holds.
     steps = datasets["actions"].shape[0]

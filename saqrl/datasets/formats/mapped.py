@@ -42,7 +42,6 @@ COLUMNS: Mapping[str, tuple[str, int]] = {
     "successor_rows": ("<i8", 1),
     "successors": ("<f4", 2),
 }
-AGAIN = "convert the log again"
 
 
 class Successors:
@@ -219,47 +218,48 @@ def _head(file: IO[bytes], name: str, rows: int, widths: Mapping[str, tuple[int,
     return file.tell()
 
 
+def _broken(path: Path, text: str) -> DatasetError:
+    return DatasetError(f"{path}: {text}; convert the log again")
+
+
 def _record(path: Path, folder: Path) -> dict[str, object]:
     try:
         text = (folder / RECORD).read_text()
     except UnicodeDecodeError as error:
-        raise DatasetError(f"{path}: {RECORD} is no text; {AGAIN}") from error
+        raise _broken(path, f"{RECORD} is no text") from error
     record = parsed_object(path, RECORD, text)
     if record.get("format") != FORMAT:
-        raise DatasetError(f"{path}: {RECORD} does not say format {FORMAT}; {AGAIN}")
+        raise _broken(path, f"{RECORD} does not say format {FORMAT}")
     if record.get("version") != VERSION:
-        raise DatasetError(
-            f"{path}: version {record.get('version')} of the format, and this saqrl reads "
-            f"{VERSION}; {AGAIN}"
+        raise _broken(
+            path, f"version {record.get('version')} of the format, and this saqrl reads {VERSION}"
         )
     if not isinstance(record.get(NAME), dict):
-        raise DatasetError(f"{path}: {RECORD} has no object {NAME}; {AGAIN}")
+        raise _broken(path, f"{RECORD} has no object {NAME}")
     return record
 
 
 def _mapped(path: Path, folder: Path, name: str) -> np.ndarray:
     file = folder / f"{name}.npy"
     if not file.is_file():
-        raise DatasetError(f"{path}: the column {file.name} is missing; {AGAIN}")
+        raise _broken(path, f"the column {file.name} is missing")
     try:
         column = np.lib.format.open_memmap(file, mode="r")
     except Exception as error:  # a damaged header raises whatever its bytes happen to mean
-        raise DatasetError(f"{path}: {file.name} cannot be mapped ({error}); {AGAIN}") from error
+        raise _broken(path, f"{file.name} cannot be mapped ({error})") from error
     kind, dimensions = COLUMNS[name]
     if column.dtype != np.dtype(kind):
-        raise DatasetError(
-            f"{path}: {file.name} holds {column.dtype}, not {np.dtype(kind)}; {AGAIN}"
-        )
+        raise _broken(path, f"{file.name} holds {column.dtype}, not {np.dtype(kind)}")
     if column.ndim != dimensions or not column.flags.c_contiguous:
-        raise DatasetError(
-            f"{path}: {file.name} has shape {column.shape}, and {dimensions} dimensions in C order "
-            f"are needed; {AGAIN}"
+        raise _broken(
+            path,
+            f"{file.name} has shape {column.shape}, and {dimensions} dimensions in C order "
+            "are needed",
         )
     stored = file.stat().st_size - column.offset
     if stored != column.nbytes:
-        raise DatasetError(
-            f"{path}: {file.name} holds {stored:,} bytes and its header says {column.nbytes:,}; "
-            f"{AGAIN}"
+        raise _broken(
+            path, f"{file.name} holds {stored:,} bytes and its header says {column.nbytes:,}"
         )
     return column
 
@@ -267,50 +267,45 @@ def _mapped(path: Path, folder: Path, name: str) -> np.ndarray:
 def _require_shapes(path: Path, columns: Mapping[str, np.ndarray]) -> None:
     rows = len(columns["observations"])
     if not rows:
-        raise DatasetError(f"{path}: observations.npy has no rows; {AGAIN}")
+        raise _broken(path, "observations.npy has no rows")
     pairs = [("observations", name) for name in ("actions", "rewards", "terminated")]
     for one, other in (*pairs, ("successor_rows", "successors")):
         ours, theirs = len(columns[one]), len(columns[other])
         if ours != theirs:
-            raise DatasetError(
-                f"{path}: {other}.npy has {counted(theirs, 'row')} and {one}.npy has {ours:,}; "
-                f"{AGAIN}"
+            raise _broken(
+                path, f"{other}.npy has {counted(theirs, 'row')} and {one}.npy has {ours:,}"
             )
     observed, following = columns["observations"].shape[1], columns["successors"].shape[1]
     if observed != following:
-        raise DatasetError(
-            f"{path}: successors.npy has {following} columns and observations.npy has {observed}; "
-            f"{AGAIN}"
+        raise _broken(
+            path, f"successors.npy has {following} columns and observations.npy has {observed}"
         )
     for name in ("observations", "actions"):
         if not columns[name].shape[1]:
-            raise DatasetError(f"{path}: {name}.npy has no columns; {AGAIN}")
+            raise _broken(path, f"{name}.npy has no columns")
 
 
 def _require_rows(path: Path, columns: Mapping[str, np.ndarray]) -> None:
     """Row numbers ascend within the log; episodes begin at 0; their last rows have successors."""
     rows, starts = len(columns["observations"]), np.asarray(columns["episode_starts"])
     if not len(starts) or starts[0] != 0:
-        raise DatasetError(f"{path}: episode_starts.npy does not begin with row 0; {AGAIN}")
+        raise _broken(path, "episode_starts.npy does not begin with row 0")
     for name in ("episode_starts", "successor_rows"):
         listed = np.asarray(columns[name])
         ascending = (listed[1:] > listed[:-1]).all()
         if not len(listed) or listed[0] < 0 or listed[-1] >= rows or not ascending:
-            raise DatasetError(
-                f"{path}: {name}.npy must hold ascending rows from 0 to {rows - 1}; {AGAIN}"
-            )
+            raise _broken(path, f"{name}.npy must hold ascending rows from 0 to {rows - 1}")
     ends = np.append(starts[1:], rows) - 1
     listed = columns["successor_rows"]
     place = np.minimum(np.searchsorted(listed, ends), len(listed) - 1)
     if (listed[place] != ends).any():
         row = int(ends[listed[place] != ends][0])
-        raise DatasetError(
-            f"{path}: successors.npy has no next observation of row {row}, where an episode ends; "
-            f"{AGAIN}"
+        raise _broken(
+            path, f"successors.npy has no next observation of row {row}, where an episode ends"
         )
     for block in blocks(columns["terminated"]):
         if (block.view(np.uint8) > 1).any():
-            raise DatasetError(f"{path}: terminated.npy holds other bytes than 0 and 1; {AGAIN}")
+            raise _broken(path, "terminated.npy holds other bytes than 0 and 1")
 
 
 def _range(path: Path, extras: Mapping[str, object], width: int) -> ActionRange:
@@ -321,9 +316,7 @@ def _range(path: Path, extras: Mapping[str, object], width: int) -> ActionRange:
         except (TypeError, ValueError, OverflowError):
             bound = np.zeros(0, np.float32)
         if bound.shape != (width,) or not np.isfinite(bound).all():
-            raise DatasetError(
-                f"{path}: {name} in {RECORD} is not {counted(width, 'finite number')}; {AGAIN}"
-            )
+            raise _broken(path, f"{name} in {RECORD} is not {counted(width, 'finite number')}")
         bounds.append(bound)
     return ActionRange(*bounds)
 
@@ -344,10 +337,11 @@ def _require_inside(path: Path, actions: np.ndarray, action_range: ActionRange) 
         outside = (block < action_range.low) | (block > action_range.high)
         if outside.any():
             first, column = (int(i) for i in np.argwhere(outside)[0])
-            raise DatasetError(
-                f"{path}: actions.npy row {row + first}, column {column} is "
-                f"{block[first, column]:g}, outside the recorded range "
-                f"[{action_range.low[column]:g}, {action_range.high[column]:g}]; {AGAIN}"
+            raise _broken(
+                path,
+                f"actions.npy row {row + first}, column {column} is {block[first, column]:g}, "
+                f"outside the recorded range [{action_range.low[column]:g}, "
+                f"{action_range.high[column]:g}]",
             )
 
 

@@ -3,7 +3,7 @@
 import json
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -105,6 +105,16 @@ def flat_fields(transitions: Transitions) -> dict[str, np.ndarray]:
     return arrays
 
 
+def require_fields(path: Path, found: Iterable[str], names: Sequence[str], remedy: str) -> None:
+    """DatasetError where the names in a file do not give all that `assemble` needs."""
+    missing = [field for field in ("observations", "actions") if field not in found]
+    if not {"terminals", "timeouts"} & set(found):
+        missing.append("terminals")
+    if missing:
+        wanted = listing(f"{field}{nearest(field, names)}" for field in missing)
+        raise DatasetError(f"{path}: missing {wanted}; the file has {listing(names)}; {remedy}")
+
+
 def opened(path: Path, file: Path) -> zipfile.ZipFile:
     if not zipfile.is_zipfile(file):
         raise DatasetError(
@@ -142,15 +152,7 @@ class Members:
                 keys[field] = candidates[0]
                 if candidates[0] != field:
                     notes.append(f"{candidates[0]} is read as {field}.")
-        missing = [field for field in ("observations", "actions") if field not in keys]
-        if not keys.keys() & {"terminals", "timeouts"}:
-            missing.append("terminals")
-        if missing:
-            wanted = listing(f"{field}{nearest(field, self.names)}" for field in missing)
-            raise DatasetError(
-                f"{self.path}: missing {wanted}; the file has {listing(self.names)}; "
-                "rename or add the keys"
-            )
+        require_fields(self.path, keys, self.names, "rename or add the keys")
         return keys
 
     def array(self, key: str) -> np.ndarray:

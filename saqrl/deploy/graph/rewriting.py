@@ -1,5 +1,6 @@
 """Operators of a graph that ONNX has one operator for become that one."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -47,38 +48,32 @@ def _sum_of_squares(found: Names, known: Constants, attributes: Attributes) -> R
 
 
 def _relu(found: Names, known: Constants, attributes: Attributes) -> Replacement | None:
-    limit = _number(known["low"])
-    return ("Relu", (found["signal"],), {}) if limit == 0 else None
+    return ("Relu", (found["signal"],), {}) if _number(known["low"]) == 0 else None
 
 
 def _clip(found: Names, known: Constants, attributes: Attributes) -> Replacement | None:
-    low, high = _number(known["low"]), _number(known["high"])
-    if low is None or high is None or low > high:
-        return None
-    return "Clip", (found["signal"], found["low"], found["high"]), {}
+    in_order = _number(known["low"]) <= _number(known["high"])
+    return ("Clip", (found["signal"], found["low"], found["high"]), {}) if in_order else None
 
 
 def _layer_norm(found: Names, known: Constants, attributes: Attributes) -> Replacement | None:
-    width, epsilon = _number(known["width"]), _number(known["epsilon"])
-    if width is None or epsilon is None or not _is_last_of_vector(known["axes"]):
-        return None
-    scale, offset = known["scale"], known["offset"]
-    if any(array is None or array.shape != (int(width),) for array in (scale, offset)):
+    width, epsilon = (_number(known[role]) for role in ("width", "epsilon"))
+    shapes = [getattr(known[role], "shape", None) for role in ("scale", "offset")]
+    if shapes != [(width,), (width,)] or not epsilon > 0 or not _is_last_of_vector(known["axes"]):
         return None
     inputs = (found["signal"], found["scale"], found["offset"])
     return "LayerNormalization", inputs, {"axis": -1, "epsilon": epsilon}
 
 
 def _log_softmax(found: Names, known: Constants, attributes: Attributes) -> Replacement | None:
-    if not _is_last_of_vector(known["axes"]):
-        return None
-    return "LogSoftmax", (found["signal"],), {"axis": -1}
+    whole = _is_last_of_vector(known["axes"])
+    return ("LogSoftmax", (found["signal"],), {"axis": -1}) if whole else None
 
 
-def _number(constant: np.ndarray | None) -> float | None:
-    """Of a constant that is one float."""
+def _number(constant: np.ndarray | None) -> float:
+    """Of a constant that is one float; else NaN, of which every comparison is false."""
     if constant is None or constant.shape or constant.dtype.kind != "f":
-        return None
+        return math.nan
     return float(constant)
 
 
