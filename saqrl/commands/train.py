@@ -145,6 +145,11 @@ def read_flags(own: Own, flags: Mapping[str, Any]) -> tuple[Settings, bool]:
 
     if Path(own.out).exists():
         saved = saved_settings(_first_run(Path(own.out)))
+        if ":" in (saved.data.env or "") and "env" not in flags:
+            raise ValueError(
+                f"--resume: the run's environment is {saved.data.env}: a module is imported only "
+                f"where you name it: --env {saved.data.env}"
+            )
         settings = settings_from(flags, base=saved)
         if difference := first_difference(saved, settings):
             raise ValueError(f"--resume: {difference}: drop that flag, or name another --out")

@@ -78,6 +78,14 @@ def _read_part(spec: str, environment: str | None, options: ReadOptions) -> Tran
     transitions = reader.read(path, options, environment)
     transitions = selected(spec, rewarded(transitions, options.rewards), options)
     own = transitions.environment
+    if own is not None and ":" in own.id and own.id != environment:
+        notes = (
+            *transitions.provenance.get("notes", ()),  # type: ignore[misc]
+            f"the data name the environment {own.id}: a data file imports no module, so it is left "
+            "out; say it with --env to use it",
+        )
+        record = {**transitions.provenance, "notes": notes}
+        transitions, own = replace(transitions, environment=None, provenance=record), None
     answered = own is not None and (own.id == environment or "environment" in reader.OPTIONS)
     if environment is not None and not answered:
         transitions = replace(transitions, environment=EnvironmentSpec(environment))

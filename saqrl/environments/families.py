@@ -3,6 +3,8 @@
 A family is one entry of FAMILIES. What needs no family is one entry of `saqrl.registry`.
 """
 
+import importlib
+import importlib.util
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +14,7 @@ from typing import Any
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
-from saqrl.environments.simulators import reproducible
+from saqrl.environments.simulators import import_simulator, reproducible
 from saqrl.registry import ENVIRONMENTS, closest
 
 SuccessTest = Callable[[float, Mapping[str, Any]], bool]
@@ -141,21 +143,43 @@ FAMILIES: list[Family] = [
 
 # Ids that somebody else registered with Gymnasium: nothing to import, nothing known about them.
 REGISTERED = Family(pattern=".*")
+# Packages that register more ids than the families name, tried where an id is not known.
+REGISTERING = ("gymnasium_robotics",)
 
 
-def family_of(environment_id: str) -> Family:
-    """The family of an id; ValueError with the nearest known ids where there is none.
+def registered_id(environment_id: str) -> str:
+    """The id as Gymnasium knows it; of module:Id the module is imported first.
 
-    What `saqrl.register` or another package knows by this id is made known to Gymnasium first.
+    What `saqrl.register` or another package knows by this id is made known to Gymnasium. Only ids
+    that a person gave may come here with a module: a data file never causes an import.
+    ImportError where the module cannot be imported.
     """
-    if environment_id in ENVIRONMENTS and environment_id not in gymnasium.registry:
-        gymnasium.register(environment_id, entry_point=ENVIRONMENTS.load(environment_id))
+    module, colon, name = environment_id.rpartition(":")
+    if colon:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ImportError(
+                f"{environment_id}: the module {module} cannot be imported ({error}): install it, "
+                "or put its folder on PYTHONPATH"
+            ) from error
+    if name in ENVIRONMENTS and name not in gymnasium.registry:
+        gymnasium.register(name, entry_point=ENVIRONMENTS.load(name))
+    return name
+
+
+def family_of(name: str) -> Family:
+    """The family of a registered id; ValueError with the nearest known ids where there is none."""
     for family in FAMILIES:
-        if re.fullmatch(family.pattern, environment_id):
+        if re.fullmatch(family.pattern, name):
             return family
-    if environment_id in gymnasium.registry:
+    if name not in gymnasium.registry:
+        for module in REGISTERING:
+            if importlib.util.find_spec(module) is not None:
+                import_simulator(name, (module,), extra="")
+    if name in gymnasium.registry:
         return REGISTERED
-    raise unknown(environment_id)
+    raise unknown(name)
 
 
 def unknown(environment_id: str) -> ValueError:
@@ -168,4 +192,7 @@ def unknown(environment_id: str) -> ValueError:
         made_by = getattr(spec.entry_point, "__module__", spec.entry_point)
         if not str(made_by).startswith("gymnasium."):
             known.add(name)
-    return ValueError(f"unknown environment {environment_id!r}; {closest(environment_id, known)}")
+    return ValueError(
+        f"unknown environment {environment_id!r}; {closest(environment_id, known)} (one of your "
+        "own: --env module:Id imports the module that registers it)"
+    )

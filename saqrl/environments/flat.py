@@ -87,8 +87,9 @@ class FlatEnvironment(gymnasium.ObservationWrapper[np.ndarray, np.ndarray, Any])
         observation, reward, terminated, truncated, info = self.env.step(action)
         if self._success is not None:
             info["success"] = self._success(float(reward), info)
-        elif "success" in info:
-            info["success"] = bool(info["success"])
+        else:
+            told = [info[name] for name in ("success", "is_success") if name in info]
+            info |= {"success": bool(told[0])} if told else {}
         return self.observation(observation), float(reward), bool(terminated), bool(truncated), info
 
 

@@ -10,10 +10,13 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from saqrl.environments.families import Family, family_of, unknown
+from saqrl.environments.families import REGISTERED, Family, family_of, registered_id, unknown
 from saqrl.environments.flat import FlatEnvironment
 from saqrl.environments.packages import quiet
 from saqrl.environments.simulators import DISABLED, import_simulator
+
+# Of an environment that states no limit and may never end.
+EPISODE_STEPS = 1000
 
 
 def make_environment(
@@ -29,9 +32,14 @@ def make_environment(
     order, by default all of them in the order of the space. With `render`
     the method render() returns frames (height, width, 3) uint8, without a display.
 
-    ValueError: the id is unknown, or the observation is an image. ImportError: the package that
-    registers the id is missing. RuntimeError: `render`, and nothing here can draw.
+    An environment without a step limit of its own gets one of EPISODE_STEPS; `max_episode_steps`
+    among the options sets another.
+
+    ValueError: the id is unknown, it cannot be made with these options, or the observation is an
+    image. ImportError: the package that registers the id is missing. RuntimeError: `render`, and
+    nothing here can draw.
     """
+    environment_id = registered_id(environment_id)
     family = family_of(environment_id)
     import_simulator(environment_id, family.modules, extra=family.extra, besides=family.besides)
     if family.registers:
@@ -48,10 +56,20 @@ def make_environment(
         **(options or {}),
     }
     observation_keys = keywords.pop("observation_keys", None)
-    with quiet():
-        # The checker steps through a second, slow path and warns of float64 observations.
-        inner = gymnasium.make(spec, disable_env_checker=True, **keywords)
-        environment = FlatEnvironment(inner, family, observation_keys)
+    if family is REGISTERED and spec.max_episode_steps is None:
+        keywords = {"max_episode_steps": EPISODE_STEPS, **keywords}
+    try:
+        with quiet():
+            # The checker steps through a second, slow path and warns of float64 observations.
+            inner = gymnasium.make(spec, disable_env_checker=True, **keywords)
+    except ImportError:
+        raise
+    except Exception as error:  # whatever the constructor of somebody else raises
+        raise ValueError(
+            f"{environment_id} cannot be made with {keywords or 'no options'} "
+            f"({type(error).__name__}: {error}): correct --env-kwargs"
+        ) from error
+    environment = FlatEnvironment(inner, family, observation_keys)
     if render:
         _check_drawing(environment_id, environment, family)
     return environment
@@ -62,6 +80,7 @@ def environment_versions(environment_id: str) -> dict[str, str]:
 
     For OGBench also `success_timing`, on which its reward depends since version 1.2.
     """
+    environment_id = registered_id(environment_id)
     family = family_of(environment_id)
     versions = {}
     for name in ("gymnasium", *family.distributions):

@@ -1,21 +1,24 @@
 """The data of a run: read for its training, or read again later as its training read it."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from saqrl.datasets import ReadOptions, Transitions, arrange, load_dataset
+from saqrl.datasets import EnvironmentSpec, ReadOptions, Transitions, arrange, load_dataset
 from saqrl.datasets.naming import absolute_spec
 from saqrl.policy import Policy
 from saqrl.training.run_folder import read_config
-from saqrl.training.settings import Settings
+from saqrl.training.settings import Settings, parsed_keywords
 
 # What a run without a data set collects first, in its folder.
 DEMONSTRATIONS = "demonstrations.npz"
 # The SPEC of data that a run was given as arrays.
 IN_MEMORY = "arrays in memory"
+# What --env says where a run is not to be evaluated.
+NO_ENVIRONMENT = "none"
 # Rows that a fingerprint looks at: all, but of data larger than memory.
 HASHED_ROWS = 1_000_000
 
@@ -31,19 +34,31 @@ def load_data(
     spec = dataset or data.dataset
     if spec in (None, IN_MEMORY):
         raise ValueError("this run was trained on arrays in memory: name its data with --dataset")
-    return load_dataset(
+    log = load_dataset(
         spec,
         angles=data.angles,
         episodes=data.episodes,
-        environment=data.env,
+        environment=None if data.env == NO_ENVIRONMENT else data.env,
         options=options or data.reading,
     )
+    return _placed(log, settings)
 
 
 def arranged(log: Transitions, settings: Settings) -> Transitions:
     """A log that somebody holds, as the settings would have read it."""
     data = settings.data
-    return arrange(log, IN_MEMORY, angles=data.angles, episodes=data.episodes, environment=data.env)
+    own = None if data.env == NO_ENVIRONMENT else data.env
+    log = arrange(log, IN_MEMORY, angles=data.angles, episodes=data.episodes, environment=own)
+    return _placed(log, settings)
+
+
+def _placed(log: Transitions, settings: Settings) -> Transitions:
+    """In no environment where none is wanted, else in one with the keyword arguments asked for."""
+    if settings.data.env == NO_ENVIRONMENT or log.environment is None:
+        return replace(log, environment=None)
+    keywords = parsed_keywords(settings.data.env_kwargs)
+    options = {**log.environment.options, **keywords}
+    return replace(log, environment=EnvironmentSpec(log.environment.id, options))
 
 
 def data_record(log: Transitions, settings: Settings) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from itertools import zip_longest
 
+import gymnasium
 import numpy as np
 
 from saqrl.datasets import EnvironmentSpec, Transitions
@@ -31,6 +32,8 @@ class Scores:
     length_mean: float | None = None
 
 
+# Share of an action's range that a recorded one may lie beyond it: rounding.
+BOUND_SLACK = 1e-3
 # What is averaged over a run's last evaluations.
 MEASURES = ("return_mean", "return_std", "success_rate", "normalized_score", "max_reward_mean")
 
@@ -91,8 +94,11 @@ def _check_layout(
         )
 
 
-def check_environment(environment: EnvironmentSpec, transitions: Transitions) -> None:
-    """Make the environment once; ValueError where its spaces do not match the data."""
+def check_environment(environment: EnvironmentSpec, transitions: Transitions) -> list[str]:
+    """Make the environment once; what a person should know of it and the data.
+
+    ValueError where its spaces do not match the data.
+    """
     made = make_environment(environment.id, options=environment.options)
     try:
         observed, acted = made.observation_space.shape, made.action_space.shape
@@ -106,5 +112,26 @@ def check_environment(environment: EnvironmentSpec, transitions: Transitions) ->
                     f"{environment.id} has {what} of shape {of_env}, the data {of_data}: name the "
                     "environment that the data came from with --env"
                 )
+        return _bounds_warning(environment.id, made.action_space, transitions)
     finally:
         made.close()
+
+
+def _bounds_warning(
+    environment_id: str, space: gymnasium.Space[np.ndarray], log: Transitions
+) -> list[str]:
+    """A warning where actions of the data lie outside of what the environment takes."""
+    assert isinstance(space, gymnasium.spaces.Box)
+    low, high = space.low.ravel(), space.high.ravel()
+    slack = BOUND_SLACK * np.where(np.isfinite(high - low), high - low, 1)
+    beyond = (log.actions < low - slack) | (log.actions > high + slack)
+    share = float(beyond.any(-1).mean())
+    if not share:
+        return []
+    column = int(beyond.any(0).argmax())
+    values = log.actions[:, column]
+    return [
+        f"warning: {100 * share:.0f} % of the data's actions lie outside of the action space of "
+        f"{environment_id}: dimension {column} goes from {values.min():.4g} to {values.max():.4g}, "
+        f"it takes {low[column]:.4g} to {high[column]:.4g}: other units, or another environment?"
+    ]

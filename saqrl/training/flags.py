@@ -111,7 +111,7 @@ def typed(name: str, kind: Any, value: Any) -> Any:
     shown = name.replace("_", "-")
     if get_origin(kind) in (Union, UnionType):
         inner = [option for option in get_args(kind) if option is not type(None)]
-        if value is None or value in ("none", ["none"]):
+        if value is None or (value in ("none", ["none"]) and inner[0] is not str):
             return None
         return typed(name, inner[0], value)
     if get_origin(kind) is tuple:

@@ -101,6 +101,11 @@ def play(
     environment = EnvironmentSpec(env) if env else policy.environment
     if environment is None:
         raise ValueError("the policy was trained without an environment: name one with --env")
+    if env is None and ":" in environment.id:
+        raise ValueError(
+            f"the policy's environment is {environment.id}: a module is imported only where you "
+            f"name it: --env {environment.id}"
+        )
     if video is not None:
         check_video_path(Path(video))
     act = act or policy.default_act

@@ -4,6 +4,7 @@ A field's docstring is its help, its name the flag of `saqrl train` (or `flag` i
 Nothing here imports JAX: help is instant.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -42,6 +43,17 @@ def _require_at_least_one(record: Any, *names: str) -> None:
             raise ValueError(f"{flag_of(described).replace('_', '-')} is {value}; at least 1")
 
 
+def parsed_keywords(text: str | None) -> dict[str, Any]:
+    """The keyword arguments of an environment; ValueError where the text is no JSON object."""
+    try:
+        found = json.loads(text or "{}")
+    except ValueError as error:
+        raise ValueError(f"env-kwargs is {text!r}; a JSON object is expected ({error})") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"env-kwargs is {text!r}; a JSON object such as '{{\"size\": 2}}'")
+    return found
+
+
 @dataclass(frozen=True)
 class Data:
     """Which data, and which of it."""
@@ -50,7 +62,9 @@ class Data:
     """format:path or a path; several are a mixture: A 2*B; without it demonstrations are collected
     in --env"""
     env: str | None = None
-    """environment to evaluate in; default: the data set's"""
+    """environment to evaluate in, a Gymnasium id or module:Id; none; default: the data's"""
+    env_kwargs: str | None = None
+    """its keyword arguments as a JSON object"""
     demonstrations: int = 30
     """episodes to collect where no dataset is given"""
     episodes: int | None = _named("data_episodes", None)
@@ -66,6 +80,7 @@ class Data:
 
     def __post_init__(self) -> None:
         _require_at_least_one(self, "demonstrations", "stream_rows")
+        parsed_keywords(self.env_kwargs)
         if not 0 <= self.held_out < 1:
             raise ValueError(
                 f"held-out is {self.held_out}: it is the share of the episodes that is kept from "

@@ -259,7 +259,12 @@ class _Training:
                 f"choose at most {rows} codes"
             )
         if self.environment is not None:
-            check_environment(self.environment, data)
+            try:
+                for warning in check_environment(self.environment, data):
+                    reporter.say(warning)
+            except ImportError as error:
+                reporter.say(f"warning: the run ends with its held-out report alone: {error}")
+                self.environment = None
 
     def run_all(self) -> dict[str, Any]:
         """Train every stage, score what plays, write result.json and return it."""
