@@ -26,7 +26,7 @@ from saqrl.policy import Act, CodeController, Policy
 from saqrl.studies.statistics import Estimate, mean_interval
 from saqrl.training import engine
 from saqrl.training.codes import BLOCK, encode_all
-from saqrl.training.preparation import Prepared, prepare, reward_factor
+from saqrl.training.preparation import prepare, reward_factor
 from saqrl.training.progress import Reporter
 from saqrl.training.settings import Settings
 
@@ -125,14 +125,23 @@ def evaluate_offline(
     reporter: Reporter,
 ) -> PolicyValue:
     """Fit Q of the policy on all of `data`; ValueError where that cannot be done."""
-    _code_controller(policy)
+    codec = _code_controller(policy).quantizer.codec
     if not data.has_rewards:
         raise ValueError("the data has no rewards: there is no value to estimate")
     factor = reward_factor(data, settings.features.reward_scale)
     prepared = prepare(data, settings, policy.observation_scaling, factor)
     discount = settings.agent.discount
     seen = returns_to_go(data, discount=discount)
-    table = evaluated(policy, prepared, factor * seen, act=act)
+    following = jnp.asarray(prepared.next_features)
+    table = EvaluatedTransitions(
+        jnp.asarray(prepared.features),
+        encode_all(codec, prepared.action_batch()),
+        jnp.asarray(prepared.rewards),
+        following,
+        jnp.asarray(prepared.discounts),
+        log_policy_of(policy, following, act=act),
+        jnp.asarray(factor * seen, jnp.float32),
+    )
     key, state, pauses = jax.random.key(seed), None, [settings.output.log_every]
     with reporter.stage("offline evaluation", algorithm.steps) as update:
         for interval in engine.intervals(cast(Any, algorithm), table, key, pauses=pauses):
@@ -142,23 +151,6 @@ def evaluate_offline(
     starts = jnp.asarray(prepared.features[data.episode_starts])
     values = state_values(state.critics.model, starts, log_policy_of(policy, starts, act=act))
     return policy_value(np.asarray(values) / factor, seen[data.episode_starts], seed=seed)
-
-
-def evaluated(
-    policy: Policy, prepared: Prepared, returns: Float[np.ndarray, " n"], *, act: Act
-) -> EvaluatedTransitions:
-    """The coded data with pi(.|s') and the returns, in the networks' rewards, beside each row."""
-    controller = _code_controller(policy)
-    following = jnp.asarray(prepared.next_features)
-    return EvaluatedTransitions(
-        jnp.asarray(prepared.features),
-        encode_all(controller.quantizer.codec, prepared.action_batch()),
-        jnp.asarray(prepared.rewards),
-        following,
-        jnp.asarray(prepared.discounts),
-        log_policy_of(policy, following, act=act),
-        jnp.asarray(returns, jnp.float32),
-    )
 
 
 def log_policy_of(

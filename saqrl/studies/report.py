@@ -15,6 +15,7 @@ from saqrl.studies import plots
 from saqrl.studies.page import Picture, Section, write_page
 from saqrl.studies.ranking import LeftOut, Valued, comparable, correlation, played
 from saqrl.studies.statistics import (
+    Estimate,
     Scores,
     interquartile_mean,
     interquartile_mean_interval,
@@ -24,7 +25,9 @@ from saqrl.studies.statistics import (
 from saqrl.studies.table import COMPARABLE, TABLE, collect_rows, read_table
 
 Row = Mapping[str, Any]
+ByTask = Mapping[str, Sequence[Row]]
 ScoresOfMethods = Mapping[str, Scores]
+EstimatesOfTasks = Mapping[str, Mapping[str, Estimate]]
 Colours = Mapping[str, str]
 
 
@@ -64,12 +67,19 @@ def sections(rows: Sequence[Row]) -> list[Section]:
     shown = plots.colours(scores)
     # One method alone is nothing to compare, one evaluation alone no curve.
     by_task = _grouped(finished, "task")
-    contested = {task: here for task, here in by_task.items() if len(_grouped(here, "method")) > 1}
+    estimates = {
+        task: {
+            method: interquartile_mean_interval({task: scores[method][task]})
+            for method in _grouped(here, "method")
+        }
+        for task, here in by_task.items()
+    }
+    contested = {task: here for task, here in by_task.items() if len(estimates[task]) > 1}
     found = [
-        _per_task(by_task, scores),
+        _per_task(by_task, estimates),
         _overall(scores, {row["task"] for row in finished if row["measure"] in COMPARABLE}, shown),
         _improvement(scores, shown),
-        _bars(contested, scores, shown),
+        _bars(contested, estimates, shown),
         _curves(contested or by_task, shown),
         _codes(by_task),
         _protocol(finished, failed),
@@ -96,13 +106,12 @@ def _grouped(rows: Sequence[Row], name: str) -> dict[str, list[Row]]:
     }
 
 
-def _per_task(by_task: Mapping[str, Sequence[Row]], scores: ScoresOfMethods) -> Section:
+def _per_task(by_task: ByTask, estimates: EstimatesOfTasks) -> Section:
     lines = []
     for task, here in by_task.items():
-        by_method = _grouped(here, "method")
-        best = max(interquartile_mean(scores[method][task]) for method in by_method)
-        for method, runs in by_method.items():
-            estimate = interquartile_mean_interval({task: scores[method][task]})
+        best = max(estimate.value for estimate in estimates[task].values())
+        for method, runs in _grouped(here, "method").items():
+            estimate = estimates[task][method]
             score = f"{estimate:.1f}"
             lines.append(
                 (
@@ -214,18 +223,10 @@ def _improvement(scores: ScoresOfMethods, shown: Colours) -> Section | None:
     )
 
 
-def _bars(
-    by_task: Mapping[str, Sequence[Row]], scores: ScoresOfMethods, shown: Colours
-) -> Section | None:
+def _bars(by_task: ByTask, estimates: EstimatesOfTasks, shown: Colours) -> Section | None:
     if not by_task:
         return None
-    panels = {
-        task: {
-            method: interquartile_mean_interval({task: scores[method][task]})
-            for method in _grouped(here, "method")
-        }
-        for task, here in by_task.items()
-    }
+    panels = {task: estimates[task] for task in by_task}
     drawn = plots.bars(panels, labels=_measures(by_task), shown=shown)
     return Section(
         "Each data set",
@@ -234,7 +235,7 @@ def _bars(
     )
 
 
-def _curves(by_task: Mapping[str, Sequence[Row]], shown: Colours) -> Section | None:
+def _curves(by_task: ByTask, shown: Colours) -> Section | None:
     panels: dict[str, dict[str, list[list[tuple[int, float]]]]] = {}
     for task, here in by_task.items():
         if longer := [row for row in here if len(row["curve"]) > 1]:
@@ -251,11 +252,11 @@ def _curves(by_task: Mapping[str, Sequence[Row]], shown: Colours) -> Section | N
     )
 
 
-def _measures(by_task: Mapping[str, Sequence[Row]]) -> dict[str, str]:
+def _measures(by_task: ByTask) -> dict[str, str]:
     return {task: here[0]["measure"] for task, here in by_task.items()}
 
 
-def _codes(by_task: Mapping[str, Sequence[Row]]) -> Section | None:
+def _codes(by_task: ByTask) -> Section | None:
     lines = []
     for task, here in by_task.items():
         # Runs of one seed have their codes in common.

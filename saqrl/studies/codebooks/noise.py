@@ -38,27 +38,23 @@ def estimate_noise(
     there are too few rows for a neighbour each.
     Source: Stefansson, Koncar and Jones 1997, "A note on the Gamma test", eqs. 4 to 6.
     """
+    from scipy.spatial.distance import cdist
+
     draw = np.random.default_rng(seed)
     among = np.sort(draw.permutation(len(features))[:CANDIDATES])
     asked = draw.permutation(among)[:QUERIES]
-    pool = features[among].astype(np.float64)
-    pool_squares = np.square(pool).sum(-1)
     single = len(np.unique(episodes)) == 1
     distances, halves = [], []
     for block in np.array_split(asked, max(len(asked) // 250, 1)):
-        queries = features[block].astype(np.float64)
-        squared = np.square(queries).sum(-1)[:, None] + pool_squares - 2 * queries @ pool.T
+        squared = cdist(features[block], features[among], "sqeuclidean")
         if single:
-            excluded = np.abs(block[:, None] - among) < APART
+            squared[np.abs(block[:, None] - among) < APART] = np.inf
         else:
-            excluded = episodes[block][:, None] == episodes[among]
-        squared = np.where(excluded, np.inf, np.maximum(squared, 0))
-        if squared.shape[1] < NEIGHBOURS or np.isinf(np.sort(squared)[:, NEIGHBOURS - 1]).any():
+            squared[episodes[block][:, None] == episodes[among]] = np.inf
+        nearest = np.argsort(squared, axis=1)[:, :NEIGHBOURS]
+        distances.append(np.take_along_axis(squared, nearest, axis=1))
+        if nearest.shape[1] < NEIGHBOURS or np.isinf(distances[-1]).any():
             return None
-        nearest = np.argpartition(squared, NEIGHBOURS - 1)[:, :NEIGHBOURS]
-        order = np.argsort(np.take_along_axis(squared, nearest, 1), 1)
-        nearest = np.take_along_axis(nearest, order, 1)
-        distances.append(np.take_along_axis(squared, nearest, 1))
         difference = actions[block][:, None].astype(np.float64) - actions[among[nearest]]
         halves.append(np.square(difference) / 2)
     delta_rows = np.concatenate(distances)
