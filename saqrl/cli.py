@@ -70,6 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         return _fail(_message(error))
+    except Exception as error:  # nobody has foreseen it
+        if debug:
+            traceback.print_exc()
+        return _fail(_unforeseen(error))
 
 
 def keep_compiled_programs() -> None:
@@ -91,6 +95,18 @@ def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'input/output'}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _unforeseen(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "out of memory: use fewer rows (--data-episodes, --stream-rows) or smaller networks"
+    if "Unable to initialize backend" in str(error):
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        return f"JAX finds no device for JAX_PLATFORMS={asked}: unset it, or install jax[cuda12]"
+    return (
+        f"unforeseen {type(error).__name__}: {_message(error)[:300]}: please report it with the "
+        "traceback that --debug shows"
+    )
 
 
 def _fail(message: str) -> int:

@@ -33,6 +33,8 @@ class Evaluate:
     """estimate the policy's value from the run's data instead: no environment is needed"""
     offline_steps: int = 20_000
     """gradient steps of that estimate"""
+    dataset: str | None = None
+    """where the run's data lie now, for --offline"""
     json: bool = False
     """last line of stdout: the result as JSON"""
 
@@ -91,6 +93,7 @@ def _offline(asked: Evaluate, path: Path, reporter: Reporter) -> int:
         step=asked.step,
         act=asked.act,
         algorithm=FittedQ(steps=asked.offline_steps),
+        dataset=asked.dataset,
         seed=asked.seed,
         reporter=reporter,
     )

@@ -59,14 +59,16 @@ def value_run(
     seed: int,
     reporter: Reporter,
     step: int | None = None,
+    dataset: str | None = None,
 ) -> tuple[Act, PolicyValue]:
     """How a run's policy acts and what that is worth, estimated now and kept beside it.
 
+    `dataset` says where the run's data lie now.
     ValueError where the policy or its data do not allow it.
     """
     settings, policy = saved_settings(run), load_policy(policy_folder(run, step))
     act = act or policy.default_act
-    data = load_training_data(run, settings, policy)
+    data = load_training_data(run, settings, policy, dataset=dataset)
     found = evaluate_offline(
         data, settings, policy, act=act, algorithm=algorithm, seed=seed, reporter=reporter
     )

@@ -1,5 +1,6 @@
 """The data of a run: read for its training, or read again later as its training read it."""
 
+import contextlib
 import hashlib
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from saqrl.datasets import EnvironmentSpec, ReadOptions, Transitions, arrange, load_dataset
+from saqrl.datasets import (
+    DatasetError,
+    EnvironmentSpec,
+    ReadOptions,
+    Transitions,
+    arrange,
+    load_dataset,
+)
 from saqrl.datasets.naming import absolute_spec
 from saqrl.policy import Policy
 from saqrl.training.run_folder import read_config
@@ -101,8 +109,7 @@ def training_spec(run: Path, settings: Settings) -> str:
     spec = settings.data.dataset
     if spec is None:
         return f"npz:{run / DEMONSTRATIONS}"
-    recorded = (read_config(run).get("data") or {}).get("path")
-    return str(recorded or spec)
+    return str((read_config(run).get("data") or {}).get("path") or spec)
 
 
 def load_training_data(
@@ -120,6 +127,14 @@ def load_training_data(
     actions have other sizes than the run's policy.
     """
     spec = dataset or training_spec(run, settings)
+    named = settings.data.dataset
+    if dataset is None and named not in (None, IN_MEMORY, spec):
+        with contextlib.suppress(FileNotFoundError, DatasetError):  # it lies elsewhere alone
+            if absolute_spec(str(named)) != spec:
+                raise ValueError(
+                    f"{named} lies here too, and the run was trained on {spec}: say which with "
+                    "--dataset"
+                )
     try:
         data = load_data(settings, dataset=spec, options=options)
     except FileNotFoundError as error:

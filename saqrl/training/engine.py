@@ -68,6 +68,8 @@ class Interval(NamedTuple):
 
 def begin(algorithm: Algorithm, key: Key[Array, ""], data: Any) -> Any:
     """The state before the first step; of a `Stream` the first part is what it is made for."""
+    if jax.config.jax_enable_x64:  # type: ignore[attr-defined]
+        raise ValueError("JAX_ENABLE_X64 is set, and saqrl computes in float32: unset it")
     rows = _rows(data.part(0) if isinstance(data, Stream) else data)
     init_key, rows_key = jax.random.split(jax.random.fold_in(key, INIT_FOLD))
     some = jax.random.choice(rows_key, rows.length, (min(EXAMPLE_ROWS, rows.length),), False)
