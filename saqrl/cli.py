@@ -5,6 +5,7 @@ it is asked for, so that `saqrl --help` needs no JAX.
 """
 
 import contextlib
+import errno
 import os
 import sys
 import traceback
@@ -49,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if words[0] not in COMMANDS:
         return _fail(f"unknown command {words[0]!r}; {closest(words[0], COMMANDS)}")
-    keep_compiled_programs()
+    if not {"-h", "--help"} & set(words):
+        keep_compiled_programs()
     # The server has handlers of its own.
     watched = contextlib.nullcontext() if words[0] == "serve" else answered()
     try:
@@ -85,6 +87,18 @@ def keep_compiled_programs() -> None:
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     if not caches.startswith("~"):  # an account without a home keeps none
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(caches) / "saqrl"))
+    if place := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        try:
+            Path(place).mkdir(parents=True, exist_ok=True)
+            if not os.access(place, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            os.environ["JAX_COMPILATION_CACHE_DIR"] = ""
+            print(
+                f"note: {place} cannot be written ({error.strerror}): programs are compiled anew "
+                "in every process; JAX_COMPILATION_CACHE_DIR names another folder",
+                file=sys.stderr,
+            )
     # Less is compiled again as fast as it is read.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 

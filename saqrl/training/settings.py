@@ -5,7 +5,8 @@ Nothing here imports JAX: help is instant.
 """
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -170,12 +171,10 @@ class Settings:
                 f"action-horizon {horizon} is more than chunk {chunk}: a chunk holds only "
                 f"{chunk} actions; lower --action-horizon or raise --chunk"
             )
-        for name, algorithm in (("steps", self.agent), ("quantizer-steps", self.quantizer)):
-            if algorithm.steps < 1:
-                raise ValueError(f"{name} is {algorithm.steps}; at least 1")
-        for owner, algorithm in (("agent", self.agent), ("quantizer", self.quantizer)):
-            if algorithm.batch_size < 1:
-                raise ValueError(f"{owner}.batch-size is {algorithm.batch_size}; at least 1")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed is {self.seed}; 0 to {2**31 - 1}")
+        for owner in ("agent", "quantizer", "prior"):
+            _check_algorithm(owner, vars(getattr(self, owner)))
         if self.quantizer.codes < 2:
             raise ValueError(f"quantizer.codes is {self.quantizer.codes}; at least 2")
         if self.quantizer.patience < 0:
@@ -215,6 +214,24 @@ class Settings:
         for name, record in cls.RECORDS.items():
             values[name] = _rebuilt(name, record, values.get(name, {}))
         return cls(**values)
+
+
+def _check_algorithm(owner: str, fields: Mapping[str, Any]) -> None:
+    """ValueError for a field that every algorithm has and that makes no sense."""
+    rules: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "steps": (lambda value: value >= 1, "at least 1"),
+        "batch_size": (lambda value: value >= 1, "at least 1"),
+        "hidden": (lambda value: all(width >= 1 for width in value), "widths of at least 1"),
+        "learning_rate": (lambda value: 0 < value < math.inf, "above 0"),
+        "weight_decay": (lambda value: 0 <= value < math.inf, "0 or more"),
+        "discount": (lambda value: 0 <= value <= 1, "from 0 to 1"),
+    }
+    # The flags of two of them have shorter names.
+    short = {"agent.steps": "steps", "quantizer.steps": "quantizer-steps"}
+    for name, (fits, words) in rules.items():
+        if name in fields and not fits(fields[name]):
+            flag = f"{owner}.{name.replace('_', '-')}"
+            raise ValueError(f"{short.get(flag, flag)} is {fields[name]}; {words}")
 
 
 def _registries(actions: str) -> Mapping[str, Registry]:

@@ -1,6 +1,7 @@
 """The end of a run in words."""
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 
@@ -46,7 +47,8 @@ def summary_text(result: Mapping[str, Any]) -> str:
         )
     lines += [time_text(result), f"run: {result['run']}"]
     if result["env"]:
-        lines.append(f"next: saqrl evaluate {result['run']} --episodes 100 --video episode.mp4")
+        video = " --video episode.mp4" if find_spec("imageio_ffmpeg") else ""
+        lines.append(f"next: saqrl evaluate {result['run']} --episodes 100{video}")
     return "\n".join(lines)
 
 

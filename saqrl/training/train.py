@@ -254,9 +254,10 @@ class _Training:
         self.features = Features(data, settings)
         codes, rows = settings.quantizer.codes, self.features.count
         if settings.quantized and codes > rows:
+            remedy = f"choose at most {rows} codes" if rows > 1 else "record more"
             raise ValueError(
                 f"quantizer.codes is {codes} but there are only {rows} transitions to train on: "
-                f"choose at most {rows} codes"
+                f"{remedy}"
             )
         if self.environment is not None:
             try:

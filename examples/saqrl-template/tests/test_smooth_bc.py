@@ -26,5 +26,5 @@ def test_its_hyperparameters_are_flags(tmp_path):
         **{"agent.smoothing": 0.3, "quantizer.codes": 4, "prior.steps": 5},
     )
     assert saqrl.Run(run.path).settings.agent.smoothing == 0.3
-    with pytest.raises(ValueError, match="smoothing is 1.5"):
+    with pytest.raises(ValueError, match=r"smoothing is 1\.5"):
         saqrl.fit("absent.npz", agent="smooth-bc", **{"agent.smoothing": 1.5})
