@@ -72,21 +72,6 @@ class Ensemble(eqx.Module):
 
     heads: tuple[MLP, ...]
 
-    def __init__(
-        self,
-        key: Key[Array, ""],
-        inputs: int,
-        hidden: tuple[int, ...],
-        outputs: int,
-        *,
-        count: int,
-        layer_norm: bool = False,
-    ):
-        self.heads = tuple(
-            MLP(head_key, inputs, hidden, outputs, layer_norm=layer_norm)
-            for head_key in jax.random.split(key, count)
-        )
-
     def __call__(
         self, inputs: Float[Array, "*batch inputs"]
     ) -> Float[Array, "heads *batch outputs"]:
@@ -187,6 +172,11 @@ class Training:
         """A network of these widths."""
         return MLP(key, inputs, self.hidden, outputs, layer_norm=self.layer_norm)
 
+    def ensemble(self, key: Key[Array, ""], inputs: int, outputs: int, *, count: int) -> Ensemble:
+        """So many networks of these widths."""
+        keys = jax.random.split(key, count)
+        return Ensemble(tuple(self.network(head_key, inputs, outputs) for head_key in keys))
+
     def optimiser(self) -> optax.GradientTransformation:
         """Adam, with decoupled weight decay where asked."""
         rate: float | optax.Schedule = self.learning_rate
@@ -212,12 +202,6 @@ class CriticTraining(Training):
     target_rate: float = 0.005
     """Share of the online critics that moves into the target at each move; 1 copies."""
 
-    def ensemble(self, key: Key[Array, ""], inputs: int, outputs: int) -> Ensemble:
-        """The critics."""
-        return Ensemble(
-            key, inputs, self.hidden, outputs, count=self.critics, layer_norm=self.layer_norm
-        )
-
 
 def require_positive(**values: float) -> None:
     """ValueError for the first of the agent's fields that is not above 0."""
@@ -237,9 +221,9 @@ def expectile_loss(
 
 
 def bellman_error(
-    q: Float[Array, "heads *batch"], targets: Float[Array, "*batch"]
+    q: Float[Array, "heads batch"], targets: Float[Array, "*heads batch"]
 ) -> Float[Array, ""]:
-    """Mean squared distance of each head from the targets, summed over the heads."""
+    """Mean squared distance of each head from its targets, or all of theirs; summed over heads."""
     return jnp.square(q - targets).mean(-1).sum()
 
 

@@ -27,6 +27,16 @@ def linear(leaves, *inputs) -> np.ndarray:
     return np.concatenate(inputs) @ weight + bias
 
 
+def network(mlp: nn.MLP, inputs) -> np.ndarray:
+    """A ReLU network without normalisation in plain float64."""
+    signal = np.asarray(inputs, np.float64)
+    for layer, (weight, bias) in enumerate(zip(mlp.weights, mlp.biases, strict=True)):
+        signal = signal @ np.asarray(weight, np.float64) + np.asarray(bias, np.float64)
+        if layer < len(mlp.weights) - 1:
+            signal = np.maximum(signal, 0)
+    return signal
+
+
 def shaken(state, seed: int = 5):
     """The state with noise on every parameter, so that no two networks agree.
 

@@ -41,7 +41,7 @@ class BRAC(nn.CriticTraining):
     def init(self, key: Key[Array, ""], example: CodedTransitions) -> State:
         critics_key, policy_key = jax.random.split(key)
         inputs, codes = example.observations.shape[-1], example.num_codes
-        critics = self.ensemble(critics_key, inputs, codes)
+        critics = self.ensemble(critics_key, inputs, codes, count=self.critics)
         policy = self.network(policy_key, inputs, codes)
         return State(
             nn.init_state(critics, self.optimiser()),

@@ -42,7 +42,9 @@ class CQL(nn.CriticTraining):
         nn.require_positive(temperature=self.temperature, target_period=self.target_period)
 
     def init(self, key: Key[Array, ""], example: CodedTransitions) -> State:
-        critics = self.ensemble(key, example.observations.shape[-1], example.num_codes)
+        critics = self.ensemble(
+            key, example.observations.shape[-1], example.num_codes, count=self.critics
+        )
         target = jax.tree.map(jnp.copy, critics)
         return State(nn.init_state(critics, self.optimiser()), target, jnp.zeros((), jnp.int32))
 

@@ -47,7 +47,7 @@ class IQL(nn.CriticTraining):
     def init(self, key: Key[Array, ""], example: CodedTransitions) -> State:
         critics_key, value_key = jax.random.split(key)
         inputs = example.observations.shape[-1]
-        critics = self.ensemble(critics_key, inputs, example.num_codes)
+        critics = self.ensemble(critics_key, inputs, example.num_codes, count=self.critics)
         networks = Networks(critics, self.network(value_key, inputs, 1))
         return State(nn.init_state(networks, self.optimiser()), jax.tree.map(jnp.copy, critics))
 

@@ -52,7 +52,7 @@ class BRAC(nn.CriticTraining):
     def init(self, key: Key[Array, ""], example: ContinuousTransitions) -> State:
         behaviour_key, critics_key, policy_key = jax.random.split(key, 3)
         inputs, act = example.observations.shape[-1], example.actions.shape[-1]
-        critics = self.ensemble(critics_key, inputs + act, 1)
+        critics = self.ensemble(critics_key, inputs + act, 1, count=self.critics)
         behaviour, policy = (
             GaussianPolicy(nn.MLP(own_key, inputs, self.hidden, 2 * act))
             for own_key in (behaviour_key, policy_key)

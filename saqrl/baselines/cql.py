@@ -40,7 +40,7 @@ class CQL(nn.CriticTraining):
     def init(self, key: Key[Array, ""], example: ContinuousTransitions) -> State:
         critics_key, policy_key = jax.random.split(key)
         inputs, act = example.observations.shape[-1], example.actions.shape[-1]
-        critics = self.ensemble(critics_key, inputs + act, 1)
+        critics = self.ensemble(critics_key, inputs + act, 1, count=self.critics)
         policy = GaussianPolicy(nn.MLP(policy_key, inputs, self.hidden, 2 * act))
         return State(
             nn.init_state(critics, self.optimiser()),

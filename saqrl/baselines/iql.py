@@ -69,7 +69,7 @@ class IQL(nn.CriticTraining):
     def init(self, key: Key[Array, ""], example: ContinuousTransitions) -> State:
         critics_key, value_key, policy_key = jax.random.split(key, 3)
         inputs, act = example.observations.shape[-1], example.actions.shape[-1]
-        critics = self.ensemble(critics_key, inputs + act, 1)
+        critics = self.ensemble(critics_key, inputs + act, 1, count=self.critics)
         value = self.network(value_key, inputs, 1)
         policy = Policy(nn.MLP(policy_key, inputs, self.hidden, act), jnp.zeros(act))
         learner = nn.init_state(Networks(critics, value, policy), self.optimiser())

@@ -66,7 +66,7 @@ class ReBRAC(nn.CriticTraining):
     def init(self, key: Key[Array, ""], example: ContinuousTransitions) -> State:
         critics_key, policy_key = jax.random.split(key)
         inputs, act = example.observations.shape[-1], example.actions.shape[-1]
-        critics = self.ensemble(critics_key, inputs + act, 1)
+        critics = self.ensemble(critics_key, inputs + act, 1, count=self.critics)
         policy = Policy(nn.MLP(policy_key, inputs, self.hidden, act))
         return State(
             nn.init_state(critics, self.optimiser()),

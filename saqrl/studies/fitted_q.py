@@ -65,9 +65,7 @@ class FittedQ(nn.Training):
 
     def init(self, key: Key[Array, ""], example: EvaluatedTransitions) -> State:
         inputs, codes = example.observations.shape[-1], example.next_log_policy.shape[-1]
-        critics = nn.Ensemble(
-            key, inputs, self.hidden, codes, count=self.critics, layer_norm=self.layer_norm
-        )
+        critics = self.ensemble(key, inputs, codes, count=self.critics)
         target = jax.tree.map(jnp.copy, critics)
         return State(nn.init_state(critics, self.optimiser()), target, jnp.zeros((), jnp.int32))
 
@@ -78,7 +76,7 @@ class FittedQ(nn.Training):
 
         def loss(critics: nn.Ensemble) -> tuple[Float[Array, ""], nn.Metrics]:
             q = jax.vmap(operators.of_code, (0, None))(critics(batch.observations), batch.codes)
-            error = jnp.square(q - targets).mean(-1).sum()
+            error = nn.bellman_error(q, targets)
             return error, {"bellman_error": error / len(q), "data_q": q.mean()}
 
         critics, metrics = nn.gradient_step(state.critics, self.optimiser(), loss)

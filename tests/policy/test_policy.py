@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 
+import equinox as eqx
 import gymnasium
 import jax
 import jax.numpy as jnp
@@ -85,6 +86,28 @@ def test_actions_stay_in_the_range_of_the_robot():
     assert actions.shape == (50, CHUNK, ACT)
     assert (actions >= policy.action_range.low).all()
     assert (actions <= policy.action_range.high).all()
+
+
+def test_a_plan_is_the_controllers_decision_in_the_robots_units_and_compiled_once():
+    traced = []
+
+    class Counted(eqx.Module):
+        def decide(self, features, key, *, greedy):
+            traced.append(greedy)
+            noise = 0.0 if greedy else jax.random.uniform(key)
+            return jnp.tile(features[:2] / 10, CHUNK) + noise
+
+    policy = make_policy(controller=Counted())
+    observations = np.random.default_rng(0).normal(size=(5, OBSERVATION)).astype(np.float32)
+    keys = jax.random.split(jax.random.key(1), 5)
+    for _ in range(3):
+        plans = {act: policy.plan(observations, keys, act=act) for act in ("greedy", "sample")}
+    assert sorted(traced) == [False, True]
+    unit = np.tile(policy.observation_scaling(observations)[:, None, :2] / 10, (1, CHUNK, 1))
+    noise = np.asarray(jax.vmap(jax.random.uniform)(keys))[:, None, None]
+    for act, decided in (("greedy", unit), ("sample", unit + noise)):
+        expected = policy.action_range.from_unit(decided)
+        np.testing.assert_allclose(plans[act], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_greedy_code_is_the_best_scored_and_sampled_codes_follow_their_probabilities():

@@ -1,13 +1,17 @@
 """Codebook functions against brute force."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from saqrl.quantizers import codebook as books
+from saqrl.quantizers.autoencoder import VectorQuantization
 
 # Multiples of 1/4 below 8 square and add exactly in float32, so ties are ties on both sides.
 exact = st.integers(-32, 32).map(lambda quarter: quarter / 4)
@@ -82,12 +86,57 @@ def test_only_unused_codes_are_revived_and_onto_vectors_of_the_batch():
     np.testing.assert_array_equal(revived.codes[0], codes[0])
     assert any(np.array_equal(revived.codes[1], vector) for vector in vectors)
     assert revived.counts[1] == 1
+    np.testing.assert_array_equal(revived.counts[0], book.counts[0])
+    np.testing.assert_array_equal(revived.sums, [codes[0] * 3, revived.codes[1]])
+    # Used exactly as often as is asked for is used.
+    kept = books.revive_unused(book, jax.random.key(0), vectors, minimum_count=book.counts[1])
+    np.testing.assert_array_equal(kept.codes, book.codes)
+
+
+@pytest.mark.parametrize(("step", "revives"), [(5, True), (6, False)])
+def test_a_codebook_moves_by_its_averages_and_is_revived_until_its_time_is_over(step, revives):
+    """Below 0.3 of an even use (7 of 5), in the first 0.6 of ten steps."""
+    training = VectorQuantization(codes=5, batch_size=7, steps=10, decay=0.5)
+    vectors = jnp.asarray(np.random.default_rng(0).normal(size=(7, 2)), jnp.float32)
+    assigned = jnp.asarray([0, 0, 0, 1, 1, 1, 2])
+    # After the batch 0.9, 0.41 and 0.43 are left of the last three: the bar is 0.42.
+    book = books.Codebook(jnp.ones((5, 2)), jnp.asarray([3, 3, 0.8, 0.82, 0.86]), jnp.ones((5, 2)))
+    moved = training.move(book, jax.random.key(1), vectors, assigned, step=jnp.int32(step))
+    plain = books.follow_assignments(book, vectors, assigned, decay=0.5)
+    unused = np.array([False, False, False, revives, False])
+    np.testing.assert_array_equal(moved.codes[~unused], plain.codes[~unused])
+    np.testing.assert_array_equal(moved.counts[~unused], plain.counts[~unused])
+    assert (moved.counts[unused] == books.FRESH_COUNT).all()
+    never = dataclasses.replace(training, revive_below=0.0)
+    kept = never.move(book, jax.random.key(1), vectors, assigned, step=jnp.int32(step))
+    np.testing.assert_array_equal(kept.codes, plain.codes)
+
+
+def test_codes_count_as_used_from_one_use_in_ten_thousand_on():
+    found = books.usage_metrics(jnp.asarray([9_997.0, 2.0, 1.0, 0.5]))
+    assert found["codes_used"] == 2
+    assert found["codes_used"].dtype == jnp.float32
+    assert books.usage_metrics(jnp.zeros(3))["codes_used"] == 0
+
+
+def test_usage_is_a_moving_average_of_the_batchs_counts():
+    usage = books.follow_usage(jnp.asarray([4.0, 0.0, 2.0]), jnp.asarray([0, 2, 2, 2]), decay=0.75)
+    np.testing.assert_allclose(usage, [3 + 0.25, 0, 1.5 + 0.75])
+    usual = books.follow_usage(jnp.asarray([100.0]), jnp.asarray([0]))
+    np.testing.assert_allclose(usual, [99.01], rtol=1e-6)
 
 
 @given(st.lists(st.integers(0, 50), min_size=2, max_size=8).filter(any))
 def test_perplexity_lies_between_one_and_the_codes_used(usage):
     value = float(books.perplexity(jnp.asarray(usage, jnp.float32)))
     assert 1 - 1e-4 <= value <= np.count_nonzero(usage) + 1e-3
+
+
+@given(st.lists(st.floats(1, 50), min_size=2, max_size=8))
+def test_perplexity_is_the_exponential_of_the_entropy(usage):
+    share = np.array(usage) / sum(usage)
+    found = books.perplexity(jnp.asarray(usage, jnp.float32))
+    np.testing.assert_allclose(found, np.exp(-(share * np.log(share)).sum()), rtol=1e-4)
 
 
 def test_perplexity_of_even_use_is_the_number_of_codes():

@@ -66,3 +66,27 @@ def test_a_third_value_ends_a_dimension_being_binary():
     # New extremes on both sides of a constant are three values.
     wider = jnp.asarray([[0.0, 0.1], [0.0, 0.9]])
     assert not watch_binary(find_binary(jnp.full((2, 2), 0.5)), wider).only[1]
+
+
+def test_a_wrong_side_counts_once_a_dimension_and_only_where_there_are_two_values():
+    seen = find_binary(
+        jnp.asarray([[-1.0, 0.0, 0.3, 0.5], [1.0, 0.04, 0.3, 0.1], [1.0, 0.0, 0.3, 0]])
+    )
+    assert seen.only.tolist() == [True, True, True, False]
+    assert seen.two_valued.tolist() == [True, True, False, False]
+    assert seen.any_two_valued
+    action = jnp.asarray([-1.0, 0.04, 0.3, 0.5])
+    decoded = jnp.asarray(
+        [
+            [-1.0, 0.04, 0.3, 0.5],
+            [1.0, 0.04, 0.3, 0.5],
+            [-1.0, 0.0, 0.3, 0.5],
+            [1.0, 0.0, 9.0, -9.0],
+            [-0.2, 0.03, 0.0, 0.0],  # on the same sides
+        ]
+    )
+    np.testing.assert_array_equal(seen.wrong(decoded, action), [0, 1, 1, 2, 0])
+    np.testing.assert_array_equal(seen.wrong(decoded, decoded[3]), [2, 1, 1, 0, 2])
+    single = find_binary(jnp.full((3, 2), 0.4))
+    assert single.only.all()
+    assert not single.any_two_valued

@@ -17,6 +17,7 @@ from saqrl.quantizers.residual import ResidualVQ
 from saqrl.quantizers.vqvae import VQVAE, UnconditionedVQVAE
 from saqrl.training import engine
 from saqrl.training.codes import encode_all
+from tests.golden import network
 
 LITTLE = {"hidden": (), "batch_size": 8, "steps": 4}
 
@@ -29,16 +30,6 @@ def gripper_batch(rows: int = 64) -> ActionBatch:
         jnp.asarray(draw.normal(size=(rows, 2)), jnp.float32),
         jnp.asarray(np.stack(columns, 1), jnp.float32),
     )
-
-
-def network(mlp, inputs):
-    """The network in plain float64."""
-    signal = np.asarray(inputs, np.float64)
-    for layer, (weight, bias) in enumerate(zip(mlp.weights, mlp.biases, strict=True)):
-        signal = signal @ np.asarray(weight, np.float64) + np.asarray(bias, np.float64)
-        if layer < len(mlp.weights) - 1:
-            signal = np.maximum(signal, 0)
-    return signal
 
 
 def one_step(quantizer, data):

@@ -12,6 +12,7 @@ from saqrl.quantizers import ActionBatch
 from saqrl.quantizers import codebook as books
 from saqrl.quantizers.vqvae import VQVAE
 from saqrl.training import engine
+from tests.golden import network
 
 SMALL = VQVAE(codes=8, code_size=4, hidden=(32,), batch_size=64, steps=1)
 BY_GRADIENT = dataclasses.replace(
@@ -30,16 +31,6 @@ def batch(rows: int = 64, features: int = 3, act: int = 2) -> ActionBatch:
         jnp.asarray(generator.normal(size=(rows, features)), jnp.float32),
         jnp.asarray(generator.uniform(-1, 1, (rows, act)), jnp.float32),
     )
-
-
-def network(mlp, inputs: np.ndarray) -> np.ndarray:
-    """The network in plain float64."""
-    signal = np.asarray(inputs, np.float64)
-    for layer, (weight, bias) in enumerate(zip(mlp.weights, mlp.biases, strict=True)):
-        signal = signal @ np.asarray(weight, np.float64) + np.asarray(bias, np.float64)
-        if layer < len(mlp.weights) - 1:
-            signal = np.maximum(signal, 0)
-    return signal
 
 
 @pytest.mark.parametrize("encodings", ["free", "bounded"])
