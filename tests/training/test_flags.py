@@ -164,7 +164,8 @@ def test_a_value_of_another_type_is_refused_and_its_flag_named(plain, name, valu
 
 
 def test_none_is_a_value_only_of_what_may_be_left_out():
-    assert typed("env", str | None, "none") is None
+    assert typed("env", str | None, None) is None
+    assert typed("env", str | None, "none") == "none"  # a word: no environment at all
     assert typed("every", int | None, ["none"]) is None
     assert typed("scale", Literal["unit", "none"], "none") == "none"
     with pytest.raises(ValueError, match="whole number"):
