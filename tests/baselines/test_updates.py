@@ -223,6 +223,23 @@ def test_cql_follows_bellman_error_and_conservative_gap(batch):
     np.testing.assert_allclose(moment / 0.1, -(density - ACT), rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "algorithm",
+    [iql.IQL(), cql.CQL(), brac.BRAC(), rebrac.ReBRAC()],
+    ids=lambda a: type(a).__name__,
+)
+def test_critics_read_state_and_action_and_begin_as_their_own_target(batch, algorithm):
+    state = algorithm.init(KEY, batch)
+    ours = state.networks.model.critics if isinstance(algorithm, iql.IQL) else state.critics.model
+    target = state.target.critics if isinstance(algorithm, rebrac.ReBRAC) else state.target
+    assert_same(ours, target)
+    first, second = ours.heads
+    assert first.weights[0].shape == (FEATURES + ACT, 256)
+    assert first.weights[-1].shape == (256, 1)
+    assert len(first.norm_scales) == len(algorithm.hidden)
+    assert (first.weights[0] != second.weights[0]).all()
+
+
 def test_cql_proposals_carry_their_own_densities(batch):
     algorithm = cql.CQL(**CRITICS, samples=4)
     policy = algorithm.init(jax.random.key(1), batch).policy.model
