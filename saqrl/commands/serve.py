@@ -2,12 +2,17 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from saqrl.commands.output import say
 from saqrl.commands.parser import Word, parse
 from saqrl.deploy.runtime import load
+
+TOKEN_VARIABLE = "SAQRL_TOKEN"
+LONGEST_TOKEN = 4096
 
 
 @dataclass
@@ -17,11 +22,13 @@ class Serve:
     file: Word
     """exported policy, .onnx or .npz"""
     host: str = "127.0.0.1"
-    """address to listen on; one that other machines reach needs --token"""
+    """address to listen on; one that other machines reach needs a token"""
     port: int = 8000
     """0 takes a free one"""
     token: str | None = None
-    """clients must send it as `Authorization: Api-Key TOKEN`"""
+    """clients must send it as `Authorization: Api-Key TOKEN`; others see it in the process list"""
+    token_file: str | None = None
+    """file whose only line is the token; default: the environment variable SAQRL_TOKEN"""
     seed: int = 0
     """of the noise of a sampling policy"""
     max_message: int = 1 << 20
@@ -29,7 +36,24 @@ class Serve:
     max_rate: float = 2000.0
     """messages per second of one connection; beyond it the server reads more slowly"""
     max_clients: int = 256
-    """connections at once"""
+    """connections at once; a new one takes the place of one that is silent for 30 s"""
+
+
+def token_of(asked: Serve) -> str | None:
+    """From the flag, the file or the environment; None where nobody gave one."""
+    if asked.token_file is None:
+        return os.environ.get(TOKEN_VARIABLE) if asked.token is None else asked.token
+    if asked.token is not None:
+        raise ValueError("give --token or --token-file, not both")
+    file = Path(asked.token_file)
+    if not file.exists():
+        raise FileNotFoundError(2, "no such file", str(file))
+    if not file.is_file() or file.stat().st_size > LONGEST_TOKEN:
+        raise ValueError(f"--token-file {file}: expected a file of one line, the token")
+    lines = file.read_text(errors="surrogateescape").splitlines()
+    if len(lines) != 1 or not lines[0].strip():
+        raise ValueError(f"--token-file {file} has {len(lines)} lines; expected one, the token")
+    return lines[0].strip()
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -40,12 +64,13 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError(f"--port {asked.port} is no port; 0 to 65535")
     if min(asked.max_message, asked.max_clients) < 1 or not asked.max_rate > 0:
         raise ValueError("--max-message, --max-rate and --max-clients must be above 0")
-    check_address(asked.host, asked.token)
+    token = token_of(asked)
+    check_address(asked.host, token)
     policy = load(asked.file, seed=asked.seed)
     # Each dropped connection would be a traceback.
     logging.getLogger("websockets").setLevel(logging.CRITICAL)
     limits = Limits(asked.max_message, asked.max_rate, asked.max_clients)
-    server = PolicyServer(policy, token=asked.token, limits=limits)
+    server = PolicyServer(policy, token=token, limits=limits)
 
     def ready(port: int) -> None:
         host = f"[{asked.host}]" if ":" in asked.host else asked.host

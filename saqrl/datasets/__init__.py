@@ -10,11 +10,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from saqrl.datasets.budget import one_read
 from saqrl.datasets.errors import DatasetError, counted
 from saqrl.datasets.formats import Reader, reader_of, resolve_spec
 from saqrl.datasets.mixture import mixed, parts_of
 from saqrl.datasets.options import DEFAULT, ReadOptions
 from saqrl.datasets.selection import rewarded, selected
+from saqrl.datasets.source import out_of_memory
 from saqrl.datasets.transitions import EnvironmentSpec, Transitions
 from saqrl.registry import FORMATS
 
@@ -49,10 +51,13 @@ def load_dataset(
     unfit file, an angle column that does not exist, more episodes than there are.
     """
     parts = parts_of(spec)
-    read = [_read_part(part, environment, options) for _, part in parts]
-    plain = len(parts) == 1 and parts[0][0] == 1
-    transitions = read[0] if plain else mixed(spec, read, [weight for weight, _ in parts])
-    return arrange(transitions, spec, angles=angles, episodes=episodes)
+    try:
+        read = [_read_part(part, environment, options) for _, part in parts]
+        plain = len(parts) == 1 and parts[0][0] == 1
+        transitions = read[0] if plain else mixed(spec, read, [weight for weight, _ in parts])
+        return arrange(transitions, spec, angles=angles, episodes=episodes)
+    except MemoryError as error:
+        raise out_of_memory(spec) from error
 
 
 def arrange(
@@ -75,7 +80,8 @@ def _read_part(spec: str, environment: str | None, options: ReadOptions) -> Tran
     format_name, path = resolve_spec(spec)
     reader = reader_of(format_name)
     options.require_honoured(spec, format_name, reader.OPTIONS)
-    transitions = reader.read(path, options, environment)
+    with one_read(options.max_gib):
+        transitions = reader.read(path, options, environment)
     transitions = selected(spec, rewarded(transitions, options.rewards), options)
     own = transitions.environment
     if own is not None and ":" in own.id and own.id != environment:

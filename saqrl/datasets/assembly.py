@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
-from saqrl.datasets.errors import DatasetError, counted, listing
+from saqrl.datasets.errors import DatasetError, counted, listing, printable
 from saqrl.datasets.extras import bounds_of, with_extras
 from saqrl.datasets.scaling import ActionRange
 from saqrl.datasets.statistics import BLOCK_ROWS, column_statistics
@@ -26,6 +26,13 @@ BOUNDS = ("action_low", "action_high")
 PIXEL_COLUMNS = 784
 # Of the half width: a few float32 steps. Clipping that much changes nothing but the comparison.
 RANGE_ROUNDING = 1e-6
+# Squares of larger numbers leave float32; of smaller rewards, the factor that scales them does.
+LARGEST, SMALLEST_REWARD = 1e18, 1e-30
+# A column has lost its meaning where rounding is this share of its standard deviation, it is this
+# far from zero, and moves by more than this share of it (less is the noise of its own arithmetic).
+ROUNDED, OFFSET, STILL = 0.01, 100.0, 1e-10
+# Rows in which that is looked for.
+SAMPLED_ROWS = 20_000
 
 
 def assemble(
@@ -35,6 +42,7 @@ def assemble(
     environment: EnvironmentSpec | None = None,
     provenance: Mapping[str, object] | None = None,
     notes: Iterable[str] = (),
+    warnings: Iterable[str] = (),
     keys: Mapping[str, str] | None = None,
     observation_keys: tuple[tuple[str, int], ...] = (),
     extras: Mapping[str, object] | None = None,
@@ -46,10 +54,11 @@ def assemble(
     without either, episodes cannot be told apart. `source` begins every message; `keys` gives the
     file's own name of a field where it differs. `extras` is what our own conversions add to a file:
     bounds (where `arrays` has none), environment, names of observations. What was changed on the
-    way (casts, dropped steps) is said in provenance["notes"], one sentence each.
+    way (casts, dropped steps) is said in provenance["notes"], one sentence each, and what looks
+    wrong in provenance["warnings"].
     Raises DatasetError with source, field, row and remedy.
     """
-    intake = _Intake(source, dict(keys or {}), list(notes))
+    intake = _Intake(source, dict(keys or {}), list(notes), list(warnings))
     given = {name: np.asarray(arrays[name]) for name in FIELDS if name in arrays}
     for name, array in given.items():
         intake.require_numbers(name, array)
@@ -90,7 +99,12 @@ def assemble(
         environment=environment,
         has_rewards="rewards" in given,
         observation_keys=observation_keys,
-        provenance={**(provenance or {}), "action_range": origin, "notes": intake.notes},
+        provenance={
+            **(provenance or {}),
+            "action_range": origin,
+            "notes": [printable(note) for note in intake.notes],
+            "warnings": [printable(warning) for warning in intake.warnings],
+        },
     )
     return with_extras(source, transitions, extras or {})
 
@@ -108,11 +122,12 @@ def _single(last: Bool[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
 
 @dataclass
 class _Intake:
-    """The checks, with what their messages need: the source, the file's key names, the notes."""
+    """The checks, with what their messages need: source, the file's key names, what they found."""
 
     source: str
     keys: dict[str, str]
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def name(self, name: str) -> str:
         return self.keys.get(name, name)
@@ -178,7 +193,15 @@ class _Intake:
         if array is None:
             self.notes.append("There are no rewards: only behaviour cloning (bc) can learn here.")
             return np.zeros(steps, np.float32)
-        return self._as_float32("rewards", self._single_column("rewards", array)[:, None])[:, 0]
+        column = self._single_column("rewards", array)[:, None]
+        gains = self._as_float32("rewards", column)[:, 0]
+        largest = float(np.abs(column).max())
+        if 0 < largest < SMALLEST_REWARD:
+            raise self.refuse(
+                f"{self.name('rewards')} are at most {largest:g}, too small for float32; multiply "
+                "them by a constant"
+            )
+        return gains
 
     def boundaries(
         self, terminals: np.ndarray | None, timeouts: np.ndarray | None
@@ -220,7 +243,7 @@ class _Intake:
                 self._bound("action_low", low, actions),
                 self._bound("action_high", high, actions),
             ]
-            open_ended = np.logical_not(np.isfinite(bounds).all(0))
+            open_ended = np.logical_not((np.abs(bounds) <= LARGEST).all(0))
             if open_ended.any():
                 self.notes.append(
                     f"The declared action range is infinite in {_columns(open_ended)}: "
@@ -354,21 +377,50 @@ class _Intake:
         return column.astype(bool)
 
     def _as_float32(self, name: str, table: np.ndarray) -> Float32[np.ndarray, "n width"]:
-        """Finite float32 numbers; a cast is noted, and refused where a value does not fit."""
-        limit = float(np.finfo(np.float32).max)
+        """Finite float32 numbers; a cast is noted, and refused where a value does not fit.
+
+        What loses its meaning in the cast is warned of.
+        """
         for start in range(0, len(table), BLOCK_ROWS):
             block = table[start : start + BLOCK_ROWS]
             if not np.isfinite(block).all():
                 raise self._not_finite(name, table)
-            if table.dtype.itemsize > 4 and (np.abs(block.astype(np.float64)) > limit).any():
-                row, column = (int(i) for i in np.argwhere(np.abs(block) > limit)[0])
+            if max(float(block.max()), -float(block.min())) > LARGEST:
+                sizes = np.abs(block.astype(np.float64))
+                row, column = (int(i) for i in np.argwhere(sizes > LARGEST)[0])
                 raise self.refuse(
                     f"{self.name(name)} row {start + row}, column {column} is "
-                    f"{block[row, column]:g}, too large for float32; check its unit or remove it"
+                    f"{block[row, column]:g}, too large for float32, whose squares end at 1e38; "
+                    "check its unit or remove it"
                 )
         if table.dtype.kind in "iub" or table.dtype.itemsize > 4:
             self.notes.append(f"{self.name(name)} is {table.dtype.name}: read as float32.")
-        return np.ascontiguousarray(table, np.float32)
+        read = np.ascontiguousarray(table, np.float32)
+        if table.dtype.itemsize > 4 or table.dtype.kind in "iu":
+            self._warn_of_rounding(name, table, read)
+        return read
+
+    def _warn_of_rounding(
+        self, name: str, table: np.ndarray, read: Float32[np.ndarray, "n width"]
+    ) -> None:
+        """Columns far from zero whose values float32 can no longer tell apart."""
+        shown = slice(None, None, -(-len(table) // SAMPLED_ROWS))
+        given, kept = table[shown].astype(np.float64), read[shown].astype(np.float64)
+        centre, spread = np.abs(given.mean(0)), given.std(0)
+        rounded = np.sqrt(((kept - given) ** 2).mean(0))
+        lost = (rounded > ROUNDED * spread) & (spread > STILL * centre) & (centre > OFFSET)
+        if not lost.any():
+            return
+        before, after = (
+            [len(np.unique(values[:, column])) for column in np.flatnonzero(lost)]
+            for values in (given, kept)
+        )
+        self.warnings.append(
+            f"{self.name(name)} lose their meaning in float32 in {_columns(lost)}: "
+            f"{listing(f'{count:,}' for count in before)} distinct values become "
+            f"{listing(f'{count:,}' for count in after)}; subtract an offset in float64 "
+            "(x - x[0]) before saving."
+        )
 
     def _not_finite(self, name: str, table: np.ndarray) -> DatasetError:
         bad = ~np.isfinite(table)

@@ -7,11 +7,17 @@ from difflib import get_close_matches
 class DatasetError(ValueError):
     """A dataset that cannot be used as it is: the text names file, field, row and remedy.
 
-    File contents (key names, records) may hold line breaks; the message stays on one line.
+    File contents (key names, records) may hold line breaks and escape codes: see `printable`.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(printable(message))
+
+
+def printable(text: object) -> str:
+    """One line in which nothing steers a terminal: other characters stand as their escapes."""
+    line = " ".join(str(text).split())
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

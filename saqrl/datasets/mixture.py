@@ -78,6 +78,7 @@ def mixed(spec: str, parts: Sequence[Transitions], weights: Sequence[float]) -> 
             "parts": described,
             "action_range": first.provenance.get("action_range", ""),
             "notes": _notes(parts, weights, chosen),
+            "warnings": _warnings(parts),
         },
     )
 
@@ -132,3 +133,16 @@ def _notes(
         if part.held_out is not None:
             notes.append(f"The held-out split of part {number} is not used in a mixture.")
     return list(dict.fromkeys(notes))
+
+
+def _warnings(parts: Sequence[Transitions]) -> list[str]:
+    """Those of the parts, and what they contradict each other in."""
+    found = [warning for part in parts for warning in part.warnings]
+    rates = [part.provenance.get("fps") for part in parts]
+    known = sorted({rate for rate in rates if isinstance(rate, (int, float))})
+    if len(known) > 1:
+        found.append(
+            f"The parts have {' and '.join(f'{rate:g}' for rate in known)} frames a second (fps): "
+            "a step means another time in each; resample them to one rate."
+        )
+    return list(dict.fromkeys(found))

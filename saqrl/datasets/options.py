@@ -18,7 +18,7 @@ class ReadOptions:
     keys: tuple[str, ...] = ()
     """observation keys, side by side in this order (robomimic, minari, lerobot)"""
     action: str | None = None
-    """feature that holds the actions (lerobot)"""
+    """feature that holds the actions; several side by side: A,B (lerobot)"""
     mask: str | None = None
     """named subset of the demonstrations (robomimic)"""
     rewards: Rewards = "file"
@@ -30,7 +30,12 @@ class ReadOptions:
     min_reward: float | None = None
     """only episodes that reach this reward once, which is success in many tasks"""
 
+    max_gib: float | None = None
+    """GiB of numbers that a file may unpack to; default: what its size and the memory allow"""
+
     def __post_init__(self) -> None:
+        if self.max_gib is not None and not self.max_gib > 0:
+            raise DatasetError(f"dataset.max-gib is {self.max_gib}; it must be above 0")
         if not 0 < self.fraction <= 1:
             raise DatasetError(
                 f"dataset.fraction is {self.fraction}; it must be above 0 and at most 1"

@@ -6,20 +6,46 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from saqrl.datasets.budget import free_bytes
 from saqrl.datasets.errors import DatasetError, nearest
 
 # What one byte of a deflated stream stands for at most (zlib's technical details): a header that
 # promises more is damaged, or made to exhaust the memory.
 MOST_DEFLATED = 1032
 # More text than any description of a data set has.
-TEXT_LIMIT = 1 << 26
+TEXT_LIMIT = 1 << 24
+# What lies in place of a data file, by its first bytes, and what to do about it.
+IMPOSTORS = (
+    (
+        b"\x00\x05\x16\x07",
+        "what macOS keeps beside a file (AppleDouble), not the file: name the one without ._",
+    ),
+    (b"version https://git-lfs", "a pointer of Git LFS, not the file: run `git lfs pull`"),
+    (b"<!DOCTYPE", "a web page: download the file itself"),
+    (b"<!doctype", "a web page: download the file itself"),
+    (b"<html", "a web page: download the file itself"),
+)
 
 
 def existing_file(path: Path) -> Path:
-    """`path` with ~ expanded; FileNotFoundError or DatasetError (a folder) otherwise."""
+    """`path` with ~ expanded, a regular file that may be read and is what its name says.
+
+    FileNotFoundError, PermissionError, or DatasetError (a folder, a device, a pipe, something else
+    in its place) otherwise. Every file of a data set is opened by a name that comes from here.
+    """
     found = path.expanduser()
     if found.is_file():
+        with found.open("rb") as stream:
+            head = stream.read(32)
+        for mark, what in IMPOSTORS:
+            if head.startswith(mark):
+                raise DatasetError(f"{path}: this is {what}")
         return found
+    if found.exists() and not found.is_dir():
+        raise DatasetError(
+            f"{path}: this is a device or a pipe; only regular files are read: copy its content "
+            "to one"
+        )
     if found.is_dir():
         raise DatasetError(
             f"{path}: this is a folder, and no data set that is one; name a file or a data set's "
@@ -42,32 +68,62 @@ def damage_named(
 ) -> Iterator[None]:
     """Whatever a library raises while it reads `what` becomes a DatasetError.
 
-    On damaged bytes zlib, HDF5 and Arrow each have their own errors, and any of Python's.
+    On damaged bytes zlib, HDF5 and Arrow each have their own errors, and any of Python's. Memory
+    that does not suffice is no damage: MemoryError passes.
     """
     try:
         yield
-    except DatasetError:
+    except (DatasetError, MemoryError):
         raise
     except Exception as error:
-        raise DatasetError(f"{path}: {what} cannot be read ({error}); {remedy}") from error
+        said = str(error)
+        if "allocat" in said and "memory" in said.lower():
+            raise MemoryError(f"{path}: {what}") from error
+        raise DatasetError(f"{path}: {what} cannot be read ({plain(error)}); {remedy}") from error
+
+
+def plain(error: Exception) -> str:
+    """What a library says, without NumPy's advice to trust the file."""
+    said = str(error) or type(error).__name__
+    if "allow_pickle" in said:
+        return "its header is none that NumPy writes for numbers"
+    return said
+
+
+def out_of_memory(spec: str) -> DatasetError:
+    """In place of a MemoryError."""
+    free = free_bytes()
+    have = "" if free is None else f" ({free / 2**30:.3g} GiB are free)"
+    return DatasetError(
+        f"{spec}: does not fit into memory{have}; read less of it (--dataset.keys), convert it in "
+        "parts to --format mapped, or use a machine with more"
+    )
 
 
 def text_of(path: Path, folder: Path, name: str) -> str:
     """The text of the file `name` of a data set's folder; DatasetError where it cannot be one."""
-    file = folder / name
-    if not file.is_file():
+    if not (folder / name).exists():
         raise DatasetError(f"{path}: {name} is missing; copy the whole folder again")
+    file = existing_file(folder / name)
     if file.stat().st_size > TEXT_LIMIT:
-        raise DatasetError(f"{path}: {name} is no description of a data set; copy it again")
-    return file.read_text(encoding="utf-8", errors="replace")
+        raise DatasetError(
+            f"{path}: {name} has {file.stat().st_size:,} bytes, more than a description of a data "
+            "set; is it the right file?"
+        )
+    content = file.read_bytes()
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise DatasetError(f"{path}: {name} is no text in UTF-8; save it as that")
+    return content.decode("utf-8-sig", errors="replace")
 
 
 def parsed_object(path: Path, what: str, text: object) -> dict[str, object]:
     """A JSON object; DatasetError names `what` where the text is none."""
     try:
-        value = json.loads(str(text))
+        value = json.loads(str(text).removeprefix("\ufeff"))
     except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path}: {what} is not JSON ({error}); copy it again") from error
+        raise DatasetError(
+            f"{path}: {what} is not JSON ({error}); correct it, or copy it again"
+        ) from error
     if not isinstance(value, dict):
         raise DatasetError(f"{path}: {what} holds no JSON object; write one in braces")
     return value

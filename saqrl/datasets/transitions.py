@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
+from saqrl.datasets.errors import printable
 from saqrl.datasets.scaling import ActionRange
 from saqrl.datasets.statistics import BLOCK_ROWS
 
@@ -105,12 +106,16 @@ class Transitions:
     @property
     def notes(self) -> tuple[str, ...]:
         """What was changed or assumed on the way from the file, one sentence each."""
-        notes = self.provenance.get("notes", ())
-        return tuple(map(str, notes)) if isinstance(notes, (list, tuple)) else ()
+        return _sentences(self.provenance.get("notes"))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the reader found suspicious, each with its remedy; `audit` looks for more."""
+        return _sentences(self.provenance.get("warnings"))
 
     def noted(self, note: str, **record: object) -> "Transitions":
         """The same with one more sentence and more fields in its provenance."""
-        notes = [*self.notes, note]
+        notes = [*self.notes, printable(note)]
         return replace(self, provenance={**self.provenance, **record, "notes": notes})
 
     def with_held_out(self, held_out: "Transitions", note: str) -> "Transitions":
@@ -136,6 +141,10 @@ class Transitions:
         """
         chosen = {name: getattr(self, name)[rows] for name in ROW_FIELDS}
         return replace(self, **chosen, groups=None, starts=None, episode_starts=episode_starts)
+
+
+def _sentences(recorded: object) -> tuple[str, ...]:
+    return tuple(map(printable, recorded)) if isinstance(recorded, (list, tuple)) else ()
 
 
 def other_successors(log: Transitions) -> Iterator[tuple[slice, Bool[np.ndarray, " block"]]]:

@@ -12,6 +12,7 @@ import contextlib
 import hmac
 import http
 import ipaddress
+import math
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -31,7 +32,15 @@ except ImportError as error:
     raise ImportError('serving needs websockets and msgpack: pip install "saqrl[serve]"') from error
 
 OBSERVATION_KEYS = ("observation", "state", "observation/state", "observation.state")
-NUMBERS = "fiub"
+# What a client's arrays may be made of: bool, and numbers of so many bytes, of either byte order.
+NUMBERS = {
+    text: np.dtype(text)
+    for code in ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
+    for text in (np.dtype(code).name, np.dtype(code).str, np.dtype(f">{code}").str)
+}
+DIMENSIONS = 8
+# Of one message, lists and maps together: a megabyte of empty maps takes half a second to read.
+ITEMS = 50_000
 
 
 class RequestError(ValueError):
@@ -47,7 +56,9 @@ class Limits:
     messages_per_second: float = 2000.0
     """Of one connection; beyond it the server reads more slowly."""
     connections: int = 256
-    """More are turned away."""
+    """One more takes the place of the one that has been silent for longest, or is turned away."""
+    idle_seconds: float = 30.0
+    """Silence after which a connection makes room for another one."""
 
 
 def check_address(host: str, token: str | None) -> None:
@@ -56,8 +67,8 @@ def check_address(host: str, token: str | None) -> None:
         raise ValueError("the token is empty; give one that nobody guesses, or leave --token out")
     if not _is_loopback(host) and token is None:
         raise ValueError(
-            f"--host {host} can be reached from other machines: add --token SECRET, or keep "
-            "127.0.0.1"
+            f"--host {host} can be reached from other machines: add --token-file FILE (or set "
+            "SAQRL_TOKEN), or keep 127.0.0.1"
         )
 
 
@@ -72,7 +83,8 @@ class PolicyServer:
 
     def __init__(self, policy: RobotPolicy, *, token: str | None = None, limits: Limits):
         self._policy, self._token, self._limits = policy, token, limits
-        self._open = 0
+        self._heard: dict[ServerConnection, float] = {}
+        self._closing: set[asyncio.Task[None]] = set()
         self._greeting = pack(dict(policy.metadata))
         self.answered = 0
         self.refused = 0
@@ -111,30 +123,38 @@ class PolicyServer:
         """Answer the health check, and turn away who may not or cannot come in."""
         if request.path == "/healthz":
             return connection.respond(http.HTTPStatus.OK, "OK\n")
-        if self._token is not None:
-            given = request.headers.get("Authorization", "")
-            scheme, _, secret = given.partition(" ")
-            known = scheme.lower() in ("api-key", "bearer")
-            if not (known and hmac.compare_digest(secret.encode(), self._token.encode())):
-                return connection.respond(
-                    http.HTTPStatus.UNAUTHORIZED, "send the header Authorization: Api-Key TOKEN\n"
-                )
-        if self._open >= self._limits.connections:
+        if self._token is not None and not _proves(request, self._token):
+            return connection.respond(
+                http.HTTPStatus.UNAUTHORIZED, "send one header Authorization: Api-Key TOKEN\n"
+            )
+        if len(self._heard) >= self._limits.connections and not self._make_room():
             return connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, "too many clients\n")
         return None
 
+    def _make_room(self) -> bool:
+        """Close the connection that has been silent for longest, if that is long enough."""
+        longest = min(self._heard, key=self._heard.__getitem__)
+        if time.monotonic() - self._heard[longest] < self._limits.idle_seconds:
+            return False
+        del self._heard[longest]
+        closing = asyncio.ensure_future(longest.close(1013, "idle, and another client waits"))
+        self._closing.add(closing)  # the loop itself keeps no task alive
+        closing.add_done_callback(self._closing.discard)
+        return True
+
     async def _converse(self, connection: ServerConnection) -> None:
-        self._open += 1
+        self._heard[connection] = time.monotonic()
         allowance = _Allowance(self._limits.messages_per_second)
         try:
             await connection.send(self._greeting)
             async for message in connection:
+                self._heard[connection] = time.monotonic()
                 await allowance.spend()
                 await connection.send(self.answer(message))
         except ConnectionClosed:
             pass  # gone in the middle of an answer
         finally:
-            self._open -= 1
+            self._heard.pop(connection, None)
 
     def answer(self, message: str | bytes) -> str | bytes:
         """The reply to one message: packed actions, or a text that says what is wrong with it."""
@@ -157,6 +177,27 @@ class PolicyServer:
         return pack(found)
 
 
+def _proves(request: Request, token: str) -> bool:
+    """Whether the request has one Authorization header, and that holds the token."""
+    given = [header.partition(" ") for header in request.headers.get_all("Authorization")]
+    allowed = [token.encode(errors="surrogateescape")]  # an argument may be any bytes
+    with contextlib.suppress(UnicodeEncodeError):  # newer clients write what Latin-1 has in it
+        allowed.append(token.encode("latin-1"))
+    return len(given) == 1 and all(
+        scheme.lower() in ("api-key", "bearer")
+        and any(hmac.compare_digest(_header_bytes(secret), one) for one in allowed)
+        for scheme, _, secret in given
+    )
+
+
+def _header_bytes(value: str) -> bytes:
+    """As they came: websockets decodes them as Latin-1, or as ASCII before version 16."""
+    try:
+        return value.encode("latin-1")
+    except UnicodeEncodeError:
+        return value.encode(errors="surrogateescape")
+
+
 class _Allowance:
     """A token bucket of one second's messages."""
 
@@ -176,7 +217,7 @@ def read_observation(message: str | bytes) -> np.ndarray:
     if isinstance(message, str):
         raise RequestError("expected a binary message with msgpack, this one is text")
     try:
-        request = msgpack.unpackb(message, object_hook=_array, strict_map_key=False)
+        request = _unpacked(message)
     except Exception as error:  # msgpack's exceptions have no common base; bytes are untrusted
         raise RequestError(f"the message is no msgpack ({_words(error)})") from error
     if not isinstance(request, dict):
@@ -186,15 +227,43 @@ def read_observation(message: str | bytes) -> np.ndarray:
         raise RequestError(
             f"no observation: expected one of the keys {', '.join(OBSERVATION_KEYS)}"
         )
-    try:
-        observation = np.asarray(request[name])
-    except ValueError as error:
-        raise RequestError(f"{name!r} is no array of numbers") from error
-    if observation.dtype.kind not in NUMBERS:
+    return _numbers(request[name], name)
+
+
+def _numbers(value: Any, name: str) -> np.ndarray:
+    """The value as one array of one dimension; NumPy sees nothing but numbers."""
+    if isinstance(value, list):
+        if not all(isinstance(number, (int, float, np.generic)) for number in value):
+            raise RequestError(f"{name!r} is no array of numbers")
+        value = np.asarray(value)
+    elif isinstance(value, (int, float, np.generic)):
+        value = np.asarray(value)
+    elif not isinstance(value, np.ndarray):
         raise RequestError(f"{name!r} is no array of numbers")
-    if observation.ndim != 1:
-        raise RequestError(f"{name!r} has shape {observation.shape}; expected one observation")
-    return observation
+    if value.ndim != 1:
+        raise RequestError(f"{name!r} has shape {value.shape}; expected one observation")
+    return value
+
+
+def _unpacked(message: bytes) -> Any:
+    """What a message says, with arrays as NumPy's; ValueError where it holds too many things."""
+    left = ITEMS
+
+    def counted(found: Any) -> Any:
+        nonlocal left
+        left -= 1 + len(found)
+        if left < 0:
+            raise ValueError(f"a message holds at most {ITEMS} numbers and names beside its arrays")
+        return _array(found) if isinstance(found, dict) else found
+
+    return msgpack.unpackb(
+        message,
+        object_hook=counted,
+        list_hook=counted,
+        strict_map_key=False,
+        max_array_len=ITEMS,
+        max_map_len=ITEMS,
+    )
 
 
 def pack(message: Mapping[str, Any]) -> bytes:
@@ -214,19 +283,27 @@ def _described(value: Any) -> Any:
 
 
 def _array(found: dict[Any, Any]) -> Any:
+    """What a map stands for; everything is checked before NumPy sees it."""
     if b"__npgeneric__" in found:
-        return np.dtype(_number_type(found[b"dtype"])).type(found[b"data"])
+        number = found[b"data"]
+        if not isinstance(number, (int, float)):
+            raise ValueError("a number of NumPy's holds no number")
+        return _number_type(found[b"dtype"]).type(number)
     if b"__ndarray__" not in found:
         return found
-    array = np.frombuffer(found[b"data"], _number_type(found[b"dtype"]))
-    return array.reshape(found[b"shape"])
+    data, dtype, shape = found[b"data"], _number_type(found[b"dtype"]), found[b"shape"]
+    known = isinstance(data, bytes) and isinstance(shape, list) and len(shape) <= DIMENSIONS
+    if not (known and all(type(size) is int and size >= 0 for size in shape)):
+        raise ValueError("an array has no bytes, or no shape")
+    if math.prod(shape) * dtype.itemsize != len(data):
+        raise ValueError(f"an array of shape {shape} has {len(data)} bytes")
+    return np.frombuffer(data, dtype).reshape(shape)
 
 
 def _number_type(name: Any) -> np.dtype[Any]:
-    dtype = np.dtype(name)
-    if dtype.kind not in NUMBERS:
-        raise ValueError(f"arrays of type {dtype} are not accepted")
-    return dtype
+    if not (isinstance(name, str) and name in NUMBERS):
+        raise ValueError(f"arrays of type {str(name)[:20]!r} are not accepted")
+    return NUMBERS[name]
 
 
 def _words(error: Exception) -> str:

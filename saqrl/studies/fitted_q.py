@@ -163,7 +163,7 @@ def _log_policy(
     controller: CodeController, features: Float[Array, "n features"], *, greedy: bool
 ) -> Float[Array, "n codes"]:
     def one(row: Float[Array, " features"]) -> Float[Array, " codes"]:
-        logits = controller.actor.logits(row, controller.quantizer.log_prior(row))
+        logits = controller.scores(row)
         if not greedy:
             return jax.nn.log_softmax(logits)
         best = jnp.arange(len(logits)) == jnp.argmax(logits)

@@ -1,11 +1,11 @@
 """Whether a training fits into memory, said before it begins."""
 
 import itertools
-from pathlib import Path
 
 import jax
 
 from saqrl.datasets import Transitions
+from saqrl.datasets.budget import free_bytes
 from saqrl.training.preparation import part_rows
 from saqrl.training.settings import Settings
 
@@ -51,15 +51,7 @@ def available_bytes() -> int | None:
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
         return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        name, _, value = line.partition(":")
-        if name == "MemAvailable":
-            return int(value.split()[0]) * 1024
-    return None
+    return free_bytes()
 
 
 def require_memory(settings: Settings, data: Transitions) -> None:

@@ -24,6 +24,8 @@ EPISODES_FOR_HELD_OUT = 10
 PART_ROWS = 2**18
 # Rows of each side of a split of streamed data that are brought into memory.
 SAMPLE_ROWS = 100_000
+# Of rewards: more leaves float32, or is about to.
+LARGEST_FACTOR = 1e30
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,15 +120,24 @@ def reward_factor(transitions: Transitions, scale: RewardScale) -> float:
 
     unit: the mean size of a reward becomes 0.1, values then are of order 10 at discount 0.99;
     return-range: returns span 1000, as IQL does for locomotion (arXiv 2110.06169, appendix B).
+    ValueError where rewards are so small that the factor leaves float32.
     """
     if scale == "unit":
         sums = [np.abs(block).sum(dtype=np.float64) for block in blocks(transitions.rewards)]
-        size = float(sum(sums)) / len(transitions)
-        return 0.1 / size if size > 0 else 1.0
-    if scale == "return-range":
-        span = float(np.ptp(transitions.episode_returns))
-        return 1000 / span if span > 0 else 1.0
-    return 1.0
+        size, target = float(sum(sums)) / len(transitions), 0.1
+    elif scale == "return-range":
+        size, target = float(np.ptp(transitions.episode_returns)), 1000.0
+    else:
+        return 1.0
+    if size == 0:
+        return 1.0
+    if not target / size <= LARGEST_FACTOR:
+        raise ValueError(
+            f"rewards of mean size or range {size:g} would be multiplied by {target / size:g}, "
+            "which float32 does not hold: multiply them by a constant before, or say "
+            "--reward-scale none"
+        )
+    return target / size
 
 
 def prepare(

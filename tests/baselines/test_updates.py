@@ -223,6 +223,23 @@ def test_cql_follows_bellman_error_and_conservative_gap(batch):
     np.testing.assert_allclose(moment / 0.1, -(density - ACT), rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "algorithm",
+    [iql.IQL(), cql.CQL(), brac.BRAC(), rebrac.ReBRAC()],
+    ids=lambda a: type(a).__name__,
+)
+def test_critics_read_state_and_action_and_begin_as_their_own_target(batch, algorithm):
+    state = algorithm.init(KEY, batch)
+    ours = state.networks.model.critics if isinstance(algorithm, iql.IQL) else state.critics.model
+    target = state.target.critics if isinstance(algorithm, rebrac.ReBRAC) else state.target
+    assert_same(ours, target)
+    first, second = ours.heads
+    assert first.weights[0].shape == (FEATURES + ACT, 256)
+    assert first.weights[-1].shape == (256, 1)
+    assert len(first.norm_scales) == len(algorithm.hidden)
+    assert (first.weights[0] != second.weights[0]).all()
+
+
 def test_cql_proposals_carry_their_own_densities(batch):
     algorithm = cql.CQL(**CRITICS, samples=4)
     policy = algorithm.init(jax.random.key(1), batch).policy.model
@@ -363,3 +380,58 @@ def test_gaussian_bc_normalises_where_it_is_asked_to(batch):
         GaussianBC(hidden=(4,), layer_norm=wanted).init(KEY, batch) for wanted in (False, True)
     )
     assert len(jax.tree.leaves(normed.model)) > len(jax.tree.leaves(plain.model))
+
+
+def test_a_regression_acts_within_the_bounds(batch):
+    algorithm = ContinuousBC(**LINEAR)
+    state = shaken(algorithm.init(KEY, batch))
+    for observation in 3 * batch.observations:
+        expected = np.clip(linear(doubles(state.model), np.float64(observation)), -1, 1)
+        found = algorithm.actor(state).act(observation, KEY, greedy=False)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("reach", [1.0, 1.1])
+def test_a_tanh_gaussian_acts_by_its_median_or_a_draw(batch, reach):
+    algorithm = GaussianBC(**LINEAR, reach=reach)
+    state = shaken(algorithm.init(KEY, batch))
+    noise = np.float64(jax.random.normal(KEY, (ACT,)))
+    for observation in batch.observations:
+        mean, log_deviation = gaussian(doubles(state.model), np.float64(observation))
+        for greedy, value in ((True, mean), (False, mean + np.exp(log_deviation) * noise)):
+            found = algorithm.actor(state).act(observation, KEY, greedy=greedy)
+            expected = np.clip(reach * np.tanh(value), -1, 1)
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("own", "bounded"), [(-9.0, -5.0), (-0.5, -0.5), (7.0, 2.0)])
+def test_iql_acts_by_its_mean_or_a_draw_around_it(batch, own, bounded):
+    algorithm = iql.IQL(**CRITICS)
+    policy = algorithm.actor(shaken(algorithm.init(KEY, batch)))
+    policy = eqx.tree_at(lambda p: p.log_deviation, policy, jnp.full(ACT, own))
+    noise = np.float64(jax.random.normal(KEY, (ACT,)))
+    for observation in batch.observations:
+        mean = np.tanh(linear(doubles(policy.network), np.float64(observation)))
+        drawn = np.clip(mean + math.exp(bounded) * noise, -1, 1)
+        for greedy, expected in ((True, mean), (False, drawn)):
+            found = policy.act(observation, KEY, greedy=greedy)
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "message"),
+    [
+        (lambda: brac.BRAC(behaviour_share=0.0), r"behaviour-share is 0\.0; it must lie between"),
+        (lambda: brac.BRAC(behaviour_share=1.0), r"behaviour-share is 1\.0"),
+        (lambda: brac.BRAC(behaviour_share=float("nan")), "behaviour-share is nan"),
+        (lambda: GaussianBC(reach=float("nan")), "agent.reach is nan"),
+    ],
+)
+def test_hyperparameters_that_leave_a_phase_or_the_bounds_empty_are_refused(algorithm, message):
+    with pytest.raises(ValueError, match=message):
+        algorithm()
+
+
+def test_the_ends_of_what_is_allowed_are_allowed():
+    assert GaussianBC(reach=1.0).reach == 1
+    assert brac.BRAC(behaviour_share=0.999).behaviour_share == 0.999

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager, suppress
+import tracemalloc
+from contextlib import ExitStack, contextmanager, suppress
 
 import numpy as np
 import pytest
 
+from saqrl.commands import serve
 from saqrl.deploy import runtime
 from tests.deploy.test_export import OBSERVATIONS, make_policy, write
 
@@ -108,7 +110,29 @@ GARBAGE = [
     (request(array(np.zeros(3)) | {b"data": b"12"}), "no msgpack"),
     (request({b"__ndarray__": True}), "no msgpack"),
     (request(array(np.array(["a", "b", "c"]))), "not accepted"),
+    (request([0.0, 1.0, "2"]), "no array of numbers"),
+    (request({b"__npgeneric__": True, b"data": "1" * 1000, b"dtype": "<f8"}), "no number"),
+    (request(array(np.zeros(3)) | {b"shape": (-3,)}), "no shape"),
+    (request(array(np.zeros(3)) | {b"shape": (2,)}), "24 bytes"),
 ]
+# Of a megabyte or less, made to cost the server much more: what reading each may take at most is
+# a quarter of a second and 32 MB; the worst takes a tenth of both on an idle machine.
+COSTLY = {
+    "a long text and many empty ones": request(["x" * 500_000] + [""] * 1000),
+    "a long type": request(array(np.zeros(3)) | {b"dtype": "i4," * 300_000}),
+    "a long type of many dimensions": request(
+        array(np.zeros(3)) | {b"dtype": "i4," * 300_000, b"shape": [1] * 1000}
+    ),
+    "many dimensions": request(array(np.zeros(3)) | {b"shape": [1] * 100_000}),
+    "a million numbers": request([1] * 1_000_000),
+    "many lists of numbers": request([[1] * 40_000] * 25),
+    "a million empty maps": request([{}] * 49_000 + [[{}] * 49_000] * 19),
+    "many arrays": request([array(np.zeros(0))] * 15_000),
+    "a map of many names": msgpack.packb(dict.fromkeys(range(170_000), 0)),
+    "a number of a million digits": request(
+        {b"__npgeneric__": True, b"data": "9" * 1_000_000, b"dtype": "<f8"}
+    ),
+}
 
 
 def test_a_server_answers_survives_garbage_and_goes_on(exported):
@@ -142,6 +166,34 @@ def test_each_bad_request_is_told_what_is_wrong(exported, message, reason):
     assert re.search(reason, answer), answer
 
 
+@pytest.mark.parametrize("name", COSTLY)
+def test_no_message_costs_more_than_its_size(exported, name):
+    server = serving.PolicyServer(runtime.load(exported), limits=serving.Limits())
+    assert len(COSTLY[name]) <= serving.Limits().message_bytes
+    server.answer(request([0.0, 1.0, 2.0]))
+    began = time.process_time()
+    answer = server.answer(COSTLY[name])
+    assert time.process_time() - began < 0.25
+    assert isinstance(answer, str)
+    assert len(answer) < 300
+    tracemalloc.start()
+    server.answer(COSTLY[name])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 32e6
+
+
+def test_numbers_in_every_accepted_form_are_the_same_observation(exported):
+    server = serving.PolicyServer(runtime.load(exported), limits=serving.Limits())
+    expected = actions_of(server.answer(request([1.0, 0.0, 1.0])))
+    row = np.array([1, 0, 1])
+    scalars = [{b"__npgeneric__": True, b"data": int(one), b"dtype": "<i8"} for one in row]
+    forms = [[1, 0, 1], [True, False, True], scalars, {**array(row), b"dtype": "int64"}]
+    forms += [array(row.astype(kind)) for kind in ("?", "i1", ">i4", "u8", "f2", ">f4", "f8")]
+    for form in forms:
+        np.testing.assert_array_equal(actions_of(server.answer(request(form))), expected)
+
+
 def test_large_and_half_messages_close_only_their_own_connection(exported):
     with running(exported, message_bytes=1000) as (_, port), connected(port) as (good, _):
         with connected(port) as (bad, _):
@@ -170,6 +222,91 @@ def test_a_token_is_asked_for_and_the_health_check_needs_none(exported):
             headers = {"Authorization": f"{scheme} secret"}
             with connected(port, additional_headers=headers) as (_, metadata):
                 assert metadata["act"] == "greedy"
+
+
+def test_only_one_header_with_the_very_bytes_of_the_token_lets_in(exported):
+    def answered(port, *lines: bytes) -> int:
+        """The status of a handshake with these headers besides its own."""
+        own = (
+            b"GET / HTTP/1.1",
+            b"Host: here",
+            b"Upgrade: websocket",
+            b"Connection: Upgrade",
+            b"Sec-WebSocket-Version: 13",
+            b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+        )
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+            client.sendall(b"\r\n".join((*own, *lines, b"", b"")))
+            return int(client.recv(100).split()[1])
+
+    right = "Authorization: Api-Key grüße".encode()
+    with running(exported, token="grüße") as (_, port):
+        for line in (right, right.decode().encode("latin-1")):
+            assert answered(port, line) == 101
+        for lines in (
+            (right, right),
+            (right, b"Authorization: Api-Key other"),
+            (b"Authorization: Api-Key gr??e",),
+            (b"Authorization: Api-Key gr\xff",),
+            (b"Authorization: Api-Key",),
+            (b"Authorization:",),
+            (),
+        ):
+            assert answered(port, *lines) == 401, lines
+
+
+def test_the_longest_silent_client_makes_room_when_the_server_is_full(exported):
+    with running(exported, connections=2, idle_seconds=0.0) as (server, port):
+        with connected(port) as (silent, _), connected(port) as (talking, _):
+            talking.send(request([0.0, 1.0, 2.0]))
+            talking.recv()
+            with connected(port) as (new, _):
+                with pytest.raises(ConnectionClosed, match=r"1013.*another client waits"):
+                    silent.recv(timeout=20)
+                for client in (talking, new):
+                    client.send(request([0.0, 1.0, 2.0]))
+                    assert actions_of(client.recv()).shape == (CHUNK, ACT)
+        assert server.answered == 3
+
+
+@pytest.mark.slow
+def test_256_silent_clients_keep_nobody_out(exported):
+    with running(exported) as (_, port), ExitStack() as open_clients:
+        for _ in range(256):
+            open_clients.enter_context(connected(port))
+        with pytest.raises(InvalidStatus, match="503"):
+            sync.connect(f"ws://127.0.0.1:{port}")
+        time.sleep(serving.Limits().idle_seconds)
+        for _ in range(10):
+            client, _ = open_clients.enter_context(connected(port))
+            client.send(request([0.0, 1.0, 2.0]))
+            assert actions_of(client.recv()).shape == (CHUNK, ACT)
+
+
+def test_a_token_comes_from_the_flag_a_file_or_the_environment(exported, tmp_path, monkeypatch):
+    def token(**given):
+        return serve.token_of(serve.Serve(str(exported), **given))
+
+    monkeypatch.delenv("SAQRL_TOKEN", raising=False)
+    assert token() is None
+    (tmp_path / "token").write_text("from the file\n")
+    monkeypatch.setenv("SAQRL_TOKEN", "from the environment")
+    assert token() == "from the environment"
+    assert token(token="from the flag") == "from the flag"
+    assert token(token_file=str(tmp_path / "token")) == "from the file"
+    with pytest.raises(ValueError, match="not both"):
+        token(token="a", token_file=str(tmp_path / "token"))
+    with pytest.raises(FileNotFoundError):
+        token(token_file=str(tmp_path / "absent"))
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "long").write_text("x" * 5000)
+    for name in ("pipe", "long"):
+        with pytest.raises(ValueError, match="expected a file of one line"):
+            token(token_file=str(tmp_path / name))
+    for content in ("", " \n", "a\nb\n"):
+        (tmp_path / "token").write_text(content)
+        with pytest.raises(ValueError, match="expected one, the token"):
+            token(token_file=str(tmp_path / "token"))
 
 
 def test_pages_in_a_browser_and_too_many_clients_are_turned_away(exported):

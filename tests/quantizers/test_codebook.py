@@ -44,6 +44,17 @@ def test_first_codes_find_well_separated_clusters():
     assert nearest.min(1).max() < 0.5  # every code lies in a cluster
 
 
+def test_a_cluster_of_one_row_lies_on_it():
+    rows = jnp.asarray(np.random.default_rng(0).normal(size=(7, 2)) * 9, jnp.float32)
+    codes = np.asarray(books.choose_first_codes(jax.random.key(0), rows, count=7))
+    np.testing.assert_allclose(codes[np.lexsort(codes.T)], rows[np.lexsort(rows.T)], rtol=1e-5)
+    # Without a step of k-means they are the rows and a little noise.
+    first = books.choose_first_codes(jax.random.key(0), rows, count=7, iterations=0)
+    apart = np.abs(np.asarray(first)[:, None] - rows).max(-1).min(1)
+    assert (apart > 0).all()
+    assert apart.max() < 5e-3 * float(rows.std())
+
+
 def test_first_codes_are_distinct_when_there_are_fewer_rows_than_codes():
     rows = jnp.asarray([[0.0, 1.0], [2.0, 3.0], [5.0, -1.0]])
     codes = books.choose_first_codes(jax.random.key(0), rows, count=8)
@@ -76,6 +87,7 @@ def test_only_long_vectors_are_shortened():
     assert (size > 1).ravel().tolist() == [False, False, False, True, True]
     expected = np.where(size > 1, vectors / np.maximum(size, 1), vectors)
     np.testing.assert_allclose(books.bounded(jnp.asarray(vectors)), expected, rtol=1e-5)
+    np.testing.assert_allclose(books.bounded(jnp.asarray(vectors[3])), expected[3], rtol=1e-5)
 
 
 def test_only_unused_codes_are_revived_and_onto_vectors_of_the_batch():

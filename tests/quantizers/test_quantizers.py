@@ -193,6 +193,26 @@ def test_fsq_loss_codes_and_gradient_are_those_of_a_plain_loop():
     np.testing.assert_allclose(gradient.encoder.weights[0], encoder_gradient, atol=1e-5)
 
 
+def test_fsq_rounds_fewer_latents_where_two_levels_each_are_too_many():
+    assert FSQ().levels == (4, 4, 4)
+    assert FSQ(codes=7).levels == (3, 2)
+    assert FSQ(codes=4).levels == (2, 2)
+    assert FSQ(codes=3).levels == (3,)
+    assert FSQ(codes=9, latents=1).levels == (9,)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
+def test_candidates_of_a_temperature_that_is_not_above_zero_are_refused(temperature):
+    with pytest.raises(ValueError, match=r"quantizer\.temperature is .*; it must be positive"):
+        Candidates(temperature=temperature)
+
+
+@pytest.mark.parametrize("latents", [0, -1])
+def test_no_latents_are_refused(latents):
+    with pytest.raises(ValueError, match=f"quantizer.latents is {latents}; at least 1"):
+        FSQ(latents=latents)
+
+
 def test_candidates_loss_codes_and_gradient_are_those_of_a_plain_loop():
     data = gripper_batch(8)
     quantizer = Candidates(codes=4, temperature=0.5, **LITTLE)
@@ -261,10 +281,14 @@ def test_bins_are_even_and_hold_both_ends():
 
 def test_bins_say_the_number_where_it_explodes():
     data = ActionBatch(jnp.zeros((4, 1)), jnp.zeros((4, 28)))
-    with pytest.raises(ValueError, match=r"28 action dimensions already make 268,435,456 joint"):
+    too_many = r"28 action dimensions already make 268,435,456 joint .*: choose a learned quantizer"
+    with pytest.raises(ValueError, match=too_many):
         engine.begin(Bins(), jax.random.key(0), data)
     with pytest.raises(ValueError, match=r"raise codes to 128"):
         Bins(codes=64).levels(7)
+    with pytest.raises(ValueError, match=r"raise codes to 4,096"):
+        Bins(codes=64).levels(12)
+    assert Bins(codes=64).levels(6) == (2,) * 6
 
 
 @pytest.mark.parametrize("name", ["vqvae", "kmeans", "bins", "candidates"])

@@ -1,5 +1,8 @@
 """HDF5 files, opened with suspicion: what every reader of the family shares."""
 
+import contextlib
+import importlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from saqrl.datasets.budget import budget
 from saqrl.datasets.errors import DatasetError, listing
 from saqrl.datasets.formats.hdf5_strings import TEXT_LIMIT, texts
 from saqrl.datasets.source import MOST_DEFLATED, damage_named, existing_file
@@ -20,6 +24,18 @@ VARIABLE = "a string of any length"
 # throughout are left unwritten by some. More is a damaged header. An episode has less to leave
 # out, and a file may hold many.
 UNSTORED_LIMIT, UNSTORED_OF_EPISODE = 1 << 26, 1 << 20
+# Of the HDF Group's register of filters: those that recordings are compressed with.
+FILTERS = {
+    4: "szip",
+    307: "bzip2",
+    32001: "Blosc",
+    32004: "LZ4",
+    32008: "bitshuffle",
+    32013: "ZFP",
+    32015: "Zstandard",
+    32017: "SZ",
+    32026: "Blosc2",
+}
 
 
 def open_hdf5(path: Path) -> "h5py.File":
@@ -29,9 +45,14 @@ def open_hdf5(path: Path) -> "h5py.File":
     file = existing_file(path)
     if not h5py.is_hdf5(file):
         raise DatasetError(f"{path}: not an HDF5 file; check the format, or copy it again")
+    budget().admit(file)
     try:
         return h5py.File(file, "r")
     except Exception as error:  # HDF5 reports damage as OSError, RuntimeError or KeyError
+        if "unable to lock" in str(error):
+            raise DatasetError(
+                f"{path}: another program has it open for writing ({error}); close it there"
+            ) from error
         raise DatasetError(f"{path}: damaged or cut off ({error}); copy it again") from error
 
 
@@ -153,6 +174,7 @@ def read_array(
             raise DatasetError(
                 f"{path}: {key} holds objects or strings of any length; store plain numbers"
             )
+        _require_filters(path, key, dataset)
         stored = dataset.id.get_storage_size()
         filtered = dataset.id.get_create_plist().get_nfilters() > 0
         if dataset.nbytes > unstored + stored * (MOST_DEFLATED if filtered else 1):
@@ -160,12 +182,38 @@ def read_array(
                 f"{path}: {key} promises {dataset.shape[0]:,} rows and stores {stored:,} bytes, "
                 "which cannot hold them; the file is damaged, copy it again"
             )
+        # A chunk is unpacked whole, however little of it is asked for.
+        chunk = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
+        budget().take(path, key, max(dataset.nbytes, chunk))
         return np.asarray(dataset[()])
+
+
+def _require_filters(path: Path, key: str, dataset: "h5py.Dataset") -> None:
+    """DatasetError names the filters that a data set needs and this machine lacks."""
+    import h5py
+
+    described = dataset.id.get_create_plist()
+    codes = [described.get_filter(place)[0] for place in range(described.get_nfilters())]
+    if all(map(h5py.h5z.filter_avail, codes)):
+        return
+    with contextlib.suppress(ImportError):  # brings the filters with it, where it is installed
+        importlib.import_module("hdf5plugin")
+    if missing := [code for code in codes if not h5py.h5z.filter_avail(code)]:
+        named = listing(f"filter {code} ({FILTERS.get(code, 'unknown')})" for code in missing)
+        raise DatasetError(
+            f"{path}: {key} is compressed with {named}, which is not installed: pip install "
+            "hdf5plugin, or write the file with gzip"
+        )
 
 
 def numbers(path: Path, key: str, group: "h5py.Group") -> np.ndarray:
     """The data set `key` of an episode's group; DatasetError where it holds no numbers."""
+    import h5py
+
     dataset = local_dataset(path, key, group)
+    with damage_named(path, key):
+        found = h5py.h5o.get_info(dataset.id)
+    budget().claim(path, key, (found.fileno, found.addr))
     array = read_array(path, key, dataset, unstored=UNSTORED_OF_EPISODE)
     if array.dtype.kind not in "fiub":
         raise DatasetError(f"{path}: {key} holds {array.dtype.name}; store it as numbers (float32)")

@@ -7,16 +7,18 @@ file without rewards gets them with --dataset.rewards success-at-end, or has non
 
 import json
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from saqrl.datasets.assembly import assemble
+from saqrl.datasets.budget import budget
 from saqrl.datasets.errors import DatasetError, counted, listing, nearest
 from saqrl.datasets.extras import extras_of
 from saqrl.datasets.options import DEFAULT, ReadOptions
-from saqrl.datasets.source import damage_named, parsed_object, text_of
+from saqrl.datasets.source import damage_named, existing_file, parsed_object, text_of
 from saqrl.datasets.transitions import Transitions
 from saqrl.environments.packages import import_packages
 
@@ -33,11 +35,14 @@ STATES = ("observation.state", "observation.environment_state")
 # Of our own conversions, which keep the whole transition.
 NEXT = "next.observation"
 TERMINATED = "next.terminated"
+TASK = "task_index"
 INFO, EXTRAS = "meta/info.json", "meta/saqrl.json"
 # Frames a second where the log does not say: the format wants a number.
 FRAMES_PER_SECOND = 20
 # Numbers that one byte of parquet may stand for: a robot with a thousand joints that stands still.
 MOST_VALUES = 256
+# Of a data set: more are not looked for by their number.
+MOST_EPISODES = 1_000_000
 
 
 def recognises(path: Path) -> bool:
@@ -62,7 +67,7 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
     observed = {key: frames.vectors(key) for key in columns["observations"]}
     arrays = {
         "observations": np.concatenate(list(observed.values()), axis=1),
-        "actions": frames.vectors(columns["action"][0]),
+        "actions": np.concatenate([frames.vectors(key) for key in columns["action"]], axis=1),
     }
     if "next.reward" in columns["wanted"]:
         arrays["rewards"] = frames.numbers("next.reward")
@@ -70,6 +75,9 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
         arrays["next_observations"] = frames.vectors(NEXT)
     layout = tuple((key, table.shape[1]) for key, table in observed.items())
     notes = [f"Observations are {listing(observed)}."]
+    if len(columns["action"]) > 1:
+        notes.append(f"Actions are {listing(columns['action'])}, side by side.")
+    tasks = _tasks(path, folder)
     terminals = _terminals(frames, columns, ends, options, notes)
     ours = (folder / EXTRAS).is_file()
     return assemble(
@@ -81,11 +89,12 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
             "version": info["codebase_version"],
             "robot_type": info.get("robot_type"),
             "fps": info.get("fps"),
-            "tasks": _tasks(path, folder),
+            "tasks": tasks,
             "observation_keys": list(observed),
         },
         notes=notes,
-        keys={"actions": columns["action"][0], "rewards": "next.reward"},
+        warnings=_task_warnings(frames, columns, tasks),
+        keys={"actions": listing(columns["action"]), "rewards": "next.reward"},
         observation_keys=() if list(observed) == [STATES[0]] else layout,
         extras=parsed_object(path, EXTRAS, text_of(path, folder, EXTRAS)) if ours else None,
     )
@@ -115,14 +124,19 @@ def _chosen_columns(
         if str(feature.get("dtype")) not in ("video", "image", "string")
     ]
     states = list(options.keys) or [name for name in STATES if name in numeric]
-    action = options.action or "action"
+    actions = [name.strip() for name in (options.action or "action").split(",")]
     candidates = [name for name in numeric if name.startswith(("observation", "action"))]
-    for name in (*states, action):
+    for name in (*states, *actions):
         if name in numeric:
             continue
         image = name in features
         why = "is images or text" if image else f"is missing{nearest(name, features)}"
-        raise DatasetError(f"{path}: feature {name} {why}; numbers are in {listing(candidates)}")
+        parts = [name for name in numeric if name.startswith("action.")]
+        join = f"; --dataset.action {','.join(parts)} joins them" if name == "action" else ""
+        raise DatasetError(
+            f"{path}: feature {name} {why}; numbers are in {listing(candidates)}"
+            f"{join if parts else ''}"
+        )
     if not states:
         raise DatasetError(
             f"{path}: there is no observation.state; choose features with --dataset.keys: "
@@ -131,7 +145,8 @@ def _chosen_columns(
     extra = [n for n in ("next.reward", "next.success", "next.done", TERMINATED) if n in numeric]
     if NEXT in numeric and states == ["observation.state"]:
         extra.append(NEXT)
-    return {"observations": states, "action": [action], "wanted": [*states, action, *extra]}
+    extra += [TASK] if TASK in numeric else []
+    return {"observations": states, "action": actions, "wanted": [*states, *actions, *extra]}
 
 
 class _Frames:
@@ -144,26 +159,34 @@ class _Frames:
         import pyarrow.parquet as parquet
 
         self.path = path
+        found = (folder / "data").glob("**/*.parquet")
         files = sorted(
-            (folder / "data").glob("**/*.parquet"),
+            (file for file in found if not file.name.startswith("._")),  # of macOS, no data
             key=lambda file: [int(n) for n in re.findall(r"\d{1,18}", file.as_posix())],
         )
         if not files:
             raise DatasetError(f"{path}: no parquet file below data; copy the whole folder again")
         total = info.get("total_episodes")
         if info["codebase_version"] != "v3.0" and isinstance(total, int) and len(files) != total:
+            there = {int(n) for file in files for n in re.findall(r"\d{1,18}", file.stem)[-1:]}
+            absent = [e for e in range(min(total, MOST_EPISODES)) if e not in there]
             raise DatasetError(
                 f"{path}: {INFO} promises {total:,} episodes and data holds "
-                f"{counted(len(files), 'file')}; the copy is incomplete, copy it again"
+                f"{counted(len(files), 'file')}{_absent(absent)}; if they were deleted, correct "
+                "total_episodes and total_frames there; else copy it again"
             )
         tables = []
         wanted = list(dict.fromkeys(columns))
         for file in files:
             name = str(file.relative_to(folder))
             with damage_named(path, name):
-                opened = parquet.ParquetFile(file)
-                _require_stored(path, name, file, opened)
+                opened = parquet.ParquetFile(existing_file(file))
                 held = opened.schema_arrow.names
+                if twice := {column for column in held if held.count(column) > 1}:
+                    raise DatasetError(
+                        f"{path}: {name} has the column {listing(sorted(twice))} twice; remove one"
+                    )
+                _require_stored(path, name, file, opened, wanted)
                 if missing := [column for column in wanted if column not in held]:
                     raise DatasetError(
                         f"{path}: {name} lacks the column {listing(missing)}, which "
@@ -228,7 +251,18 @@ class _Frames:
         return array
 
 
-def _require_stored(path: Path, name: str, file: Path, opened: "parquet.ParquetFile") -> None:
+def _absent(episodes: list[int]) -> str:
+    """A clause that names the episodes that are missing."""
+    return f" (episode {listing(episodes, limit=3)} is missing)" if episodes else ""
+
+
+def _require_stored(
+    path: Path,
+    name: str,
+    file: Path,
+    opened: "parquet.ParquetFile",
+    columns: Sequence[str] | None = None,
+) -> None:
     """Refuse a footer that promises more than the file can mean, before memory is set aside.
 
     Equal values in a row take no room in parquet, so that a few bytes may stand for any number of
@@ -244,6 +278,28 @@ def _require_stored(path: Path, name: str, file: Path, opened: "parquet.ParquetF
         raise DatasetError(
             f"{path}: {name} promises {described.num_rows:,} rows of {values:,} numbers, which its "
             f"{size:,} bytes cannot hold; the file is damaged, copy it again"
+        )
+    budget().admit(file)
+    for group in range(described.num_row_groups):
+        for place in range(described.num_columns):
+            column = described.row_group(group).column(place)
+            if columns is None or column.path_in_schema.startswith(tuple(columns)):
+                size = max(column.num_values * 8, column.total_uncompressed_size)
+                budget().take(path, f"{name}, {column.path_in_schema}", size)
+
+
+def _task_warnings(
+    frames: _Frames, columns: dict[str, list[str]], tasks: list[str]
+) -> Iterator[str]:
+    """Several tasks that nothing in an observation tells apart."""
+    if TASK not in columns["wanted"] or TASK in columns["observations"]:
+        return
+    seen = np.unique(frames.numbers(TASK)).astype(int)
+    if len(seen) > 1:
+        named = [tasks[n] if 0 <= n < len(tasks) else str(n) for n in seen[:4]]
+        yield (
+            f"{len(seen)} tasks ({listing(named)}) and no observation tells them apart: add "
+            f"{TASK} to --dataset.keys, or keep one task."
         )
 
 
@@ -272,7 +328,7 @@ def _episode_ends(
         if isinstance(promised, int) and promised != count:
             raise DatasetError(
                 f"{path}: {INFO} promises {name} {promised:,} and the parquet files hold "
-                f"{count:,}; the copy is incomplete, copy it again"
+                f"{count:,}; if episodes were deleted, correct {INFO}; else copy it again"
             )
     return changes
 
@@ -310,7 +366,7 @@ def _tasks(path: Path, folder: Path) -> list[str]:
     import pyarrow.parquet as parquet
 
     with damage_named(path, table):
-        opened = parquet.ParquetFile(folder / table)
+        opened = parquet.ParquetFile(existing_file(folder / table))
         _require_stored(path, table, folder / table, opened)
         read = opened.read(use_threads=False)
         # pandas writes the task as the index, without a name of its own.

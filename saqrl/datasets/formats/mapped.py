@@ -21,7 +21,7 @@ from saqrl.datasets.extras import NAME, extras_of, with_extras
 from saqrl.datasets.mixture import require_alike
 from saqrl.datasets.options import DEFAULT, ReadOptions
 from saqrl.datasets.scaling import ActionRange
-from saqrl.datasets.source import file_record, parsed_object
+from saqrl.datasets.source import existing_file, file_record, parsed_object, plain, text_of
 from saqrl.datasets.statistics import BLOCK_ROWS, blocks, release
 from saqrl.datasets.transitions import Transitions, other_successors
 
@@ -98,8 +98,7 @@ class Successors:
 
 def recognises(path: Path) -> bool:
     """Whether this is a folder with our record in it."""
-    recorded: bool = json.loads((path / RECORD).read_text()).get("format") == FORMAT
-    return recorded
+    return parsed_object(path, RECORD, text_of(path, path, RECORD)).get("format") == FORMAT
 
 
 def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = None) -> Transitions:
@@ -123,7 +122,11 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
     successors = Successors(observations, columns["successor_rows"], columns["successors"])
     sizes = {name: (folder / f"{name}.npy").stat().st_size for name in COLUMNS}
     recorded = record.get("provenance")
-    notes = recorded.get("notes", []) if isinstance(recorded, dict) else []
+    said = {
+        name: [str(line) for line in found] if isinstance(found, list) else []
+        for name in ("notes", "warnings")
+        for found in [recorded.get(name) if isinstance(recorded, dict) else None]
+    }
     transitions = Transitions(
         observations=observations,
         actions=columns["actions"],
@@ -140,7 +143,7 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
             "bytes": sum(sizes.values()),
             "recorded": recorded,
             "action_range": "declared",
-            "notes": [str(note) for note in notes] if isinstance(notes, list) else [],
+            **said,
         },
     )
     return with_extras(str(path), transitions, extras)
@@ -223,11 +226,7 @@ def _broken(path: Path, text: str) -> DatasetError:
 
 
 def _record(path: Path, folder: Path) -> dict[str, object]:
-    try:
-        text = (folder / RECORD).read_text()
-    except UnicodeDecodeError as error:
-        raise _broken(path, f"{RECORD} is no text") from error
-    record = parsed_object(path, RECORD, text)
+    record = parsed_object(path, RECORD, text_of(path, folder, RECORD))
     if record.get("format") != FORMAT:
         raise _broken(path, f"{RECORD} does not say format {FORMAT}")
     if record.get("version") != VERSION:
@@ -244,9 +243,9 @@ def _mapped(path: Path, folder: Path, name: str) -> np.ndarray:
     if not file.is_file():
         raise _broken(path, f"the column {file.name} is missing")
     try:
-        column = np.lib.format.open_memmap(file, mode="r")
+        column = np.lib.format.open_memmap(existing_file(file), mode="r")
     except Exception as error:  # a damaged header raises whatever its bytes happen to mean
-        raise _broken(path, f"{file.name} cannot be mapped ({error})") from error
+        raise _broken(path, f"{file.name} cannot be mapped ({plain(error)})") from error
     kind, dimensions = COLUMNS[name]
     if column.dtype != np.dtype(kind):
         raise _broken(path, f"{file.name} holds {column.dtype}, not {np.dtype(kind)}")

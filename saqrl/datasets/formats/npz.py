@@ -10,6 +10,7 @@ from typing import IO, Any
 import numpy as np
 
 from saqrl.datasets.assembly import BOUNDS, assemble
+from saqrl.datasets.budget import budget
 from saqrl.datasets.errors import DatasetError, listing, nearest
 from saqrl.datasets.extras import NAME, extras_of, provenance_text
 from saqrl.datasets.options import DEFAULT, ReadOptions
@@ -19,6 +20,7 @@ from saqrl.datasets.source import (
     existing_file,
     file_record,
     parsed_object,
+    plain,
 )
 from saqrl.datasets.transitions import EnvironmentSpec, Transitions
 
@@ -116,6 +118,7 @@ def require_fields(path: Path, found: Iterable[str], names: Sequence[str], remed
 
 
 def opened(path: Path, file: Path) -> zipfile.ZipFile:
+    budget().admit(file)
     if not zipfile.is_zipfile(file):
         raise DatasetError(
             f"{path}: not an npz archive, or cut off before its end; "
@@ -124,7 +127,9 @@ def opened(path: Path, file: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(file)
     except Exception as error:  # a damaged directory raises whatever its bytes happen to mean
-        raise DatasetError(f"{path}: damaged npz archive ({error}); copy it again") from error
+        raise DatasetError(
+            f"{path}: damaged npz archive ({plain(error)}); copy it again"
+        ) from error
 
 
 def array_names(archive: zipfile.ZipFile) -> list[str]:
@@ -169,8 +174,10 @@ class Members:
             shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
         elif version == (2, 0):
             shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
-        else:  # only structured types need a later one
-            return
+        else:
+            raise DatasetError(
+                f"{self.path}: {key} has named columns; save one plain array of numbers"
+            )
         if dtype.hasobject:
             raise DatasetError(
                 f"{self.path}: {key} holds Python objects, and pickled arrays are never "
@@ -184,6 +191,7 @@ class Members:
                 f"{self.path}: {key} promises the shape {shape} and its {held:,} bytes cannot hold "
                 "it; the file is damaged, copy it again"
             )
+        budget().take(self.path, key, promised)
 
     def text(self, key: str) -> str | None:
         """A 0-d string member, or None where there is none."""
