@@ -236,6 +236,7 @@ def test_offline_value_is_refused_where_it_makes_no_sense(runs, tmp_path, capsys
     (tmp_path / "poor" / "offline.json").unlink(missing_ok=True)
     config = json.loads((tmp_path / "poor" / "config.json").read_text())
     config["settings"]["data"]["reading"] |= {"rewards": "none", "min_return": None}
+    del config["data"]  # of a run that was trained on rewards; without it nothing is compared
     (tmp_path / "poor" / "config.json").write_text(json.dumps(config))
     assert main(["evaluate", str(tmp_path / "poor"), "--offline"]) == 2
     assert "no rewards" in refused(capsys)
