@@ -145,14 +145,13 @@ def a_whole_run_acts_and_exports(kind: str, name: str) -> None:
     flags: dict[str, Any] = {f"{owner}.{n}": v for n, v in little.items() if n in known}
     flags |= {"steps": STEPS, "quantizer_steps": STEPS, "quantizer.codes": CODES, "act": "greedy"}
     flags |= {"prior.steps": STEPS, owner: name}
-    if kind == "baseline":
-        flags["actions"] = "continuous"
     with tempfile.TemporaryDirectory() as folder:
         run = fit(
             observations=observations,
             actions=actions,
             rewards=generator.normal(size=ROWS).astype(np.float32),
             episode_ends=np.arange(ROWS) % 8 == 7,
+            continuous=kind == "baseline",
             out=Path(folder) / "run",
             quiet=True,
             **flags,

@@ -133,6 +133,7 @@ def fit(
     episode_ends: ArrayLike | None = None,
     terminals: ArrayLike | None = None,
     next_observations: ArrayLike | None = None,
+    continuous: bool = False,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     quiet: bool = False,
@@ -145,11 +146,16 @@ def fit(
     a mask of the last row of each episode, terminals (n), a mask of rows after which the task
     itself has ended. Without next_observations the last row of an episode only tells where its
     last action led. Without any data, demonstrations are collected in `env`.
+    continuous: train the continuous counterpart, as --actions continuous does.
     out: the run folder, by default named as by the command; resume: go on with it.
     flags: those of `saqrl train`, as in chunk=8, eval_episodes=100 or **{"agent.alpha": 1}.
 
     ValueError, FileNotFoundError or ImportError in one line, as the command says it.
     """
+    if isinstance(actions, str):  # the flag, as the command has it
+        continuous, actions = actions == "continuous", None
+    if continuous:
+        flags = {"actions": "continuous", **flags}
     given = {
         "observations": observations,
         "actions": actions,
