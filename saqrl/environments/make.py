@@ -69,7 +69,8 @@ def make_environment(
             f"{environment_id} cannot be made with {keywords or 'no options'} "
             f"({type(error).__name__}: {error}): correct --env-kwargs"
         ) from error
-    environment = FlatEnvironment(inner, family, observation_keys)
+    with quiet():
+        environment = FlatEnvironment(inner, family, observation_keys)
     if render:
         _check_drawing(environment_id, environment, family)
     return environment
