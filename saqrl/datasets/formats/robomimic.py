@@ -221,19 +221,19 @@ class _Log:
         if not is_group(self.path, place, demo):
             raise DatasetError(f"{self.path}: {place} is no group of named arrays; name a format")
         parts = parts_of(self.path, place, demo)
-        shapes = {
-            name: local_dataset(self.path, f"{place}/{name}", group).shape
+        found = {
+            name: local_dataset(self.path, f"{place}/{name}", group)
             for name, group in parts.items()
             if not asked or name in asked
         }
         vectors = {
-            name: shape[1] if len(shape) == 2 else 1
-            for name, shape in shapes.items()
-            if len(shape) <= 2
+            name: dataset.shape[1] if dataset.ndim == 2 else 1
+            for name, dataset in found.items()
+            if dataset.ndim <= 2 and dataset.dtype.kind in "fiub"
         }
         if unknown := [key for key in asked if key not in vectors]:
-            image = unknown[0] in shapes
-            why = "holds images" if image else f"is missing{nearest(unknown[0], parts)}"
+            other = unknown[0] in found
+            why = "holds images or text" if other else f"is missing{nearest(unknown[0], parts)}"
             raise DatasetError(
                 f"{self.path}: observation key {unknown[0]} {why}; keys: {listing(sorted(parts))}"
             )
@@ -243,7 +243,7 @@ class _Log:
         if not chosen:
             raise DatasetError(
                 f"{self.path}: {place} has no low-dimensional key; the file has "
-                f"{listing(sorted(shapes))}"
+                f"{listing(sorted(found))}"
             )
         return tuple((key, vectors[key]) for key in chosen)
 
