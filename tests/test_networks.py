@@ -91,6 +91,14 @@ def test_a_network_is_a_plain_loop_over_its_layers(layer_norm):
     np.testing.assert_allclose(network(INPUTS), signal, rtol=1e-4, atol=1e-4)
 
 
+def test_what_hardly_varies_is_not_blown_up():
+    """The 1e-5 under the root is as large as the variance here."""
+    signal = np.sqrt(1e-5) * np.array([[1.0, -1.0], [3.0, 1.0]])
+    expected = np.array([[1.0, -1.0], [1.0, -1.0]]) / np.sqrt(2)
+    np.testing.assert_allclose(nn.normalize(jnp.asarray(signal)), expected, rtol=1e-4)
+    np.testing.assert_array_equal(nn.normalize(jnp.full((2, 3), 7.0)), 0)
+
+
 def test_a_network_begins_with_weights_of_variance_one_over_its_inputs_and_no_biases():
     network = nn.MLP(jax.random.key(0), 100, (400,), 50)
     for weight, inputs in zip(network.weights, (100, 400), strict=True):

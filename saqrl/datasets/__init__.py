@@ -11,13 +11,14 @@ from dataclasses import replace
 import numpy as np
 
 from saqrl.datasets.budget import one_read
-from saqrl.datasets.errors import DatasetError, counted
+from saqrl.datasets.errors import DatasetError, counted, listing
 from saqrl.datasets.formats import Reader, reader_of, resolve_spec
 from saqrl.datasets.mixture import mixed, parts_of
 from saqrl.datasets.options import DEFAULT, ReadOptions
 from saqrl.datasets.selection import rewarded, selected
 from saqrl.datasets.source import out_of_memory
 from saqrl.datasets.transitions import EnvironmentSpec, Transitions
+from saqrl.environments.permitted import may_be_named, permitted
 from saqrl.registry import FORMATS
 
 __all__ = [
@@ -84,18 +85,30 @@ def _read_part(spec: str, environment: str | None, options: ReadOptions) -> Tran
         transitions = reader.read(path, options, environment)
     transitions = selected(spec, rewarded(transitions, options.rewards), options)
     own = transitions.environment
-    if own is not None and ":" in own.id and own.id != environment:
-        notes = (
-            *transitions.provenance.get("notes", ()),  # type: ignore[misc]
-            f"the data name the environment {own.id}: a data file imports no module, so it is left "
-            "out; say it with --env to use it",
-        )
-        record = {**transitions.provenance, "notes": notes}
-        transitions, own = replace(transitions, environment=None, provenance=record), None
+    if own is not None:
+        transitions = _with_permitted(transitions, own, asked=environment)
+        own = transitions.environment
     answered = own is not None and (own.id == environment or "environment" in reader.OPTIONS)
     if environment is not None and not answered:
         transitions = replace(transitions, environment=EnvironmentSpec(environment))
     return transitions
+
+
+def _with_permitted(log: Transitions, named: EnvironmentSpec, asked: str | None) -> Transitions:
+    """The log in the environment that its file names, as far as a file may have a say in it."""
+    if named.id != asked and not may_be_named(named.id):
+        return replace(log, environment=None).noted(
+            f"The data name the environment {named.id}: a data file imports no module, so it is "
+            "left out; say it with --env to use it."
+        )
+    options, left = permitted(named.id, named.options)
+    log = replace(log, environment=EnvironmentSpec(named.id, options))
+    if not left:
+        return log
+    return log.noted(
+        f"Options of {named.id} that a data file may not set, or not to this value, are left out: "
+        f"{listing(left)}; set them with --env-kwargs."
+    )
 
 
 def _angle_columns(spec: str, angles: Iterable[int], transitions: Transitions) -> tuple[int, ...]:

@@ -408,7 +408,8 @@ class _Intake:
         given, kept = table[shown].astype(np.float64), read[shown].astype(np.float64)
         centre, spread = np.abs(given.mean(0)), given.std(0)
         rounded = np.sqrt(((kept - given) ** 2).mean(0))
-        lost = (rounded > ROUNDED * spread) & (spread > STILL * centre) & (centre > OFFSET)
+        still = STILL if table.dtype.kind == "f" else 0
+        lost = (rounded > ROUNDED * spread) & (spread > still * centre) & (centre > OFFSET)
         if not lost.any():
             return
         before, after = (

@@ -10,6 +10,9 @@ from jaxtyping import Float32
 from saqrl.environments.families import Family
 from saqrl.registry import closest
 
+# Before the number of a tuple's part, as Minari names it.
+PLACE = "_index_"
+
 
 class FlatEnvironment(gymnasium.ObservationWrapper[np.ndarray, np.ndarray, Any]):
     """Observations as float32 vectors, info["success"] as bool."""
@@ -77,7 +80,7 @@ class FlatEnvironment(gymnasium.ObservationWrapper[np.ndarray, np.ndarray, Any])
         for name, space in self._parts.items():
             value = observation
             for key in name.split("/") if name else ():
-                value = value[key]
+                value = value[int(key.removeprefix(PLACE)) if isinstance(value, tuple) else key]
             values.append(np.asarray(gymnasium.spaces.flatten(space, value), np.float32).ravel())
         return np.concatenate(values)
 
@@ -96,9 +99,13 @@ class FlatEnvironment(gymnasium.ObservationWrapper[np.ndarray, np.ndarray, Any])
 def _named_parts(
     space: gymnasium.Space[Any], prefix: str = ""
 ) -> Iterator[tuple[str, gymnasium.Space[Any]]]:
-    """The leaves of nested dictionaries by their path, in the order of the space."""
-    if not isinstance(space, gymnasium.spaces.Dict):
+    """The leaves of nested dictionaries and tuples by their path, in the order of the space."""
+    if isinstance(space, gymnasium.spaces.Dict):
+        parts = list(space.spaces.items())
+    elif isinstance(space, gymnasium.spaces.Tuple):
+        parts = [(f"{PLACE}{place}", part) for place, part in enumerate(space.spaces)]
+    else:
         yield prefix, space
         return
-    for name, part in space.spaces.items():
+    for name, part in parts:
         yield from _named_parts(part, f"{prefix}/{name}" if prefix else name)

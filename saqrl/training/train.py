@@ -14,6 +14,7 @@ import numpy as np
 
 from saqrl.arrays import write_atomically
 from saqrl.datasets import Transitions
+from saqrl.datasets.audit.suspicions import suspicions
 from saqrl.datasets.naming import dataset_name
 from saqrl.nn import CriticTraining
 from saqrl.policy import Policy
@@ -153,6 +154,8 @@ def read_data(settings: Settings, reporter: Reporter, spec: str | None = None) -
         update(1, "")
     for note in data.provenance.get("notes", ()):  # type: ignore[attr-defined]
         reporter.say(f"note: {note}")
+    for warning in suspicions(data):
+        reporter.say(f"warning: {warning}")
     _require_rewards(settings, data)
     require_memory(settings, data)
     return data

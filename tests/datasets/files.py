@@ -36,7 +36,7 @@ def small_log(folder: Path) -> Transitions:
     log = load_dataset(f"npz:{folder / 'small.npz'}")
     return replace(
         log,
-        environment=EnvironmentSpec("Own-v0", {"size": 3}),
+        environment=EnvironmentSpec("Own-v0", {"max_episode_steps": 3}),
         observation_keys=(("robot0_eef_pos", 3), ("object", 2)),
     )
 

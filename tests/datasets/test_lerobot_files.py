@@ -263,3 +263,46 @@ def test_the_real_set_is_read(shared_file):
     log = load_dataset(str(shared_file("lerobot/g1-pick-bottle")))
     assert (log.num_episodes, len(log), log.observations.shape[1]) == (100, 35_865, 26)
     assert log.provenance["tasks"] == ["Pick up the yellow bottle on the table."]
+
+
+def test_several_features_are_one_action(folder):
+    log = load_dataset(str(folder), options=ReadOptions(action="action.velocity, action"))
+    np.testing.assert_allclose(log.actions[1], [-0.05, -0.075, 0.05, 0.075])
+    assert any("Actions are action.velocity, action, side by side" in note for note in log.notes)
+
+
+def test_parts_of_an_action_are_offered_together(folder):
+    feature = {"dtype": "float32", "shape": [2]}
+    names = ("observation.state", "action.arm", "action.hand")
+    write_info(folder, {"features": dict.fromkeys(names, feature)})
+    with pytest.raises(DatasetError, match=r"--dataset.action action.arm,action.hand joins them"):
+        load_dataset(str(folder))
+
+
+def test_several_tasks_are_told_unless_they_are_observed(folder):
+    feature = {"dtype": "float32", "shape": [2]}
+    features = {"observation.state": feature, "action": feature}
+    features["task_index"] = {"dtype": "int64", "shape": [1]}
+    write_info(folder, {"features": features})
+    tasks = [{"task_index": n, "task": task} for n, task in enumerate(("pick", "place"))]
+    (folder / "meta" / "tasks.jsonl").write_text("\n".join(map(json.dumps, tasks)))
+    for episode, frames in enumerate([4, 3]):
+        write_episode(folder, episode, frames, task_index=np.full(frames, episode))
+    (warning,) = load_dataset(str(folder)).warnings
+    assert "2 tasks (pick, place)" in warning
+    keys = ("observation.state", "task_index")
+    log = load_dataset(str(folder), options=ReadOptions(keys=keys))
+    assert log.warnings == ()
+    assert log.observations[:, 2].tolist() == [0, 0, 0, 1, 1]
+    for episode, frames in enumerate([4, 3]):  # one of them alone
+        write_episode(folder, episode, frames, task_index=np.zeros(frames, np.int64))
+    assert load_dataset(str(folder)).warnings == ()
+
+
+def test_a_deleted_episode_is_named(folder):
+    (folder / "data" / "chunk-000" / "episode_000000.parquet").unlink()
+    with pytest.raises(
+        DatasetError, match=r"episode 0 is missing\); if they were deleted"
+    ) as error:
+        load_dataset(str(folder))
+    assert "damaged" not in str(error.value)

@@ -68,7 +68,8 @@ def test_range_and_environment_are_the_metadata_s(folder):
     log = load_dataset(str(folder))
     assert (log.action_range.low.tolist(), log.action_range.high.tolist()) == ([-2, -1], [2, 1])
     assert log.environment.id == "Maze-v3"
-    assert log.environment.options == {"size": 2, "max_episode_steps": 300}
+    assert log.environment.options == {"max_episode_steps": 300}
+    assert any("left out: size" in note for note in log.notes)
 
 
 def test_an_incomplete_copy_is_refused(folder):
@@ -112,3 +113,57 @@ def test_door_human_is_the_same_through_d4rl_and_minari(shared_file):
     for name in ("observations", "actions", "rewards", "next_observations", "terminated"):
         np.testing.assert_array_equal(getattr(ours, name)[common], getattr(theirs, name))
     assert ours.environment.id == theirs.environment.id
+
+
+@pytest.mark.parametrize(
+    ("space", "shown"),
+    [
+        ({"type": "Discrete", "dtype": "int64", "start": 0, "n": 4}, r"Discrete\(4\)"),
+        ({"type": "MultiDiscrete", "nvec": [2, 3]}, "MultiDiscrete"),
+        ({"type": "Tuple", "subspaces": []}, "Tuple"),
+    ],
+)
+def test_other_actions_than_continuous_ones_are_refused(folder, space, shown):
+    change(folder, action_space=json.dumps(space))
+    with pytest.raises(DatasetError, match=rf"action_space is {shown}; only continuous actions"):
+        load_dataset(str(folder))
+
+
+def test_parts_of_a_tuple_come_in_their_order(folder):
+    import gymnasium
+
+    from saqrl.environments.families import REGISTERED
+    from saqrl.environments.flat import FlatEnvironment
+
+    with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
+        for name, steps in (("episode_0", 3), ("episode_1", 2)):
+            del file[f"{name}/observations"]
+            for place in range(12):
+                rows = np.full((steps + 1, 1), float(place))
+                file[f"{name}/observations/_index_{place}"] = rows
+    log = load_dataset(str(folder))
+    np.testing.assert_array_equal(log.observations[0], np.arange(12))
+
+    class Twelve(gymnasium.Env):
+        observation_space = gymnasium.spaces.Tuple([gymnasium.spaces.Box(0, 20, (1,))] * 12)
+        action_space = gymnasium.spaces.Box(-1, 1, (2,))
+
+        def reset(self, *, seed=None, options=None):
+            return tuple(np.array([place], np.float32) for place in range(12)), {}
+
+    environment = FlatEnvironment(Twelve(), REGISTERED)
+    assert environment.layout == log.observation_keys
+    np.testing.assert_array_equal(environment.reset()[0], log.observations[0])
+
+
+def test_text_stands_in_the_way_only_where_it_is_chosen(folder):
+    with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
+        for name, steps in (("episode_0", 3), ("episode_1", 2)):
+            words = ["go"] * (steps + 1)
+            file[f"{name}/observations"].create_dataset(
+                "mission", data=words, dtype=h5py.string_dtype()
+            )
+    with pytest.raises(DatasetError, match=r"mission holds text, not numbers; choose others with"):
+        load_dataset(str(folder))
+    log = load_dataset(str(folder), options=ReadOptions(keys=("observation",)))
+    assert log.observations.shape == (5, 2)

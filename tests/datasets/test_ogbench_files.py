@@ -146,3 +146,29 @@ def test_the_real_files_hold_a_task(shared_file):
     log = load_dataset(str(path), environment="cube-single-singletask-task2-v0")
     assert (len(log), log.terminated.sum()) == (10_000, (log.rewards == 0).sum())
     assert set(np.unique(log.rewards)) == {-1, 0}
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"rewards": np.ones(9)},
+        {"timeouts": np.zeros(9)},
+        {"truncations": np.zeros(9)},
+        {"environment_id": np.array("Own-v0")},
+        {"episode_id": np.repeat([0, 1], [5, 4])},
+    ],
+)
+@pytest.mark.parametrize("name", ["mine.npz", "kitchen-play-v0.npz"])
+def test_what_contradicts_the_benchmark_makes_a_file_plain(tmp_path, walk, own, name):
+    np.savez(tmp_path / name, **walk | own)
+    log = load_dataset(str(tmp_path / name))
+    assert log.provenance["format"] == "npz"
+    assert np.flatnonzero(log.terminated).tolist() == [4, 8]
+
+
+def test_a_guess_is_said(path, tmp_path, walk):
+    assert not any("Taken for" in note for note in load_dataset(str(path)).notes)
+    np.savez(tmp_path / "mine.npz", **walk)
+    log = load_dataset(str(tmp_path / "mine.npz"))
+    assert any("say npz:mine.npz" in note for note in log.notes)
+    assert load_dataset(f"npz:{tmp_path / 'mine.npz'}").terminated.sum() == 2

@@ -193,3 +193,68 @@ def test_the_real_files_are_read(shared_file, task):
     log = load_dataset(str(shared_file(f"robomimic/{task}/ph-scripted/low_dim.hdf5")))
     assert (log.num_episodes, log.terminated.sum()) == (200, 200)
     assert log.environment.id == {"lift": "robosuite/Lift", "can": "robosuite/PickPlaceCan"}[task]
+
+
+def isaac(path, *, solved=(True, False), nested=True):
+    """As Isaac Lab's recorder writes: no env_kwargs, no rewards or dones, an attribute success."""
+    with h5py.File(path, "w") as file:
+        data = file.create_group("data")
+        data.attrs["env_args"] = json.dumps({"env_name": "Isaac-Lift-v0", "type": 2})
+        for number, success in enumerate(solved):
+            demo = data.create_group(f"demo_{number}")
+            if success is not None:
+                demo.attrs["success"] = success
+            demo["actions"] = np.full((3 + number, 2), 0.5, np.float32)
+            rows = np.arange((3 + number) * 3, dtype=np.float32).reshape(-1, 3)
+            demo["obs/eef_pos"], demo["obs/gripper"] = rows, rows[:, 0]
+            if nested:
+                demo["obs/datagen_info/object_pose/cube"] = np.zeros((3 + number, 4, 4))
+                demo["obs/datagen_info/signal"] = rows[:, 2] * 10
+                demo["obs/mission"] = np.array([b"go"] * (3 + number))
+    return path
+
+
+def test_isaac_lab_s_recordings_are_read(tmp_path):
+    path = isaac(tmp_path / "dataset.hdf5", nested=False)
+    log = load_dataset(str(path))
+    assert log.observation_keys == (("eef_pos", 3), ("gripper", 1))
+    assert log.environment.id == "Isaac-Lift-v0"
+    assert log.environment.options == {}
+    assert np.flatnonzero(log.terminated).tolist() == [2]
+    assert log.episode_lengths.tolist() == [3, 3]  # the last step of the second has no successor
+
+
+def test_what_is_not_chosen_is_not_looked_at(tmp_path):
+    path = isaac(tmp_path / "dataset.hdf5")
+    options = ReadOptions(keys=("datagen_info/signal", "eef_pos"))
+    log = load_dataset(str(path), options=options)
+    assert log.observation_keys == (("datagen_info/signal", 1), ("eef_pos", 3))
+    np.testing.assert_array_equal(log.observations[1], [50, 3, 4, 5])
+    assert load_dataset(str(path)).observation_keys == (("eef_pos", 3), ("gripper", 1))
+    with pytest.raises(DatasetError, match="mission holds images or text"):
+        load_dataset(str(path), options=ReadOptions(keys=("mission",)))
+    with pytest.raises(DatasetError, match="datagen_info/object_pose/cube holds images"):
+        load_dataset(
+            str(path), options=ReadOptions(keys=("datagen_info/object_pose/cube", "eef_pos"))
+        )
+
+
+@pytest.mark.parametrize(
+    ("dones", "rewards", "ends"),
+    [
+        ([1, 1, 1], 1.0, []),  # every one ends done: a recorder's habit, whatever it pays
+        ([1, 0, 1], 1.0, [3, 11]),
+        ([1, 0, 1], -1.0, [3, 11]),
+    ],
+)
+def test_success_is_not_guessed_from_a_done_that_pays(tmp_path, dones, rewards, ends):
+    path = write(tmp_path / "gym.hdf5", env_args=json.dumps({"env_name": "Hopper-v4", "type": 2}))
+    with h5py.File(path, "a") as file:
+        for name, done in zip(("demo_0", "demo_2", "demo_10"), dones, strict=True):
+            del file[f"data/{name}/dones"], file[f"data/{name}/rewards"]
+            file[f"data/{name}/dones"] = np.array([0, 0, 0, done])
+            file[f"data/{name}/rewards"] = np.full(4, rewards)
+    log = load_dataset(str(path))
+    assert np.flatnonzero(log.terminated).tolist() == ends
+    guessed = any("does not say which of them solve the task" in note for note in log.notes)
+    assert guessed == (not ends)

@@ -112,6 +112,10 @@ def test_the_gripper_comes_before_the_distance_and_the_distance_decides_the_rest
     assert codec.encode(nowhere, jnp.asarray([-0.8, 0.1])) == 1
     assert codec.encode(nowhere, jnp.asarray([-0.8, 0.2])) == 0
     np.testing.assert_allclose(codec.decode(nowhere, 1), [-0.9, 0.1], rtol=1e-6)
+    # Here both are: the codec's own choice and the nearest decoded action have the other value.
+    codec = KMeansCodec(binary, jnp.asarray([[0.9, 0.05], [-0.9, -0.05], [-0.7, -0.05]]))
+    assert codec.nearest(nowhere, jnp.asarray([0.9, 0.1])) == 0
+    assert codec.encode(nowhere, jnp.asarray([0.9, 0.1])) == 2
 
 
 def test_the_unconditioned_vqvae_is_the_vqvae_without_the_state():

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from saqrl.datasets.assembly import mismatched_successors
+from saqrl.datasets.audit.suspicions import suspicions
 from saqrl.datasets.errors import counted, listing
 from saqrl.datasets.scaling import ActionRange
 from saqrl.datasets.statistics import BLOCK_ROWS, ColumnStatistics, blocks, column_statistics
@@ -29,6 +30,8 @@ WRAP_STEP = 2 * np.pi - 0.6
 # Root mean square distance of action and next observation, of the action's deviation: a recorded
 # position, and a commanded one that the robot follows.
 RECORDED, FOLLOWED = 0.01, 0.25
+# The same of action and observation of one row: the observation holds the answer.
+COPIED = 1e-3
 # Actions that a code needs to be learned from, counting correlated ones once; our rule of thumb.
 ACTIONS_PER_CODE = 20
 MOST_CODES = 512
@@ -96,6 +99,8 @@ class Audit:
     """(action, observation) columns where the action is the next observation."""
     followed_actions: tuple[tuple[int, int], ...]
     """(action, observation) columns where the next observation follows the action closely."""
+    copied_actions: tuple[tuple[int, int], ...]
+    """(action, observation) columns where the observation of the same row is the action."""
     action_correlation: int
     """Steps after which actions of an episode have forgotten where they were (below 1 / e)."""
     independent_actions: int
@@ -154,8 +159,9 @@ def audit(transitions: Transitions) -> Audit:
         ),
         jumps=_jumps(transitions.observations, last, observed, {*angles, *transitions.angles}),
         duplicated_episodes=_duplicates(transitions),
-        position_actions=_position_actions(transitions, 0, RECORDED),
-        followed_actions=_position_actions(transitions, RECORDED, FOLLOWED),
+        position_actions=_matching(transitions, "next_observations", 0, RECORDED),
+        followed_actions=_matching(transitions, "next_observations", RECORDED, FOLLOWED),
+        copied_actions=_matching(transitions, "observations", 0, COPIED),
         action_correlation=correlation,
         independent_actions=independent,
         supported_codes=_supported_codes(independent),
@@ -164,7 +170,7 @@ def audit(transitions: Transitions) -> Audit:
         notes=transitions.notes,
         warnings=(),
     )
-    return replace(found, warnings=tuple(_warnings(found)))
+    return replace(found, warnings=(*suspicions(transitions), *_warnings(found)))
 
 
 def _reward_findings(transitions: Transitions) -> dict[str, Any]:
@@ -301,13 +307,13 @@ def _action_correlation(transitions: Transitions, statistics: ColumnStatistics) 
     return LAGS[-1]
 
 
-def _position_actions(
-    transitions: Transitions, least: float, most: float
+def _matching(
+    transitions: Transitions, field: str, least: float, most: float
 ) -> tuple[tuple[int, int], ...]:
     """Pairs whose root mean square difference, of the action's deviation, lies in [least, most)."""
     stride = -(-len(transitions) // SAMPLED_ROWS)
     actions = transitions.actions[::stride].astype(np.float64)
-    following = transitions.next_observations[::stride].astype(np.float64)
+    following = np.asarray(getattr(transitions, field)[::stride], np.float64)
     spread = actions.std(0)
     pairs = []
     for column in np.flatnonzero(spread > 1e-6 * np.maximum(np.abs(actions).max(0), 1)):
@@ -333,12 +339,6 @@ def _warnings(found: Audit) -> Iterator[str]:
 
 
 def _episode_warnings(found: Audit) -> Iterator[str]:
-    alike = found.length_min == found.length_max and found.episodes > 1
-    if alike and found.truncated_episodes == 0 and found.length_max > 1:
-        yield (
-            f"Every episode terminates after exactly {found.length_max:,} steps, which looks like "
-            "a time limit: store such ends as timeouts, or values will be cut off there."
-        )
     if found.mismatched_successors:
         yield (
             f"{counted(found.mismatched_successors, 'row')} inside an episode lead elsewhere than "
@@ -375,6 +375,12 @@ def _column_warnings(found: Audit) -> Iterator[str]:
             f"Actions at a bound in over {OFTEN_CLIPPED:.0%} of the rows of dimensions "
             f"{listing(clipped)}: if the recording clipped them, widen the controller's range and "
             "record again; if the policy saturates, all is well."
+        )
+    if found.copied_actions:
+        pairs = listing((f"observation {o} = action {a}" for a, o in found.copied_actions), limit=4)
+        yield (
+            f"Observations that hold the action of their own row ({pairs}): the policy copies it "
+            "and fails where nobody tells it; leave these columns out."
         )
     if found.position_actions:
         pairs = listing((f"{a} = observation {o}" for a, o in found.position_actions), limit=4)

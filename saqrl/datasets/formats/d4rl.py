@@ -13,6 +13,7 @@ import numpy as np
 from saqrl.datasets.assembly import BOUNDS, FIELDS, assemble
 from saqrl.datasets.errors import DatasetError
 from saqrl.datasets.extras import NAME, extras_of, provenance_text
+from saqrl.datasets.formats.boundaries import KEYS, require_flat, require_rows, with_boundaries
 from saqrl.datasets.formats.hdf5 import (
     Record,
     local_dataset,
@@ -54,8 +55,17 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
     with open_hdf5(path) as file:
         datasets = _datasets(path, file)
         datasets |= {key: local_dataset(path, key, file) for key in BOUNDS if key in file}
+        require_rows(path, {key: dataset.shape for key, dataset in datasets.items()})
         arrays = {key: read_array(path, key, dataset) for key, dataset in datasets.items()}
+        found = {
+            key: read_array(path, key, local_dataset(path, key, file))
+            for key in KEYS
+            if key in file
+        }
+        _require_continuous(path, file)
         recorded = _metadata(file)
+    notes: list[str] = []
+    arrays = with_boundaries(path, arrays, found, notes)
     environment_id, added = recorded.pop("env_id", None), recorded.pop(NAME, None)
     record: dict[str, object] = {"format": "d4rl", **file_record(existing_file(path))}
     if recorded:
@@ -65,6 +75,7 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
         source=str(path),
         environment=EnvironmentSpec(str(environment_id)) if environment_id else None,
         provenance=record,
+        notes=notes,
         extras=None if added is None else parsed_object(path, NAME, added),
     )
 
@@ -85,6 +96,7 @@ def write(path: Path, transitions: Transitions) -> None:
 def _datasets(path: Path, file: "h5py.File") -> dict[str, "h5py.Dataset"]:
     """The data sets of the known fields, each checked to lie in this file, of equal length."""
     names = names_of(path, file)
+    require_flat(path, names)
     remedy = "rename or add the keys at the root, or name another format"
     require_fields(path, names, names, remedy)
     datasets = {key: local_dataset(path, key, file) for key in FIELDS if key in names}
@@ -97,6 +109,15 @@ def _datasets(path: Path, file: "h5py.File") -> dict[str, "h5py.Dataset"]:
                 "every field needs one row a step"
             )
     return datasets
+
+
+def _require_continuous(path: Path, file: "h5py.File") -> None:
+    """DatasetError where d3rlpy says that the actions are choices."""
+    if "discrete_action" in file and values_of([Record(file, "discrete_action")]) == [1.0]:
+        raise DatasetError(
+            f"{path}: discrete_action is true: actions are choices, and only continuous ones are "
+            "supported"
+        )
 
 
 def _metadata(file: "h5py.File") -> dict[str, object]:

@@ -16,15 +16,16 @@ import numpy as np
 from saqrl.datasets.assembly import assemble
 from saqrl.datasets.errors import DatasetError, counted, listing, nearest
 from saqrl.datasets.extras import NAME, bounds_of, extras_of
-from saqrl.datasets.formats.episodes import Fields, fields_of, joined, require_members
-from saqrl.datasets.formats.hdf5 import (
-    is_group,
-    local_group,
-    names_of,
-    numbers,
-    open_hdf5,
-    store,
+from saqrl.datasets.formats.episodes import (
+    Fields,
+    Layout,
+    fields_of,
+    flattened,
+    joined,
+    parts_of,
+    require_members,
 )
+from saqrl.datasets.formats.hdf5 import local_group, names_of, open_hdf5, store
 from saqrl.datasets.options import DEFAULT, ReadOptions
 from saqrl.datasets.source import file_record, parsed_object, text_of
 from saqrl.datasets.transitions import EnvironmentSpec, Transitions, other_successors
@@ -38,8 +39,6 @@ OPTIONS = ("keys",)
 
 DATASET_ID = re.compile(r"[\w.-]+(/[\w.-]+)*-v\d+")
 MAIN_FILE, METADATA = "main_data.hdf5", "metadata.json"
-# Name and width of the parts of an observation; a plain vector has the name "".
-Layout = tuple[tuple[str, int], ...]
 
 
 def recognises(path: Path) -> bool:
@@ -62,6 +61,7 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
             f"{path}: {main} is missing (data format {metadata.get('data_format')}); only the "
             "format hdf5 is read: convert it with minari, or download it again"
         )
+    bounds = _bounds(path, metadata)
     episodes: dict[str, Fields] = {}
     layouts: list[Layout] = []
     with open_hdf5(main) as file:
@@ -85,7 +85,7 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
     if extras.get("has_rewards") is False:
         arrays.pop("rewards", None)
     return assemble(
-        arrays | (bounds_of(str(path), extras) or _bounds(metadata)),
+        arrays | (bounds_of(str(path), extras) or bounds),
         source=str(path),
         environment=_environment(path, metadata, [key for key, _ in named], options),
         provenance=_record(path, main, metadata),
@@ -151,9 +151,12 @@ def _check_episodes(path: Path, names: list[str], metadata: dict[str, object]) -
         )
     promised = metadata.get("total_episodes")
     if isinstance(promised, int) and promised != len(names):
+        absent = [e for e in range(min(promised, 100_000)) if f"episode_{e}" not in names]
+        which = f" (episode_{absent[0]} is missing)" if absent else ""
         raise DatasetError(
             f"{path}: {METADATA} promises {promised:,} episodes and {MAIN_FILE} holds "
-            f"{len(names):,}; the copy is incomplete, copy it again"
+            f"{len(names):,}{which}; if they were deleted, correct total_episodes there; else "
+            "copy it again"
         )
 
 
@@ -167,8 +170,8 @@ def _episode(
     if "rewards" in names_of(main, group):
         keys["rewards"] = "rewards"
     episode = fields_of(main, name, group, keys)
-    parts = _observations(main, f"{name}/observations", group)
-    table, layout = _flattened(main, name, parts, asked)
+    place = f"{name}/observations"
+    table, layout = flattened(main, place, parts_of(main, place, group), asked)
     steps = len(episode["actions"])
     if len(table) != steps + 1:
         raise DatasetError(
@@ -179,65 +182,27 @@ def _episode(
     return {**episode, **flags, "observations": table[:-1], "next_observations": table[1:]}, layout
 
 
-def _observations(main: Path, place: str, group: "h5py.Group") -> dict[str, np.ndarray]:
-    """The arrays below observations by their path; a plain array has the path ''."""
-    if not is_group(main, place, group):
-        return {"": numbers(main, place, group)}
-    found: dict[str, np.ndarray] = {}
-    waiting = [(place, group)]
-    for _ in range(256):  # more groups than any space has; a ring of them would never end
-        if not waiting:
-            return found
-        key, parent = waiting.pop()
-        inside = local_group(main, key, parent)
-        for name in names_of(main, inside):
-            below = f"{key}/{name}"
-            if is_group(main, below, inside):
-                waiting.append((below, inside))
-            else:
-                found[below.removeprefix(f"{place}/")] = numbers(main, below, inside)
-    raise DatasetError(f"{main}: {place} holds groups without end; copy it again")
-
-
-def _flattened(
-    main: Path, name: str, parts: dict[str, np.ndarray], asked: tuple[str, ...]
-) -> tuple[np.ndarray, Layout]:
-    if not parts:
-        raise DatasetError(f"{main}: {name}/observations is empty; copy it again")
-    if unknown := [key for key in asked if key not in parts]:
-        known = listing(sorted(parts)) if "" not in parts else "none: they are one plain vector"
-        raise DatasetError(
-            f"{main}: there is no observation key {unknown[0]}{nearest(unknown[0], parts)}; keys: "
-            f"{known}"
-        )
-    chosen = asked or tuple(sorted(parts, key=lambda key: key.split("/")))
-    tables = []
-    for key in chosen:
-        array = parts[key]
-        label = f"{name}/observations{'/' if key else ''}{key}"
-        if array.ndim > 2:
-            raise DatasetError(
-                f"{main}: {label} has shape {array.shape}: images and stacked frames are not "
-                "supported; choose others with --dataset.keys"
-            )
-        tables.append(array if array.ndim == 2 else array.reshape(-1, 1))
-    if len({len(table) for table in tables}) > 1:
-        raise DatasetError(
-            f"{main}: the parts of {name}/observations have different lengths; copy it again"
-        )
-    layout = tuple((key, table.shape[1]) for key, table in zip(chosen, tables, strict=True))
-    return np.concatenate(tables, axis=1), layout
-
-
 def _described(layout: Layout) -> str:
     return listing(f"{key or 'a vector'} ({width})" for key, width in layout)
 
 
-def _bounds(metadata: dict[str, object]) -> dict[str, np.ndarray]:
-    """The action range that the metadata declare, where they declare a Box."""
+def _bounds(path: Path, metadata: dict[str, object]) -> dict[str, np.ndarray]:
+    """The action range that the metadata declare, where they declare a Box.
+
+    DatasetError where they declare another space.
+    """
     try:
         space = json.loads(str(metadata.get("action_space")))
+        kind = space.get("type", "Box") if isinstance(space, dict) else "Box"
+        if kind != "Box":
+            shown = f"{kind}({space['n']})" if isinstance(space.get("n"), int) else kind
+            raise DatasetError(
+                f"{path}: action_space is {shown}; only continuous actions (a Box) are supported: "
+                "discrete ones need no codes"
+            )
         low, high = (np.asarray(space[end], np.float64).ravel() for end in ("low", "high"))
+    except DatasetError:
+        raise
     except (ValueError, TypeError, KeyError, RecursionError):
         return {}
     return {"action_low": low, "action_high": high}

@@ -13,6 +13,13 @@ from saqrl.datasets.assembly import BOUNDS, assemble
 from saqrl.datasets.budget import budget
 from saqrl.datasets.errors import DatasetError, listing, nearest
 from saqrl.datasets.extras import NAME, extras_of, provenance_text
+from saqrl.datasets.formats.boundaries import (
+    KEYS,
+    missing_boundaries,
+    require_flat,
+    require_rows,
+    with_boundaries,
+)
 from saqrl.datasets.options import DEFAULT, ReadOptions
 from saqrl.datasets.source import (
     MOST_DEFLATED,
@@ -56,13 +63,17 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
     notes: list[str] = []
     with opened(path, file) as archive:
         members = Members(path, archive)
+        require_flat(path, members.names)
         keys = members.field_keys(notes)
         arrays = {field: members.array(key) for field, key in keys.items()}
+        require_rows(path, {field: array.shape for field, array in arrays.items()})
+        bounds = {key: members.array(key) for key in KEYS if key in members.names}
         arrays |= {bound: members.array(bound) for bound in BOUNDS if bound in members.names}
         named, recorded = members.text("environment_id"), members.text("provenance")
         added = members.text(NAME)
     if keys.get("terminals") in ("dones", "done"):
         _require_done_is_termination(path, keys, arrays)
+    arrays = with_boundaries(path, arrays, bounds, notes)
     record: dict[str, object] = {"format": "npz", **file_record(file)}
     if recorded is not None:
         record["recorded"] = _parsed(recorded)
@@ -110,7 +121,10 @@ def flat_fields(transitions: Transitions) -> dict[str, np.ndarray]:
 def require_fields(path: Path, found: Iterable[str], names: Sequence[str], remedy: str) -> None:
     """DatasetError where the names in a file do not give all that `assemble` needs."""
     missing = [field for field in ("observations", "actions") if field not in found]
-    if not {"terminals", "timeouts"} & set(found):
+    bounded = bool({"terminals", "timeouts"} & set(found) or set(KEYS) & set(names))
+    if not missing and not bounded and not nearest("terminals", names):
+        raise missing_boundaries(path, names)
+    if not bounded:
         missing.append("terminals")
     if missing:
         wanted = listing(f"{field}{nearest(field, names)}" for field in missing)

@@ -17,7 +17,8 @@ import numpy as np
 
 from saqrl.datasets.assembly import FIELDS, assemble
 from saqrl.datasets.errors import DatasetError, counted, listing
-from saqrl.datasets.formats.npz import Members, array_names, opened
+from saqrl.datasets.formats.boundaries import KEYS
+from saqrl.datasets.formats.npz import ALIASES, Members, array_names, opened
 from saqrl.datasets.options import DEFAULT, ReadOptions
 from saqrl.datasets.source import existing_file, file_record
 from saqrl.datasets.transitions import EnvironmentSpec, RecordedStart, Transitions
@@ -29,15 +30,23 @@ OPTIONS = ("environment",)
 KINDS = "play|noisy|navigate|stitch|explore"
 FILE_NAME = re.compile(rf"(?P<base>.+)-({KINDS})-(?P<version>v\d+)(-val)?\.npz")
 DATASET_NAME = re.compile(rf"(?P<base>.+?)-({KINDS})(-singletask(-task\d+)?)?-v\d+")
+# Names that the benchmark does not use: the file is somebody's own.
+OTHERS = {"environment_id", "provenance", "saqrl", *KEYS, *ALIASES["timeouts"], "timeouts"}
+OTHERS |= {"terminated", "terminations", "dones", "done", "action_low", "action_high"}
 STATE = ("qpos", "qvel", "button_states")
 FOLDER = Path("~/.ogbench/data")
 
 
 def recognises(path: Path) -> bool:
-    """By the benchmark's file names, else by qpos beside observations without timeouts."""
+    """By the benchmark's file name or by qpos, where nothing in the file contradicts it.
+
+    The benchmark's files have no ends but terminals, and rewards only beside masks.
+    """
     with zipfile.ZipFile(path) as archive:
         names = set(array_names(archive))
-    if not {"observations", "actions", "terminals"} <= names or "timeouts" in names:
+    if not {"observations", "actions", "terminals"} <= names or OTHERS & names:
+        return False
+    if "rewards" in names and "masks" not in names:
         return False
     return bool(FILE_NAME.fullmatch(path.name)) or "qpos" in names
 
@@ -106,6 +115,11 @@ def _read_file(path: Path, file: Path, task: str | None) -> Transitions:
         arrays, ends = _regular(path, arrays, ends)
     record: dict[str, object] = {"format": "ogbench", **file_record(file)}
     notes: list[str] = []
+    if not FILE_NAME.fullmatch(path.name) or "qpos" not in arrays:
+        notes.append(
+            "Taken for a file of OGBench, whose last row of a trajectory holds no action: for a "
+            f"file of your own say npz:{path.name}."
+        )
     if task is not None:
         record |= _relabel(path, task, arrays, notes)
     elif "rewards" not in arrays:

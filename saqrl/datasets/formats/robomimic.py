@@ -18,9 +18,16 @@ from jaxtyping import Bool
 from saqrl.datasets.assembly import BOUNDS, assemble
 from saqrl.datasets.errors import DatasetError, counted, listing, nearest
 from saqrl.datasets.extras import NAME, extras_of
-from saqrl.datasets.formats.episodes import Fields, fields_of, joined, require_members
+from saqrl.datasets.formats.episodes import (
+    Fields,
+    fields_of,
+    joined,
+    parts_of,
+    require_members,
+)
 from saqrl.datasets.formats.hdf5 import (
     Record,
+    is_group,
     local_dataset,
     local_group,
     names_of,
@@ -142,12 +149,13 @@ class _Log:
         arrays, last = joined(self.path, episodes)
         notes = [] if "terminated" in arrays else _notes_of_held(arrays, last)
         notes.append(f"Observations are {listing((k for k, _ in self.keys), limit=20)}.")
-        solved = _solved(arrays)
+        recorded = self._recorded_args()
+        solved = self._solved(arrays, last, demos, recorded, notes)
         starts = tuple(start for demo in demos if (start := self._start(demo)) is not None)
         transitions = assemble(
             arrays | {"terminals": last & solved, "timeouts": last & ~solved},
             source=str(self.path),
-            environment=self._environment(notes),
+            environment=self._environment(recorded, notes),
             provenance={
                 "format": "robomimic",
                 **file_record(existing_file(self.path)),
@@ -187,10 +195,14 @@ class _Log:
         return episode
 
     def _observations(self, place: str, group: "h5py.Group", steps: int) -> np.ndarray:
-        parts = local_group(self.path, place, group)
         columns = []
         for key, width in self.keys:
-            array = numbers(self.path, f"{place}/{key}", parts)
+            *above, name = key.split("/")
+            inside, parent = place, local_group(self.path, place, group)
+            for step in above:
+                inside = f"{inside}/{step}"
+                parent = local_group(self.path, inside, parent)
+            array = numbers(self.path, f"{inside}/{name}", parent)
             table = array[:, None] if array.ndim == 1 else array
             if table.shape != (steps, width):
                 raise DatasetError(
@@ -206,40 +218,87 @@ class _Log:
         place = f"data/{self.demos[0]}/obs"
         if "obs" not in names_of(self.path, demo):
             return ()
-        parts = local_group(self.path, place, demo)
-        shapes = {
-            name: local_dataset(self.path, f"{place}/{name}", parts).shape
-            for name in names_of(self.path, parts)
+        if not is_group(self.path, place, demo):
+            raise DatasetError(f"{self.path}: {place} is no group of named arrays; name a format")
+        parts = parts_of(self.path, place, demo)
+        found = {
+            name: local_dataset(self.path, f"{place}/{name}", group)
+            for name, group in parts.items()
+            if not asked or name in asked
         }
         vectors = {
-            name: shape[1] if len(shape) == 2 else 1
-            for name, shape in shapes.items()
-            if len(shape) <= 2
+            name: dataset.shape[1] if dataset.ndim == 2 else 1
+            for name, dataset in found.items()
+            if dataset.ndim <= 2 and dataset.dtype.kind in "fiub"
         }
         if unknown := [key for key in asked if key not in vectors]:
-            image = unknown[0] in shapes
-            why = "holds images" if image else f"is missing{nearest(unknown[0], vectors)}"
+            other = unknown[0] in found
+            why = "holds images or text" if other else f"is missing{nearest(unknown[0], parts)}"
             raise DatasetError(
-                f"{self.path}: observation key {unknown[0]} {why}; keys: {listing(sorted(vectors))}"
+                f"{self.path}: observation key {unknown[0]} {why}; keys: {listing(sorted(parts))}"
             )
-        chosen = asked or default_keys(vectors)
+        # What is recorded in groups below is beside the observation unless it is named.
+        plain = [name for name in vectors if "/" not in name]
+        chosen = asked or default_keys(plain or vectors)
         if not chosen:
             raise DatasetError(
                 f"{self.path}: {place} has no low-dimensional key; the file has "
-                f"{listing(sorted(shapes))}"
+                f"{listing(sorted(found))}"
             )
         return tuple((key, vectors[key]) for key in chosen)
 
-    def _environment(self, notes: list[str]) -> EnvironmentSpec | None:
+    def _recorded_args(self) -> dict[str, object]:
         (text,) = values_of([Record(self.data, "env_args", is_attribute=True)])
-        if not text:
+        return parsed_object(self.path, "env_args", text) if text else {}
+
+    def _solved(
+        self,
+        arrays: Fields,
+        last: Bool[np.ndarray, " n"],
+        demos: Sequence[str],
+        recorded: dict[str, object],
+        notes: list[str],
+    ) -> Bool[np.ndarray, " n"]:
+        """Whether a row, if it is the last, ends the task, as far as the file says so.
+
+        By our own `terminated`; by the attribute success of each demonstration (Isaac Lab); by a
+        reward of robosuite, which pays for success alone; else by dones, where it tells some last
+        rows from others.
+        """
+        steps = len(arrays["actions"])
+        if "terminated" in arrays:
+            return arrays["terminated"].reshape(steps) != 0
+        done = arrays.get("dones", np.ones(1)).reshape(-1) != 0
+        done = done if len(done) == steps else np.ones(steps, bool)
+        keywords = recorded.get("env_kwargs")
+        shaped = isinstance(keywords, dict) and keywords.get("reward_shaping") is True
+        if recorded.get("type") == ROBOSUITE and "rewards" in arrays and not shaped:
+            return done & (arrays["rewards"].reshape(steps) > 0)
+        groups = [local_group(self.path, f"data/{demo}", self.data) for demo in demos]
+        attributes = values_of([Record(group, "success", is_attribute=True) for group in groups])
+        if all(isinstance(value, float) for value in attributes):
+            count = sum(value != 0 for value in attributes)
+            notes.append(f"The attribute success ends {counted(count, 'episode')} as solved.")
+            lengths = np.diff(np.append(-1, np.flatnonzero(last)))
+            return np.repeat([value != 0 for value in attributes], lengths)
+        if "dones" in arrays and not done[last].all():
+            return done
+        why = "dones ends every demonstration" if "dones" in arrays else "There are no dones"
+        notes.append(
+            f"{why}, so the file does not say which of them solve the task: ends are read as time "
+            "limits (--dataset.rewards success-at-end: each ends in success)."
+        )
+        return np.zeros(steps, bool)
+
+    def _environment(self, recorded: dict[str, object], notes: list[str]) -> EnvironmentSpec | None:
+        if not recorded:
             notes.append("env_args is missing: name the environment with --env.")
             return None
-        recorded = parsed_object(self.path, "env_args", text)
         name, keywords = recorded.get("env_name"), recorded.get("env_kwargs")
+        keywords = {} if keywords is None else keywords  # Isaac Lab's recorder leaves them out
         if not isinstance(name, str) or not isinstance(keywords, dict):
             raise DatasetError(
-                f"{self.path}: env_args needs env_name and env_kwargs; it has "
+                f"{self.path}: env_args needs env_name, and env_kwargs as an object; it has "
                 f"{listing(sorted(recorded))}"
             )
         if recorded.get("type") == GYM:
@@ -251,19 +310,6 @@ class _Log:
         return EnvironmentSpec(
             f"robosuite/{name}", {**kept, "observation_keys": [key for key, _ in self.keys]}
         )
-
-
-def _solved(arrays: Fields) -> Bool[np.ndarray, " n"]:
-    """Whether a row, if it is the last, ends the task: a positive reward on a row that is done."""
-    steps = len(arrays["actions"])
-    if "terminated" in arrays:
-        return arrays["terminated"].reshape(steps) != 0
-    solved = np.full(steps, "dones" in arrays or "rewards" in arrays)
-    if "dones" in arrays:
-        solved &= arrays["dones"].reshape(steps) != 0
-    if "rewards" in arrays:
-        solved &= arrays["rewards"].reshape(steps) > 0
-    return solved
 
 
 def _notes_of_held(arrays: Fields, last: Bool[np.ndarray, " n"]) -> list[str]:

@@ -1,0 +1,136 @@
+"""ManiSkill's recordings (Tao et al. 2024, arXiv 2410.00425): traj_N/actions, obs, terminated.
+
+A trajectory holds one observation more than actions. It stays whole: `terminated` may be set from
+the first row on which the task is solved, and counts on the last one. What the environment was
+stands in a JSON file beside it.
+"""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from saqrl.datasets.assembly import assemble
+from saqrl.datasets.errors import DatasetError, counted, listing
+from saqrl.datasets.formats.episodes import (
+    Fields,
+    Layout,
+    fields_of,
+    flattened,
+    joined,
+    parts_of,
+    require_members,
+)
+from saqrl.datasets.formats.hdf5 import local_dataset, local_group, names_of, open_hdf5
+from saqrl.datasets.options import DEFAULT, ReadOptions
+from saqrl.datasets.source import existing_file, file_record, parsed_object, text_of
+from saqrl.datasets.transitions import Transitions
+from saqrl.environments.robomimic_keys import natural_order
+
+if TYPE_CHECKING:
+    import h5py
+
+SUMMARY = "ManiSkill HDF5: traj_N with actions and state observations"
+SUFFIXES = (".h5", ".hdf5")
+OPTIONS = ("keys",)
+
+TRAJECTORY = re.compile(r"traj_\d{1,9}")
+
+
+def recognises(path: Path) -> bool:
+    """Whether this is HDF5 with a group traj_N at the root."""
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        return any(TRAJECTORY.fullmatch(name) for name in file)
+
+
+def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = None) -> Transitions:
+    """Read the trajectories in the order of their numbers.
+
+    Raises FileNotFoundError or DatasetError.
+    """
+    episodes: dict[str, Fields] = {}
+    layout: Layout = ()
+    with open_hdf5(path) as file:
+        names = [name for name in names_of(path, file) if TRAJECTORY.fullmatch(name)]
+        if not names:
+            raise DatasetError(f"{path}: there is no traj_0, traj_1, ...; name another format")
+        for name in sorted(names, key=natural_order):
+            episodes[name], found = _episode(path, name, file, options.keys)
+            layout = layout or found
+            if found != layout:
+                raise DatasetError(
+                    f"{path}: {name} observes {_described(found)} and the first trajectory "
+                    f"{_described(layout)}; every one needs the same"
+                )
+    arrays, last = joined(path, episodes)
+    done = arrays.pop("terminals", np.zeros(len(last))) != 0
+    held = int((done & ~last).sum())
+    notes = [f"Observations are {listing(key for key, _ in layout)}."] if layout[0][0] else []
+    if held:
+        notes.append(
+            f"terminated is also set on {counted(held, 'earlier row')}: trajectories stay whole."
+        )
+    named = _environment_id(path)
+    if named:
+        notes.append(
+            f"The recording is of ManiSkill's {named}: to evaluate in it say --env "
+            f"mani_skill.envs:{named}."
+        )
+    return assemble(
+        arrays | {"terminals": last & done, "timeouts": last & ~done},
+        source=str(path),
+        provenance={"format": "maniskill", **file_record(existing_file(path)), "recorded": named},
+        notes=notes,
+        keys={"terminals": "terminated", "timeouts": "terminated"},
+        observation_keys=layout if layout[0][0] else (),
+    )
+
+
+def _episode(
+    path: Path, name: str, file: "h5py.File", asked: tuple[str, ...]
+) -> tuple[Fields, Layout]:
+    group = local_group(path, name, file)
+    hint = "`python -m mani_skill.trajectory.replay_trajectory -o state` adds obs"
+    require_members(path, name, group, "actions", "obs", hint=hint)
+    known = {"actions": "actions", "rewards": "rewards", "terminals": "terminated"}
+    names = names_of(path, group)
+    keys = {field: key for field, key in known.items() if key in names}
+    episode = fields_of(path, name, group, keys)
+    place = f"{name}/obs"
+    parts = parts_of(path, place, group)
+    if not asked and "" not in parts:  # images lie beside the state
+        parts = {
+            key: inside for key, inside in parts.items() if _is_state(path, place, key, inside)
+        }
+    table, layout = flattened(path, place, parts, asked)
+    steps = len(episode["actions"])
+    if len(table) != steps + 1:
+        raise DatasetError(
+            f"{path}: {place} has {len(table):,} rows and its actions {steps:,}; one more than "
+            "actions is expected, the last after the last action"
+        )
+    flat = {field: array.ravel() for field, array in episode.items() if field == "terminals"}
+    return {**episode, **flat, "observations": table[:-1], "next_observations": table[1:]}, layout
+
+
+def _is_state(path: Path, place: str, key: str, inside: "h5py.Group") -> bool:
+    dataset = local_dataset(path, f"{place}/{key}", inside)
+    return not key.startswith("sensor") and dataset.ndim <= 2 and dataset.dtype.kind in "fiub"
+
+
+def _described(layout: Layout) -> str:
+    return listing(f"{key or 'a vector'} ({width})" for key, width in layout)
+
+
+def _environment_id(path: Path) -> str | None:
+    """The id in the JSON file beside the recording, where there is one."""
+    beside = path.expanduser().with_suffix(".json")
+    if not beside.exists():
+        return None
+    record = parsed_object(path, beside.name, text_of(path, beside.parent, beside.name))
+    found = record.get("env_info")
+    named = found.get("env_id") if isinstance(found, dict) else None
+    return named if isinstance(named, str) and re.fullmatch(r"[\w-]{1,100}", named) else None
