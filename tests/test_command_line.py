@@ -150,15 +150,24 @@ BAD = [
 
 
 @pytest.mark.parametrize(("words", "answer"), BAD, ids=lambda value: " ".join(value)[:40])
-def test_bad_input_is_one_line_and_status_2(words, answer, place):
+def test_bad_input_is_one_line_and_status_2(words, answer, place, monkeypatch, capsys):
+    """In this process: what a process of its own adds is the import of JAX, once a case."""
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
     before = sorted(path.name for path in place.rglob("*"))
-    done = saqrl(*words, cwd=place)
-    assert done.returncode == 2, done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith("saqrl: error:")]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    errors = [line for line in said.splitlines() if line.startswith("saqrl: error:")]
     assert len(errors) == 1
     assert answer in errors[0]
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in said
     assert sorted(path.name for path in place.rglob("*")) == before
+
+
+def test_a_process_ends_with_the_status_that_the_command_gives(place):
+    done = saqrl("train", "--dataset", "absent.npz", cwd=place)
+    assert done.returncode == 2
+    assert re.fullmatch(r"saqrl: error: .*absent\.npz.*\n", done.stderr)
 
 
 def test_convert_coded_writes_the_codes_of_a_run(finished, place):
