@@ -118,7 +118,7 @@ def test_a_data_file_imports_no_module(place, dataset, capsys):
     del asked[asked.index("--env") : asked.index("--env") + 2]
     assert main(["train", *asked, "--out", "run"]) == 0
     assert MODULE not in sys.modules
-    assert f"the data name the environment {MINE}: a data file imports no module" in (
+    assert f"The data name the environment {MINE}: a data file imports no module" in (
         capsys.readouterr().err
     )
     assert read_result(Path("run"))["env"] is None
