@@ -114,13 +114,23 @@ def _message(error: Exception) -> str:
 def _unforeseen(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "out of memory: use fewer rows (--data-episodes, --stream-rows) or smaller networks"
-    if "Unable to initialize backend" in str(error):
-        asked = os.environ.get("JAX_PLATFORMS", "")
+    asked = os.environ.get("JAX_PLATFORMS", "")
+    if asked and not _finds_device():
         return f"JAX finds no device for JAX_PLATFORMS={asked}: unset it, or install jax[cuda12]"
     return (
         f"unforeseen {type(error).__name__}: {_message(error)[:300]}: please report it with the "
         "traceback that --debug shows"
     )
+
+
+def _finds_device() -> bool:
+    """Whether JAX, where it is in use, computes on anything here."""
+    if "jax" not in sys.modules:
+        return True
+    try:
+        return bool(sys.modules["jax"].devices())
+    except Exception:  # of several types, without a text in some
+        return False
 
 
 def _fail(message: str) -> int:

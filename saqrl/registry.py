@@ -16,13 +16,18 @@ Act = Literal["greedy", "sample"]
 """How a policy chooses among codes: the best scored, or one drawn by its score."""
 
 
+# Names that an error lists where none is near.
+LISTED = 50
+
+
 def closest(name: str, known: Iterable[str]) -> str:
-    """A phrase for an error: the nearest names if any is near, else all of them."""
+    """A phrase for an error: the nearest names if any is near, else all of them, or the first."""
     names = sorted(known)
     near = get_close_matches(name, names, n=3, cutoff=0.5)
     if near:
         return f"did you mean {' or '.join(map(repr, near))}?"
-    return f"known are {', '.join(names)}"
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f"known are {', '.join(names[:LISTED])}{more}"
 
 
 class Registry:

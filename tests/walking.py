@@ -32,30 +32,39 @@ class Point(gymnasium.Env):
         return self.place.copy(), float(near), near, self.left == 0, {"success": near}
 
 
+def flags_of(dataset: Path, agent: str = "iql", **flags) -> dict[str, object]:
+    """A tiny run as `saqrl train` is asked for it; `flags` add to it."""
+    return {
+        "dataset": str(dataset),
+        "env": ENVIRONMENT,
+        "agent": agent,
+        "agent.hidden": 16,
+        "agent.batch_size": 16,
+        "steps": 40,
+        "quantizer.hidden": 16,
+        "quantizer.batch_size": 16,
+        "quantizer.codes": 8,
+        "quantizer.code_size": 4,
+        "quantizer_steps": 30,
+        "prior.hidden": 16,
+        "prior.batch_size": 16,
+        "prior.steps": 20,
+        "eval_episodes": 3,
+        "eval_every": 20,
+        "log_every": 10,
+        **flags,
+    }
+
+
 def small(dataset: Path, agent: str = "iql", **flags) -> Settings:
-    """A tiny run's settings; `flags` as `saqrl train` has them."""
-    return settings_from(
-        {
-            "dataset": str(dataset),
-            "env": ENVIRONMENT,
-            "agent": agent,
-            "agent.hidden": 16,
-            "agent.batch_size": 16,
-            "steps": 40,
-            "quantizer.hidden": 16,
-            "quantizer.batch_size": 16,
-            "quantizer.codes": 8,
-            "quantizer.code_size": 4,
-            "quantizer_steps": 30,
-            "prior.hidden": 16,
-            "prior.batch_size": 16,
-            "prior.steps": 20,
-            "eval_episodes": 3,
-            "eval_every": 20,
-            "log_every": 10,
-            **flags,
-        }
-    )
+    """A tiny run's settings."""
+    return settings_from(flags_of(dataset, agent, **flags))
+
+
+def words(dataset: Path, agent: str = "iql", **flags) -> list[str]:
+    """The same for the command."""
+    named = flags_of(dataset, agent, **flags).items()
+    return [word for name, value in named for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
 def run(settings: Settings, out: Path, *, resume: bool = False):

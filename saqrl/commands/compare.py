@@ -9,6 +9,7 @@ from saqrl.commands.output import print_json, say
 from saqrl.commands.parser import parse
 from saqrl.datasets.naming import dataset_name
 from saqrl.registry import closest
+from saqrl.training.interrupts import resumed_by
 from saqrl.training.presets import PRESETS
 from saqrl.training.progress import Reporter
 
@@ -74,7 +75,8 @@ def main(arguments: Sequence[str]) -> int:
         evaluations=asked.evaluations,
         assignments=asked.set,
     )
-    rows = run_grid(cells, Path(asked.out), Reporter())
+    with resumed_by("the same command"):
+        rows = run_grid(cells, Path(asked.out), Reporter())
     failed = [row for row in rows if "error" in row]
     say(f"{len(rows) - len(failed)} of {len(rows)} runs finished, {len(failed)} failed")
     say(f"next: saqrl report {asked.out}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from saqrl.commands.output import print_json, say
 from saqrl.commands.parser import Word, parse
+from saqrl.training.interrupts import resumed_by
 from saqrl.training.progress import Reporter
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     from saqrl.arrays import write_atomically
     from saqrl.studies import trials
     from saqrl.studies.sweep import read_plan
+    from saqrl.training.data import require_unchanged
     from saqrl.training.run_folder import hold
 
     for name in ("workers", "cores"):
@@ -56,8 +58,10 @@ def main(arguments: Sequence[str]) -> int:
     (out / "logs").mkdir(parents=True, exist_ok=True)
     lock = hold(out)
     try:
+        require_unchanged((job.folder, job.settings) for job in jobs)
         write_atomically(out / "sweep.toml", file.read_bytes())
-        outcomes = _run(jobs, asked)
+        with resumed_by("the same command"):
+            outcomes = _run(jobs, asked)
         rows = trials.summarize(outcomes, plan)
         record = trials.table_json(outcomes, rows)
         text = trials.table_text(rows)

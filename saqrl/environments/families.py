@@ -17,6 +17,11 @@ from gymnasium.envs.registration import EnvSpec
 from saqrl.environments.simulators import import_simulator, reproducible
 from saqrl.registry import ENVIRONMENTS, closest
 
+
+class UnknownEnvironment(ValueError):
+    """Nothing here registers an id; the text offers the nearest that something does."""
+
+
 SuccessTest = Callable[[float, Mapping[str, Any]], bool]
 
 
@@ -182,7 +187,7 @@ def family_of(name: str) -> Family:
     raise unknown(name)
 
 
-def unknown(environment_id: str) -> ValueError:
+def unknown(environment_id: str) -> UnknownEnvironment:
     """The error that offers the nearest of what families and packages know.
 
     Gymnasium's own toys only confuse.
@@ -192,7 +197,7 @@ def unknown(environment_id: str) -> ValueError:
         made_by = getattr(spec.entry_point, "__module__", spec.entry_point)
         if not str(made_by).startswith("gymnasium."):
             known.add(name)
-    return ValueError(
+    return UnknownEnvironment(
         f"unknown environment {environment_id!r}; {closest(environment_id, known)} (one of your "
         "own: --env module:Id imports the module that registers it)"
     )

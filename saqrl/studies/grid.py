@@ -20,10 +20,11 @@ from saqrl.registry import AGENTS, BASELINES, closest
 from saqrl.studies.methods import NEXT_OF_KIN, Method
 from saqrl.studies.shared_codes import share_codes
 from saqrl.studies.table import TABLE, append_row, identity, key_of, read_table, row_of
-from saqrl.training.data import load_data
+from saqrl.training.data import load_data, require_unchanged
 from saqrl.training.flags import changed
 from saqrl.training.presets import build_settings
 from saqrl.training.progress import Reporter
+from saqrl.training.run_folder import hold
 from saqrl.training.settings import Settings, first_difference
 from saqrl.training.train import saved_settings, train
 
@@ -134,14 +135,27 @@ def run_grid(
 
     Codes are taken from equal cells, of these and of `sharing`, where those have finished.
     A cell that fails is reported, recorded and skipped; the next call tries it again. Before
-    anything is trained: ValueError where a folder holds a run with other settings or a policy could
-    be scored in no environment; what `load_dataset` raises where the data cannot be read.
+    anything is trained: ValueError where a folder holds a run with other settings or of other data,
+    a policy could be scored in no environment, or another process trains this grid; what
+    `load_dataset` raises where the data cannot be read.
     """
     for cell in cells:
         _refuse_other_settings(cell, out)
     rows = {key_of(row): row for row in read_table(out / TABLE)}
     _refuse_unscored([cell for cell in cells if "error" in rows.get(cell.key, {"error": None})])
+    require_unchanged((cell.folder(out), cell.settings) for cell in cells)
     out.mkdir(parents=True, exist_ok=True)
+    lock = hold(out)
+    try:
+        return _train_all(cells, out, reporter, sharing)
+    finally:
+        lock.release()
+
+
+def _train_all(
+    cells: Sequence[Cell], out: Path, reporter: Reporter, sharing: Sequence[Cell]
+) -> list[dict[str, Any]]:
+    rows = {key_of(row): row for row in read_table(out / TABLE)}
     for number, cell in enumerate(cells, start=1):
         known = rows.get(cell.key)
         if known is not None and "error" not in known:

@@ -29,7 +29,8 @@ def share_codes(settings: Settings, folder: Path, others: Iterable[tuple[Setting
         if not stages or not (source / "result.json").exists():
             continue
         if read_config(source)["versions"] == config["versions"]:
-            run = RunFolder.create(folder, config | {"shared": list(stages)})
+            record = {"shared": list(stages), "data": read_config(source).get("data")}
+            run = RunFolder.create(folder, config | record)
             try:
                 _copy(stages, source, run)
             finally:

@@ -23,8 +23,9 @@ import numpy as np
 from saqrl.environments.packages import import_packages
 from saqrl.studies.page import to_columns
 from saqrl.studies.sweep import Plan, Trial, plain
+from saqrl.training.interrupts import ENDS_WITH_INPUT, stop_if_asked
 from saqrl.training.presets import settings_from
-from saqrl.training.settings import first_difference
+from saqrl.training.settings import Settings, first_difference
 from saqrl.training.train import saved_settings
 
 # What a trial is judged by where the file names nothing: the first that its task reports.
@@ -42,6 +43,7 @@ class Job:
     words: tuple[str, ...]
     folder: Path
     log: Path
+    settings: Settings
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ def jobs_of(plan: Plan, out: Path) -> list[Job]:
             raise ValueError(f"{folder}: {difference}: name another --out for the changed sweep")
         words = [word for flag in trial.flags.items() for word in _words(*flag)]
         words = ["train", *words, "--out", str(folder), "--resume"]
-        jobs.append(Job(trial, tuple(words), folder, out / "logs" / f"{trial.name}.log"))
+        log = out / "logs" / f"{trial.name}.log"
+        jobs.append(Job(trial, tuple(words), folder, log, settings))
     return jobs
 
 
@@ -105,12 +108,12 @@ def run_here(jobs: Sequence[Job], *, workers: int, cores: int, finished: Finishe
                 job = waiting.pop()
                 running[_start(job.words, job.log, cores)] = job
             for process in [process for process in running if process.poll() is not None]:
-                finished(_outcome(running.pop(process), process.returncode))
+                finished(_outcome(running.pop(process), _end(process)))
+            stop_if_asked()
             time.sleep(0.05)
     finally:
         for process in running:  # interrupted: what they have done stays, to be resumed
-            process.kill()
-            process.wait()
+            _end(process)
 
 
 def run_on_ray(jobs: Sequence[Job], *, cores: int, finished: Finished) -> None:
@@ -130,13 +133,14 @@ def run_on_ray(jobs: Sequence[Job], *, cores: int, finished: Finished) -> None:
             for job in jobs
         }
         while waiting:
-            (done,), _ = ray.wait(list(waiting), num_returns=1)
-            job = waiting.pop(done)
-            try:
-                finished(_outcome(job, ray.get(done)))
-            except ray.exceptions.RayError as error:
-                text = f"Ray: {type(error).__name__}: {str(error).splitlines()[0]}"
-                finished(Outcome(job.trial, job.folder, None, text))
+            stop_if_asked()
+            for done in ray.wait(list(waiting), num_returns=1, timeout=0.5)[0]:
+                job = waiting.pop(done)
+                try:
+                    finished(_outcome(job, ray.get(done)))
+                except ray.exceptions.RayError as error:
+                    text = f"Ray: {type(error).__name__}: {str(error).splitlines()[0]}"
+                    finished(Outcome(job.trial, job.folder, None, text))
     finally:
         ray.shutdown()
 
@@ -148,20 +152,28 @@ def _execute(words: Sequence[str], log: str, cores: int, place: str) -> int:
     try:
         return process.wait()
     finally:
-        process.kill()
+        _end(process)
 
 
 def _start(words: Sequence[str], log: Path, cores: int) -> subprocess.Popen[bytes]:
+    """A trial that ends with this process, whatever this one ends with."""
     # NPROC is what XLA takes the size of its thread pools from.
-    threads = {"NPROC": str(cores), "OMP_NUM_THREADS": str(cores)}
+    threads = {"NPROC": str(cores), "OMP_NUM_THREADS": str(cores), ENDS_WITH_INPUT: "1"}
     with log.open("wb") as stream:
         return subprocess.Popen(
             [sys.executable, "-m", "saqrl.cli", *words],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=stream,
             stderr=subprocess.STDOUT,
             env=os.environ | threads,
         )
+
+
+def _end(process: subprocess.Popen[bytes]) -> int:
+    """Its exit status; it is killed where it has not ended."""
+    with process:
+        process.kill()
+    return int(process.returncode)
 
 
 def _outcome(job: Job, status: int) -> Outcome:

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from saqrl.datasets import (
     load_dataset,
 )
 from saqrl.datasets.naming import absolute_spec
+from saqrl.datasets.transitions import ROW_FIELDS
 from saqrl.policy import Policy
 from saqrl.training.run_folder import read_config
-from saqrl.training.settings import Settings, parsed_keywords
+from saqrl.training.settings import Data, Settings, parsed_keywords
 
 # What a run without a data set collects first, in its folder.
 DEMONSTRATIONS = "demonstrations.npz"
@@ -85,9 +87,9 @@ def fingerprint(log: Transitions) -> str:
     """SHA-256 of what was read: of every row, of more than HASHED_ROWS an even choice of them."""
     digest = hashlib.sha256(f"{len(log)} {log.num_episodes}".encode())
     rows = np.linspace(0, len(log) - 1, min(len(log), HASHED_ROWS)).astype(np.int64)
-    for column in (log.observations, log.actions, log.rewards, log.terminated):
-        digest.update(np.ascontiguousarray(column[rows]).tobytes())
-    digest.update(np.ascontiguousarray(log.episode_starts).tobytes())
+    columns = [getattr(log, name)[rows] for name in ROW_FIELDS]
+    for column in (*columns, log.episode_starts, log.action_range.low, log.action_range.high):
+        digest.update(np.ascontiguousarray(column).tobytes())
     return digest.hexdigest()
 
 
@@ -102,6 +104,26 @@ def require_same_data(run: Path, log: Transitions, spec: str) -> None:
         f"{spec} is not the data that {run} began with (then {held}, now {now}; their SHA-256 "
         "differ): name that data with --dataset, or train anew in another --out"
     )
+
+
+def require_unchanged(runs: Iterable[tuple[Path, Settings]]) -> None:
+    """ValueError where runs of a study are not finished, and their data not what others began with.
+
+    Data of which all runs have finished, or none has begun, are not read.
+    """
+    studied: dict[Data, list[tuple[Path, Settings]]] = {}
+    for path, settings in runs:
+        studied.setdefault(settings.data, []).append((path, settings))
+    for data, members in studied.items():
+        if data.dataset is None or all((path / "result.json").is_file() for path, _ in members):
+            continue
+        begun = [path for path, _ in members if (path / "config.json").is_file()]
+        records = {str(held): path for path in begun if (held := read_config(path).get("data"))}
+        if not records:
+            continue
+        log = load_data(members[0][1])
+        for path in records.values():
+            require_same_data(path, log, data.dataset)
 
 
 def training_spec(run: Path, settings: Settings) -> str:

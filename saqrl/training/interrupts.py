@@ -17,6 +17,8 @@ from collections.abc import Iterator
 EXIT_INTERRUPTED = 130
 # Seconds that work has to come to a place where it can stop.
 PATIENCE = 4.0
+# Environment variable of a process that is to end when its standard input does: with its parent.
+ENDS_WITH_INPUT = "SAQRL_ENDS_WITH_INPUT"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _asked = threading.Event()
@@ -35,12 +37,15 @@ def asked() -> bool:
 def stop_if_asked() -> None:
     """Interrupted where somebody wants the process to end."""
     if _asked.is_set():
-        raise Interrupted(_advice[-1] if _advice else "")
+        raise Interrupted(_advice[0] if _advice else "")
 
 
 @contextlib.contextmanager
 def resumed_by(command: str) -> Iterator[None]:
-    """While inside, `command` is what somebody who interrupts is told to go on with."""
+    """While inside, `command` is what somebody who interrupts is told to go on with.
+
+    Of several the outermost is told: a cell of a comparison goes on with the comparison.
+    """
     _advice.append(command)
     try:
         yield
@@ -59,6 +64,8 @@ def answered() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    if os.environ.pop(ENDS_WITH_INPUT, None):
+        threading.Thread(target=_end_with_input, daemon=True, name="parent").start()
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
@@ -86,8 +93,15 @@ def _watch(woken: socket.socket) -> None:
             with contextlib.suppress(TimeoutError):
                 if not woken.recv(1):
                     return  # the work has stopped by itself
-            _say(told(_advice[-1] if _advice else ""))
+            _say(told(_advice[0] if _advice else ""))
             os._exit(EXIT_INTERRUPTED)
+
+
+def _end_with_input() -> None:
+    """End with the process at the other end of standard input, at once: its next one may be up."""
+    while os.read(0, 1):
+        pass
+    os._exit(EXIT_INTERRUPTED)
 
 
 def _say(message: str) -> None:

@@ -54,7 +54,8 @@ class Reporter:
     """Stages with a progress bar each on standard error; `seconds` holds what those done took."""
 
     def __init__(self, *, quiet: bool = False):
-        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        # Messages hold brackets and colons of their own: saqrl[mujoco], npz:walk.npz.
+        self.console = Console(stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False)
         self.seconds: dict[str, float] = {}
         self._running: dict[str, float] = {}
         self.started = time.perf_counter()

@@ -16,6 +16,7 @@ from saqrl.arrays import write_atomically
 from saqrl.datasets import Transitions
 from saqrl.datasets.audit.suspicions import suspicions
 from saqrl.datasets.naming import dataset_name
+from saqrl.environments.families import UnknownEnvironment
 from saqrl.nn import CriticTraining
 from saqrl.policy import Policy
 from saqrl.policy.storage import save_policy
@@ -266,7 +267,9 @@ class _Training:
             try:
                 for warning in check_environment(self.environment, data):
                     reporter.say(warning)
-            except ImportError as error:
+            except (ImportError, UnknownEnvironment) as error:
+                if settings.data.env is not None and not isinstance(error, ImportError):
+                    raise  # it is misspelt
                 reporter.say(f"warning: the run ends with its held-out report alone: {error}")
                 self.environment = None
 

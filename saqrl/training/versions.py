@@ -6,6 +6,7 @@ from importlib.metadata import version
 import jax
 
 import saqrl
+from saqrl.training.data import NO_ENVIRONMENT
 
 
 def versions(environment_id: str | None = None) -> dict[str, str]:
@@ -13,7 +14,7 @@ def versions(environment_id: str | None = None) -> dict[str, str]:
     found = {"saqrl": saqrl.__version__, "python": platform.python_version()}
     found |= {name: version(name) for name in ("jax", "jaxlib", "equinox", "optax", "numpy")}
     found["backend"] = jax.default_backend()
-    if environment_id is not None:
+    if environment_id is not None and environment_id != NO_ENVIRONMENT:
         from saqrl.environments.make import environment_versions
 
         found |= environment_versions(environment_id)

@@ -375,6 +375,18 @@ def test_rebrac_follows_both_penalties_and_moves_the_policy_every_other_step(bat
     assert_moved(third.target, second.target, (third.critics.model, third.policy.model), rate=0.1)
 
 
+def test_rebrac_learns_where_q_is_zero(batch):
+    algorithm = rebrac.ReBRAC(**CRITICS)
+    state = algorithm.init(KEY, batch)
+    nothing = jax.tree.map(jnp.zeros_like, state.critics.model)
+    loss = algorithm.policy_loss(state.policy.model, nothing, batch)[0]
+    gradient = jax.grad(lambda policy: algorithm.policy_loss(policy, nothing, batch)[0])(
+        state.policy.model
+    )
+    assert loss > 0
+    assert all(np.isfinite(leaf).all() for leaf in doubles(gradient))
+
+
 def test_gaussian_bc_normalises_where_it_is_asked_to(batch):
     plain, normed = (
         GaussianBC(hidden=(4,), layer_norm=wanted).init(KEY, batch) for wanted in (False, True)

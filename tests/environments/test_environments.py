@@ -301,3 +301,28 @@ def test_simulators_and_collection_do_not_import_jax():
     modules = "saqrl.environments.simulators, saqrl.environments.oracles.collect"
     code = f"import sys, {modules}; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=os.environ, check=False).returncode == 0
+
+
+@needs("gymnasium_robotics", "mujoco")
+def test_an_id_that_no_family_lists_is_found_in_the_package_that_registers_it():
+    """Fetch: parts of a dictionary in the order of its space, success by its own name, 50 steps."""
+    reach = "FetchReach-v4" if "FetchReach-v4" in known_ids() else "FetchReach-v3"
+    environment = make_environment(reach)
+    raw, _ = environment.env.reset(seed=3)
+    observation, _ = environment.reset(seed=3)
+    parts = [raw[name] for name in environment.env.observation_space.spaces]
+    np.testing.assert_array_equal(observation, np.concatenate(parts).astype(np.float32))
+    assert environment.layout == (("achieved_goal", 3), ("desired_goal", 3), ("observation", 10))
+    for step in range(1, 51):
+        direction = np.clip(5 * (observation[3:6] - observation[:3]), -1, 1)
+        observation, _, _, truncated, info = environment.step(np.append(direction, 0))
+        assert info["success"] == bool(info["is_success"])
+        assert truncated == (step == 50)
+    assert info["success"]  # it has gone to its goal
+    environment.close()
+
+
+def known_ids() -> set[str]:
+    import gymnasium_robotics  # noqa: F401
+
+    return set(gymnasium.registry)

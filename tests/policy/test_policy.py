@@ -178,6 +178,13 @@ def test_what_is_no_observation_is_refused(observation, message):
         policy.act(np.zeros((1, 3)))
 
 
+def test_a_policy_equals_itself_alone():
+    policy = make_policy()
+    assert policy == policy
+    assert policy != make_policy()
+    assert len({policy, policy, make_policy()}) == 2
+
+
 def test_everything_says_in_one_line_what_it_is():
     policy = make_policy()
     assert repr(policy) == (

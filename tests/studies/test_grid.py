@@ -14,8 +14,10 @@ from saqrl.studies.grid import Task, plan, run_grid
 from saqrl.studies.methods import methods
 from saqrl.studies.shared_codes import stages_in_common
 from saqrl.studies.table import collect_rows, read_table
+from saqrl.training.data import data_record, load_data
 from saqrl.training.flags import changed
 from saqrl.training.progress import Reporter
+from saqrl.training.run_folder import RunError, hold, read_config
 
 BOTH = ("quantized", "continuous")
 SCORES = {"normalized_score": None, "success_rate": None, "max_reward_mean": 0.5}
@@ -302,6 +304,12 @@ def test_a_shared_quantizer_changes_no_bit_of_a_run(walk, tmp_path):
     alone = run(tmp_path / "alone", "saq-bc:greedy")
     assert rows["saq-bc-greedy"]["shared"] == ["quantizer"]
     assert alone["saq-bc-greedy"]["shared"] == []
+    cells = tmp_path / "shared/cells/walk"
+    taken, trained = (
+        read_config(cells / f"{name}-seed0")["data"] for name in ("saq-bc-greedy", "saq-bc")
+    )
+    assert taken == trained
+    assert len(taken["sha256"]) == 64
     one, other = (
         tmp_path / place / "cells/walk/saq-bc-greedy-seed0" for place in ("shared", "alone")
     )
@@ -352,3 +360,37 @@ def test_codes_are_shared_only_where_everything_they_depend_on_agrees():
     assert common(iql, other_prior) == ("quantizer",)
     for change in ({"chunk": 2}, {"data_episodes": 3}, {"observation_scale": "none"}):
         assert common(iql, cells("saq-cql", changes=change)[0].settings) == ()
+
+
+def test_a_second_comparison_on_one_folder_is_refused_while_the_first_trains(trainer, tmp_path):
+    lock = hold(tmp_path)
+    with pytest.raises(RunError, match=r"in use by another process \(process \d+ on"):
+        grid(cells("bc"), tmp_path)
+    assert trainer.asked == []
+    lock.release()
+    grid(cells("bc"), tmp_path)
+    assert len(trainer.asked) == 2
+    hold(tmp_path).release()
+
+
+def test_cells_of_changed_data_are_refused_before_anything_is_trained(walk, tmp_path, monkeypatch):
+    trained = Trainer()
+    monkeypatch.setattr(grids, "train", trained)
+    out, changes = tmp_path / "out", {"env": "saqrl-tests/Walk-v0"}
+
+    def planned(seeds: int):
+        return plan([walk], methods(("bc",), ("continuous",)), range(seeds), changes=changes)
+
+    (cell,) = planned(1)
+    grid([cell], out)
+    config = read_config(cell.folder(out))
+    config["data"] = data_record(load_data(cell.settings), cell.settings)
+    (cell.folder(out) / "config.json").write_text(json.dumps(config))
+    grid(planned(2), out)
+    with np.load(tmp_path / "walk.npz") as archive:
+        columns = dict(archive)
+    np.savez(tmp_path / "walk.npz", **columns | {"rewards": -columns["rewards"]})
+    with pytest.raises(ValueError, match=r"walk\.npz is not the data that .*bc-seed0 began with"):
+        grid(planned(3), out)
+    assert trained.asked == ["bc-seed0", "bc-seed1"]
+    grid(planned(2), out)  # nothing is left to train

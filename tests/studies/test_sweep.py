@@ -1,16 +1,23 @@
 """Sweeps: the plan that a file makes, and trials that cannot disturb each other."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from saqrl.cli import main
 from saqrl.studies import trials as running
 from saqrl.studies.sweep import Plan, Trial, read_plan
 from saqrl.studies.trials import Job, Outcome, score_of, summarize
+from saqrl.training.data import data_record, load_data
+from saqrl.training.interrupts import EXIT_INTERRUPTED
+from saqrl.training.presets import settings_from
+from tests import processes
 
 
 def plan(folder: Path, text: str) -> Plan:
@@ -109,7 +116,13 @@ def test_the_best_setting_stands_last_and_failures_first(tmp_path):
 def test_a_trial_that_fails_tells_its_line_and_stops_no_other(tmp_path):
     made = plan(tmp_path, "[grid]\nchunk = [1, 2]\n")
     jobs = [
-        Job(trial, ("train", "--dataset", f"absent{i}.npz"), tmp_path / "no", tmp_path / f"{i}.log")
+        Job(
+            trial,
+            ("train", "--dataset", f"absent{i}.npz"),
+            tmp_path / "no",
+            tmp_path / f"{i}.log",
+            settings_from({}),
+        )
         for i, trial in enumerate(made.trials)
     ]
     outcomes: list[Outcome] = []
@@ -189,6 +202,63 @@ def test_a_sweep_finishes_reports_and_goes_on(place, engine):
     changed = saqrl(*words, cwd=place)
     assert changed.returncode == 2
     assert "name another --out for the changed sweep" in changed.stderr
+
+
+def long_sweep(place: Path) -> subprocess.Popen[str]:
+    """A sweep whose two trials are under way, and would be for long."""
+    text = (place / "a.toml").read_text().replace("steps = 10", "steps = 100000000")
+    (place / "long.toml").write_text(text)
+    process = processes.start("sweep", "long.toml", "--workers", "2", cwd=place)
+
+    def under_way() -> bool:
+        trials = processes.children(process.pid)
+        return len(trials) == 2 and all(map(processes.answers, trials))
+
+    processes.wait_until(process, under_way)
+    return process
+
+
+@processes.NEEDS_PROC
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_sweep_that_is_ended_takes_its_trials_with_it(place, number):
+    process = long_sweep(place)
+    trials = processes.children(process.pid)
+    struck = time.monotonic()
+    process.send_signal(number)
+    said = process.communicate(timeout=processes.HANGS)[1].strip().splitlines()
+    while any(map(processes.alive, trials)):
+        assert time.monotonic() - struck < processes.limit()
+    if number == signal.SIGTERM:
+        assert process.returncode == EXIT_INTERRUPTED
+        assert said[-1] == "saqrl: interrupted; go on with: the same command"
+
+
+@pytest.mark.slow
+@processes.NEEDS_PROC
+def test_a_sweep_that_was_killed_goes_on_with_the_same_command(place):
+    process = long_sweep(place)
+    process.kill()
+    process.communicate()
+    (place / "long.toml").write_text((place / "a.toml").read_text())
+    done = saqrl("sweep", "long.toml", "--workers", "2", "--json", "--out", "sweeps/a", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert "failed" not in done.stderr
+
+
+def test_trials_of_changed_data_are_refused_before_anything_starts(place, monkeypatch, capsys):
+    monkeypatch.setattr("saqrl.cli.keep_compiled_programs", lambda: None)
+    monkeypatch.chdir(place)
+    first, *_ = running.jobs_of(read_plan(Path("a.toml")), Path("sweeps/a"))
+    log = load_data(first.settings)
+    config = {"settings": first.settings.to_json(), "data": data_record(log, first.settings)}
+    first.folder.mkdir(parents=True)
+    (first.folder / "config.json").write_text(json.dumps(config))
+    with np.load("steps.npz") as archive:
+        columns = dict(archive)
+    np.savez("steps.npz", **columns | {"rewards": -columns["rewards"]})
+    assert main(["sweep", "a.toml"]) == 2
+    assert f"steps.npz is not the data that {first.folder} began with" in capsys.readouterr().err
+    assert list(first.folder.parent.glob("*/result.json")) == []
 
 
 @pytest.mark.parametrize(
