@@ -2,6 +2,9 @@
 
 import itertools
 import json
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from saqrl.datasets.formats.writers import check_destination, save_arrays
 from saqrl.environments.oracles.collect import collect
 from saqrl.environments.oracles.demonstrator import SEED_BIT
 from saqrl.environments.oracles.planners import lights_out
+from tests import processes
 
 CUBE = "cube-single-singletask-task2-v0"
 KEYS = ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts")
@@ -205,3 +209,37 @@ def test_lights_that_no_presses_reach_are_refused():
     single[0, 0] = True
     with pytest.raises(ValueError, match=r"no presses toggle exactly these lights of a 4x4 board"):
         lights_out(single)
+
+
+WORKER = """
+import multiprocessing, os
+from saqrl.environments.oracles.collect import _end_with_parent
+
+def work(up):
+    up.send(True)
+    _end_with_parent()
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    worker = context.Process(target=work, args=(there,))
+    worker.start()
+    here.recv()
+    print(worker.pid, flush=True)
+    os._exit(0)
+"""
+
+
+@processes.NEEDS_PROC
+def test_a_worker_ends_with_the_process_that_it_works_for(tmp_path):
+    (tmp_path / "parent.py").write_text(WORKER)
+    parent = subprocess.run(
+        [sys.executable, str(tmp_path / "parent.py")],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=processes.HANGS,
+    )
+    struck = time.monotonic()
+    while processes.alive(int(parent.stdout)):
+        assert time.monotonic() - struck < processes.limit()

@@ -1,20 +1,24 @@
 """Real signals into real processes: answered in words, ended within seconds, resumed exactly."""
 
+import itertools
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from saqrl.training import interrupts
 from saqrl.training import train as training
 from saqrl.training.interrupts import ENDS_WITH_INPUT, EXIT_INTERRUPTED
 from saqrl.training.presets import settings_from
 from saqrl.training.progress import Reporter
-from tests import processes
+from saqrl.training.run_folder import RunFolder
+from tests import processes, walking
 
 pytestmark = processes.NEEDS_PROC
 
@@ -107,6 +111,49 @@ def test_a_process_that_is_to_end_with_its_input_does_and_no_other():
     other.stdin = None
     other.kill()
     other.communicate()
+
+
+def test_of_two_ways_to_go_on_the_outer_one_is_told(monkeypatch):
+    """A cell of a comparison goes on with the comparison."""
+    asked = threading.Event()
+    monkeypatch.setattr(interrupts, "_asked", asked)
+    asked.set()
+    outer, inner = interrupts.resumed_by("the same command"), interrupts.resumed_by(ADVICE)
+    with outer, inner, pytest.raises(interrupts.Interrupted, match=r"^the same command$"):
+        interrupts.stop_if_asked()
+
+
+def stopped(settings, out: Path, monkeypatch, owner: type, name: str, blow: int) -> None:
+    """The run as far as it comes where somebody asks for its end during a call of a method."""
+    asked, real, calls = threading.Event(), getattr(owner, name), itertools.count(1)
+
+    def method(self, *given):
+        if next(calls) == blow:
+            asked.set()
+        return real(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(interrupts, "_asked", asked)
+        patch.setattr(owner, name, method)
+        with pytest.raises(interrupts.Interrupted, match=r"saqrl train --out .*run --resume"):
+            walking.run(settings, out)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "blows"),
+    [(RunFolder, "append", range(1, 9)), (walking.Point, "step", (1, 30, 70))],
+    ids=["training", "evaluation"],
+)
+def test_a_run_stops_between_any_two_lines_and_in_an_evaluation_and_is_resumed_to_the_same_end(
+    dataset, tmp_path, monkeypatch, owner, name, blows
+):
+    settings = walking.small(dataset, "bc")
+    walking.run(settings, tmp_path / "whole")
+    for blow in blows:
+        out = tmp_path / str(blow) / "run"
+        stopped(settings, out, monkeypatch, owner, name, blow)
+        walking.run(settings, out, resume=True)
+        assert walking.outcome(out) == walking.outcome(tmp_path / "whole"), blow
 
 
 def words() -> list[str]:

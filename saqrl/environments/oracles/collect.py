@@ -11,8 +11,10 @@ episodes changes it.
 import importlib.metadata
 import json
 import multiprocessing
+import os
 import re
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import get_args
@@ -159,7 +161,16 @@ def _run(recipe: Recipe, episodes: int, workers: int) -> Iterator[Result]:
 def _start_worker(recipe: Recipe) -> None:
     global _demonstrator
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers an interrupt
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _demonstrator = Demonstrator(recipe)
+
+
+def _end_with_parent() -> None:
+    """A worker would wait for work for ever whose parent was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _demonstrate(episode: int) -> Result:
