@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from saqrl.datasets.budget import free_bytes
-from saqrl.datasets.errors import DatasetError, nearest
+from saqrl.datasets.errors import DatasetError, nearest, printable
 
 # What one byte of a deflated stream stands for at most (zlib's technical details): a header that
 # promises more is damaged, or made to exhaust the memory.
@@ -52,7 +52,7 @@ def existing_file(path: Path) -> Path:
             "folder inside it"
         )
     beside = [file.name for file in found.parent.iterdir()] if found.parent.is_dir() else []
-    raise FileNotFoundError(f"{path}: no such file{nearest(found.name, beside)}")
+    raise FileNotFoundError(printable(f"{path}: no such file{nearest(found.name, beside)}"))
 
 
 def file_record(path: Path) -> dict[str, object]:

@@ -153,7 +153,7 @@ def read_data(settings: Settings, reporter: Reporter, spec: str | None = None) -
     with reporter.stage("data", 1, unit="file") as update:
         data = load_data(settings, dataset=spec)
         update(1, "")
-    for note in data.provenance.get("notes", ()):  # type: ignore[attr-defined]
+    for note in data.notes:
         reporter.say(f"note: {note}")
     for warning in suspicions(data):
         reporter.say(f"warning: {warning}")

@@ -16,6 +16,7 @@ from typing import IO, Any, cast
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from saqrl.datasets.assembly import LARGEST
 from saqrl.datasets.errors import DatasetError, counted
 from saqrl.datasets.extras import NAME, extras_of, with_extras
 from saqrl.datasets.mixture import require_alike
@@ -322,8 +323,8 @@ def _range(path: Path, extras: Mapping[str, object], width: int) -> ActionRange:
 
 def _require_finite(path: Path, name: str, column: np.ndarray) -> None:
     for row, block in _numbered_blocks(column):
-        if not np.isfinite(block).all():
-            place = tuple(int(i) for i in np.argwhere(~np.isfinite(block))[0])
+        if not (np.abs(block) <= LARGEST).all():
+            place = tuple(int(i) for i in np.argwhere(~(np.abs(block) <= LARGEST))[0])
             where = f"row {row + place[0]}" + "".join(f", column {i}" for i in place[1:])
             raise DatasetError(
                 f"{path}: {name}.npy {where} is {block[place]}; remove the episode that holds it, "

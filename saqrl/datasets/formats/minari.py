@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saqrl.datasets.assembly import assemble
-from saqrl.datasets.errors import DatasetError, counted, listing, nearest
+from saqrl.datasets.errors import DatasetError, counted, listing, nearest, printable
 from saqrl.datasets.extras import NAME, bounds_of, extras_of
 from saqrl.datasets.formats.episodes import (
     Fields,
@@ -123,7 +123,7 @@ def _downloaded(path: Path) -> Path:
         for found in folder.glob(f"**/data/{METADATA}")
     ]
     if path.is_absolute() or not DATASET_ID.fullmatch(name):
-        raise FileNotFoundError(f"{path}: no such Minari data set{nearest(name, local)}")
+        raise FileNotFoundError(printable(f"{path}: no such Minari data set{nearest(name, local)}"))
     absent = f"{name}: not below {folder} (MINARI_DATASETS_PATH){nearest(name, local)}"
     try:
         import minari
