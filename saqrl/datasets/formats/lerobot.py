@@ -294,9 +294,9 @@ def _task_warnings(
     """Several tasks that nothing in an observation tells apart."""
     if TASK not in columns["wanted"] or TASK in columns["observations"]:
         return
-    seen = np.unique(frames.numbers(TASK)).astype(int)
+    seen = np.unique(frames.numbers(TASK))
     if len(seen) > 1:
-        named = [tasks[n] if 0 <= n < len(tasks) else str(n) for n in seen[:4]]
+        named = [tasks[int(n)] if 0 <= n < len(tasks) else f"{n:g}" for n in seen[:4]]
         yield (
             f"{len(seen)} tasks ({listing(named)}) and no observation tells them apart: add "
             f"{TASK} to --dataset.keys, or keep one task."
