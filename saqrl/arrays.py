@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from saqrl.records import OBJECT, TEXT, listed, parsed, read_regular, require, shown
+
 # Of the files that `write_arrays` writes; 1 did not record the arrays' types.
 FORMAT = 2
 # What a process that was killed while it wrote a file has left beside it.
 LEFTOVERS = (".*.tmp", ".*.partial")
+# Bytes of a file of arrays: networks of 300 million weights with their optimiser's moments.
+LARGEST_FILE = 4 << 30
+DESCRIPTION = {"header": OBJECT, "names": listed(TEXT), "dtypes": listed(TEXT)}
 
 
 class DamagedArrays(ValueError):
@@ -85,7 +91,7 @@ def named_leaves(tree: Any) -> dict[str, np.ndarray]:
 def rebuild_tree(skeleton: Any, leaves: Mapping[str, np.ndarray]) -> Any:
     """A tree shaped as `skeleton` (arrays or shapes) from named leaves.
 
-    ValueError names the first leaf that is missing or has another shape.
+    ValueError names the first leaf that is missing, has another shape or type, or is not a number.
     """
     flat, structure = jax.tree_util.tree_flatten_with_path(skeleton)
     values = []
@@ -95,6 +101,10 @@ def rebuild_tree(skeleton: Any, leaves: Mapping[str, np.ndarray]) -> Any:
             raise ValueError(f"array {name} is missing")
         if leaves[name].shape != leaf.shape:
             raise ValueError(f"array {name} has shape {leaves[name].shape}, not {leaf.shape}")
+        if leaves[name].dtype != leaf.dtype:
+            raise ValueError(f"array {name} is of type {leaves[name].dtype}, not {leaf.dtype}")
+        if leaf.dtype.kind == "f" and np.isnan(leaves[name]).any():
+            raise ValueError(f"array {name} holds NaN")
         values.append(jnp.asarray(leaves[name]))
     return jax.tree_util.tree_unflatten(structure, values)
 
@@ -115,24 +125,76 @@ def write_arrays(path: Path, leaves: Mapping[str, np.ndarray], header: Mapping[s
 def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """What `write_arrays` wrote.
 
-    DamagedArrays where the sum does not agree, ValueError where another version wrote it.
+    DamagedArrays where the sum does not agree, ValueError where another version or another program
+    wrote it.
     """
-    digest, _, body = path.read_bytes().partition(b"\n")
-    if hashlib.sha256(body).hexdigest().encode() != digest:
-        raise DamagedArrays(f"{path}: damaged (its checksum does not agree)")
-    with np.load(io.BytesIO(body), allow_pickle=False) as archive:
-        described = json.loads(str(archive["json"]))
-        if (found := described.get("format", 1)) != FORMAT:
-            raise ValueError(
-                f"{path}: format {found}, this version reads {FORMAT}: go on with the saqrl that "
-                "wrote it"
-            )
+    body = _sound_body(path)
+    try:
+        stored = read_npz(body)
+    except ValueError as error:
+        raise _foreign(path, str(error)) from error
+    described = _description(path, stored.pop("json", np.asarray("")))
+    try:
         typed = zip(described["names"], described["dtypes"], strict=True)
         leaves = {
-            name: archive[f"array{i}"].view(jnp.dtype(dtype))
+            name: stored[f"array{i}"].view(jnp.dtype(dtype))
             for i, (name, dtype) in enumerate(typed)
         }
-        return leaves, described["header"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise _foreign(path, f"{type(error).__name__}: {error}") from error
+    return leaves, described["header"]
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The header alone of what `write_arrays` wrote; raises as `read_arrays`."""
+    body = _sound_body(path)
+    try:
+        with np.load(io.BytesIO(body), allow_pickle=False) as archive:
+            text = archive["json"]
+    except Exception as error:  # whatever an archive that others made has NumPy raise
+        raise _foreign(path, type(error).__name__) from error
+    return dict(_description(path, text)["header"])
+
+
+def read_npz(content: bytes) -> dict[str, np.ndarray]:
+    """The arrays of an uncompressed npz; ValueError where it holds anything else, or is damaged."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            declared = sum(member.file_size for member in archive.infolist())
+        if declared > len(content):
+            raise ValueError("its arrays are larger than the file: it is compressed, or damaged")
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            arrays = dict(archive)
+    except Exception as error:  # whatever a damaged archive makes zipfile or NumPy raise
+        pickled = "allow_pickle" in str(error)
+        words = "it holds Python objects, which are never read" if pickled else str(error)
+        raise ValueError(words or type(error).__name__) from error
+    if foreign := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+        raise ValueError(f"{foreign[0]!r} in it is no array")
+    return arrays
+
+
+def _sound_body(path: Path) -> bytes:
+    """What follows the checksum; DamagedArrays where that does not agree."""
+    digest, _, body = read_regular(path, at_most=LARGEST_FILE).partition(b"\n")
+    if hashlib.sha256(body).hexdigest().encode() != digest:
+        raise DamagedArrays(f"{path}: damaged (its checksum does not agree)")
+    return body
+
+
+def _description(path: Path, text: np.ndarray) -> dict[str, Any]:
+    """What the arrays are, and the header."""
+    described = parsed(str(text), path)
+    if isinstance(described, dict) and (found := described.get("format", 1)) != FORMAT:
+        raise ValueError(
+            f"{path}: format {shown(found)}, this version reads {FORMAT}; go on with the saqrl "
+            "that wrote it"
+        )
+    return require(described, DESCRIPTION, where=path)
+
+
+def _foreign(path: Path, why: str) -> ValueError:
+    return ValueError(f"{path} is no file of arrays that saqrl wrote ({why})")
 
 
 def _plain(leaf: np.ndarray) -> np.ndarray:

@@ -12,6 +12,8 @@ from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
 
+from saqrl.records import require_types, shown
+
 Act = Literal["greedy", "sample"]
 """How a policy chooses among codes: the best scored, or one drawn by its score."""
 
@@ -117,7 +119,12 @@ class Registry:
         return {"name": self.name_of(instance), **asdict(instance)}
 
     def rebuild(self, description: Mapping[str, Any]) -> Any:
-        """The instance that `describe` described; ValueError names a field that is not known."""
+        """The instance that `describe` described.
+
+        ValueError names a field that is not known or has a value of another type.
+        """
+        if not isinstance(description, Mapping) or not isinstance(description.get("name"), str):
+            raise ValueError(f"{self.kind} is {shown(description)}; expected an object with a name")
         values = dict(description)
         cls = self.load(values.pop("name"))
         aliases: Mapping[str, str] = getattr(cls, "aliases", {})
@@ -128,6 +135,7 @@ class Registry:
                 f"{self.kind} {description['name']!r} has no field {unknown[0]!r}; "
                 f"{closest(unknown[0], known)}"
             )
+        require_types(values, cls, where=f"{self.kind} {description['name']!r}")
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
     def _require_fit(self, name: str, found: Any) -> None:

@@ -6,12 +6,15 @@ This file stands alone: no JAX, no pickle, nothing else of the package.
     decision = policy.act(observation)   # decision.action, decision.distance, ...
 """
 
+import hashlib
+import io
 import json
 import math
 import os
+import reprlib
 import zipfile
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -21,6 +24,10 @@ import numpy as np
 # 1 had `execute` in place of `action_horizon`.
 FORMAT = 2
 METADATA_KEY = "saqrl"
+# A last metadata entry of an ONNX file, before 64 digits: the SHA-256 of all bytes before it.
+SEAL = b"\x72\x50\x0a\x0csaqrl.sha256\x12\x40"
+# Bytes of a file; protobuf, and with it ONNX, ends here.
+LARGEST_FILE = 2**31 - 1
 
 
 class PolicyFileError(ValueError):
@@ -69,12 +76,22 @@ def load(path: str | os.PathLike[str], *, seed: int = 0) -> "RobotPolicy":
     encoder or decoder; ImportError for .onnx without onnxruntime.
     """
     engine = load_graph(path)
+    _check_metadata(path, engine.metadata)
     if engine.metadata["part"] != "policy":
         raise PolicyFileError(
             f"{path} holds the {engine.metadata['part']} of a quantizer, not a policy; "
             "export one with --part policy"
         )
-    return RobotPolicy(engine, seed=seed)
+    policy = RobotPolicy(engine, seed=seed)
+    try:
+        policy.rehearse()
+    except Exception as error:  # whatever a graph that is none has NumPy or onnxruntime raise
+        words = " ".join(str(error).split())[:200]
+        raise PolicyFileError(
+            f"{path} holds a graph that cannot be run ({type(error).__name__}: {words}); "
+            "export it again"
+        ) from error
+    return policy
 
 
 def load_graph(path: str | os.PathLike[str]) -> Engine:
@@ -82,9 +99,11 @@ def load_graph(path: str | os.PathLike[str]) -> Engine:
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(2, "no such file", str(file))
+    if (size := file.stat().st_size) > LARGEST_FILE:
+        raise PolicyFileError(f"{file} has {size:,} bytes; at most {LARGEST_FILE:,} are read")
     content = file.read_bytes()
-    if zipfile.is_zipfile(file):
-        return NumpyEngine(file)
+    if zipfile.is_zipfile(io.BytesIO(content)):
+        return NumpyEngine(file, content)
     if file.suffix == ".npz":
         raise PolicyFileError(f"{file} is damaged: it is no npz archive ({len(content)} bytes)")
     return OnnxEngine(file, content)
@@ -125,7 +144,11 @@ class RobotPolicy:
         self._queue.clear()
 
     def act(self, observation: np.ndarray) -> Decision:
-        """The next action. ValueError for another size, or a number that is not finite."""
+        """The next action.
+
+        ValueError for another size, or a number that is not finite in the observation or the
+        action.
+        """
         checked = self._checked(observation)
         planned = not self._queue
         if planned:
@@ -178,9 +201,31 @@ class RobotPolicy:
         if self._draws:
             inputs |= self.draw(len(observations)) if noise is None else noise
         found = self._engine(inputs)
+        actions, distance = found["action"], found["distance"]
+        flat = actions.ravel()
+        if not math.isfinite(flat.dot(flat)) and not np.isfinite(flat).all():
+            raise ValueError("the policy gives an action that is not finite: none is played")
+        if math.isnan(distance.sum()):  # too far to be told must not look near
+            distance = np.where(np.isnan(distance), np.float32(np.inf), distance)
         # The graph clips too; a file that does not must still not leave the range.
-        actions = found["action"].clip(self._low, self._high)
-        return Plan(actions, found["distance"], found.get("code"), found.get("entropy"))
+        actions = actions.clip(self._low, self._high)
+        return Plan(actions, distance, found.get("code"), found.get("entropy"))
+
+    def rehearse(self) -> None:
+        """Plan once for an observation of zeros; an error where what comes out is no plan."""
+        noise = {
+            draw["name"]: np.full((1, *draw["shape"]), 0.5, np.float32) for draw in self._draws
+        }
+        plan = self._run(np.zeros((1, self._size), np.float32), noise)
+        expected: dict[str, tuple[np.ndarray, tuple[int, ...], str]] = {}
+        expected["action"] = plan.actions, (1, self.metadata["chunk"], len(self._low)), "f"
+        expected["distance"] = plan.distance, (1,), "f"
+        if plan.code is not None and plan.entropy is not None:
+            expected["code"] = plan.code, (1,), "i"
+            expected["entropy"] = plan.entropy, (1,), "f"
+        for name, (array, shape, kind) in expected.items():
+            if array.shape != shape or array.dtype.kind != kind:
+                raise ValueError(f"{name} has shape {array.shape} and type {array.dtype}")
 
     def draw(self, batch: int) -> dict[str, np.ndarray]:
         """Noise for a batch, by the names of the graph's inputs; nothing for a greedy policy."""
@@ -207,6 +252,7 @@ class OnnxEngine:
                 f'{path} needs onnxruntime: pip install "saqrl[export]", or export with '
                 "--format npz, which needs NumPy only"
             ) from error
+        _check_onnx(path, content)
         options = onnxruntime.SessionOptions()
         # More threads cost more to wake than they save on networks of this size.
         options.intra_op_num_threads = 1
@@ -216,21 +262,17 @@ class OnnxEngine:
             self._session = onnxruntime.InferenceSession(
                 content, options, providers=["CPUExecutionProvider"]
             )
-            described = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+            described = self._session.get_modelmeta().custom_metadata_map[METADATA_KEY]
+            # One observation goes through buffers that stay where they are: less is made anew.
+            self._given = {value.name: _single(value) for value in self._session.get_inputs()}
+            self._found = {value.name: _single(value) for value in self._session.get_outputs()}
         except Exception as error:  # onnxruntime's own exceptions have no common base class
             raise PolicyFileError(
                 f"{path} is no ONNX file that can be read (damaged, or another format?)"
             ) from error
-        if described is None:
-            raise PolicyFileError(
-                f"{path} is an ONNX file, but none that `saqrl export` wrote: it has no metadata"
-            )
         self.metadata = _read_metadata(path, described)
         self._outputs = [output.name for output in self._session.get_outputs()]
-        # One observation goes through buffers that stay where they are: less is made anew.
         self._binding = self._session.io_binding()
-        self._given = {value.name: _single(value) for value in self._session.get_inputs()}
-        self._found = {value.name: _single(value) for value in self._session.get_outputs()}
         for arrays, bind in (
             (self._given, self._binding.bind_input),
             (self._found, self._binding.bind_output),
@@ -266,20 +308,27 @@ def _single(value: Any) -> np.ndarray:
 class NumpyEngine:
     """The same graph from an npz file, run operator by operator in NumPy."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, content: bytes):
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = dict(archive)
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                if sum(member.file_size for member in archive.infolist()) > len(content):
+                    raise ValueError("it says that it holds more than it does")
+            with np.load(io.BytesIO(content), allow_pickle=False) as loaded:
+                arrays = dict(loaded)
             described = json.loads(str(arrays.pop("graph")))
+            self.metadata = _read_metadata(path, described["metadata"])
+            self._outputs: list[str] = list(described["outputs"])
+            self._steps = [_compiled(path, node) for node in described["nodes"]]
+        except PolicyFileError:
+            raise
         except Exception as error:  # whatever a damaged or foreign archive makes NumPy raise
             raise PolicyFileError(
                 f"{path} is no npz file that `saqrl export` wrote, or it is damaged "
                 f"({type(error).__name__})"
             ) from error
-        self.metadata = _read_metadata(path, described["metadata"])
-        self._outputs: list[str] = described["outputs"]
+        for name, array in arrays.items():
+            _check_constant(path, name, array)
         self._constants = arrays
-        self._steps = [_compiled(path, node) for node in described["nodes"]]
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         values = {**self._constants, **inputs}
@@ -292,16 +341,150 @@ class NumpyEngine:
 
 def _read_metadata(path: Path, text: str) -> Mapping[str, Any]:
     try:
-        metadata = json.loads(text)
+        metadata: Mapping[str, Any] = json.loads(text)
         version = metadata["format"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise PolicyFileError(f"{path} has damaged metadata; export it again") from error
     if version != FORMAT:
         raise PolicyFileError(
-            f"{path} has format {version}, this runtime reads {FORMAT}; export it again, or use "
-            "the saqrl that wrote it"
+            f"{path} has format {reprlib.repr(version)}, this runtime reads {FORMAT}; export it "
+            "again, or use the saqrl that wrote it"
         )
     return metadata
+
+
+def _check_metadata(path: object, metadata: Mapping[str, Any]) -> None:
+    """PolicyFileError for the first entry that is not what `RobotPolicy` reads."""
+
+    def require(name: str, holds: Callable[[Any], bool], words: str) -> None:
+        value = metadata.get(name)
+        if not holds(value):
+            raise PolicyFileError(
+                f"{path}: {name} in its metadata is {reprlib.repr(value)}; expected {words}; "
+                "export it again"
+            )
+
+    def is_size(value: Any) -> bool:
+        return type(value) is int and 1 <= value <= 2**20
+
+    def is_draw(value: Any) -> bool:
+        return (
+            isinstance(value, dict)
+            and isinstance(value.get("name"), str)
+            and value.get("distribution") in ("gumbel", "normal", "uniform")
+            and isinstance(value.get("shape"), list)
+            and all(map(is_size, value["shape"]))
+        )
+
+    def is_bound(value: Any) -> bool:
+        kept = isinstance(value, list) and len(value) == metadata["action_size"]
+        return kept and all(type(v) in (int, float) and abs(v) <= 3e38 for v in value)
+
+    require("part", lambda v: v in ("policy", "encoder", "decoder"), "policy, encoder or decoder")
+    for name in ("observation_size", "action_size", "chunk", "action_horizon"):
+        require(name, is_size, "a whole number of at least 1")
+    require("action_horizon", lambda v: v <= metadata["chunk"], "at most the chunk")
+    for name in ("action_low", "action_high"):
+        require(name, is_bound, f"{metadata['action_size']} finite numbers")
+    lower = metadata["action_low"]
+    ordered = all(map(float.__le__, map(float, lower), map(float, metadata["action_high"])))
+    require("action_high", lambda v: ordered, "bounds that are not below action_low")
+    require("act", lambda v: v in ("greedy", "sample"), "greedy or sample")
+    require("agent", lambda v: v is None or isinstance(v, dict), "an object")
+    require("draws", lambda v: isinstance(v, list) and all(map(is_draw, v)), "a list of draws")
+
+
+def _check_constant(path: object, name: str, array: np.ndarray) -> None:
+    """PolicyFileError for NaN, and for infinity among finite weights; bounds may be open."""
+    if array.dtype.kind != "f" or np.isfinite(array).all():
+        return
+    if np.isnan(array).any() or (array.ndim > 1 and not np.isinf(array).all()):
+        raise PolicyFileError(
+            f"{path}: the constant {reprlib.repr(name)} is not finite; export it again"
+        )
+
+
+def sealed(content: bytes) -> bytes:
+    """An ONNX file with its checksum at the end."""
+    return content + SEAL + hashlib.sha256(content).hexdigest().encode()
+
+
+# Which fields of ONNX's messages `saqrl export` writes; others could run or read anything.
+_MODEL = {"ir": 1, "producer": 2, "version": 3, "graph": 7, "opset": 8, "metadata": 14}
+_GRAPH = {"node": 1, "name": 2, "constant": 5, "input": 11, "output": 12}
+_NODE = {"input": 1, "output": 2, "name": 3, "op": 4, "attribute": 5}
+_ATTRIBUTE = {"name": 1, "float": 2, "integer": 3, "integers": 8, "type": 20}
+_CONSTANT = {"dims": 1, "type": 2, "name": 8, "data": 9}
+_FLOAT32 = 1
+
+
+def _check_onnx(path: Path, content: bytes) -> None:
+    """PolicyFileError unless the bytes are those that were written, and only compute.
+
+    Whoever means harm writes a checksum too: so only our operators and constants are let through
+    to onnxruntime, no loops, functions or files beside this one.
+    """
+    body, seal, digest = content[: -64 - len(SEAL)], content[-64 - len(SEAL) : -64], content[-64:]
+    if seal != SEAL or hashlib.sha256(body).hexdigest().encode() != digest:
+        raise PolicyFileError(
+            f"{path} is no ONNX file that `saqrl export` wrote, or it was changed or damaged since "
+            "(its checksum does not agree); export it again"
+        )
+    try:
+        _, graph = next(item for item in _fields(memoryview(body), _MODEL) if item[0] == "graph")
+        for part, message in _fields(graph, _GRAPH):
+            if part == "constant":
+                tensor = list(_fields(message, _CONSTANT))
+                found, dims = dict(tensor), [size for name, size in tensor if name == "dims"]
+                if found["type"] == _FLOAT32:
+                    weights = np.frombuffer(found.get("data", b""), "<f4").reshape(dims)
+                    _check_constant(path, str(bytes(found["name"])), weights)
+            elif part == "node":
+                node = list(_fields(message, _NODE))
+                ops = [bytes(value).decode() for name, value in node if name == "op"]
+                if len(ops) != 1 or ops[0] not in _OPERATORS:
+                    raise PolicyFileError(_unknown(path, ops))
+                for name, value in node:
+                    if name == "attribute":
+                        dict(_fields(value, _ATTRIBUTE))
+    except (ValueError, TypeError, KeyError, IndexError, StopIteration) as error:
+        if isinstance(error, PolicyFileError):
+            raise
+        raise PolicyFileError(
+            f"{path} holds what `saqrl export` does not write ({error})"
+        ) from error
+
+
+def _fields(message: memoryview, known: Mapping[str, int]) -> Iterator[tuple[str, Any]]:
+    """The fields of a protobuf message by name; ValueError for one that is not known."""
+    names = {number: name for name, number in known.items()}
+    place = 0
+
+    def varint() -> int:
+        nonlocal place
+        value = shift = 0
+        while True:
+            byte = message[place]
+            place, value, shift = place + 1, value | (byte & 127) << shift, shift + 7
+            if byte < 128:
+                return value
+
+    while place < len(message):
+        number, kind = divmod(varint(), 8)
+        if number not in names or kind not in (0, 2, 5):
+            raise ValueError(f"field {number}")
+        if kind == 0:
+            yield names[number], varint()
+            continue
+        size = 4 if kind == 5 else varint()
+        place += size
+        if place > len(message):
+            raise ValueError("it is cut")
+        yield names[number], message[place - size : place]
+
+
+def _unknown(path: Path, op: object) -> str:
+    return f"{path} uses the operator {reprlib.repr(op)}, which this runtime does not know"
 
 
 def _compiled(
@@ -309,7 +492,7 @@ def _compiled(
 ) -> tuple[Callable[..., np.ndarray], Sequence[str], str]:
     op, attributes = node["op"], node["attributes"]
     if op not in _OPERATORS:
-        raise PolicyFileError(f"{path} uses the operator {op}, which this runtime does not know")
+        raise PolicyFileError(_unknown(path, op))
     function = partial(_OPERATORS[op], **attributes) if attributes else _OPERATORS[op]
     return function, node["inputs"], node["output"]
 

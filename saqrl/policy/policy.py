@@ -118,12 +118,15 @@ class Policy:
     ) -> Float32[np.ndarray, "n chunk act"]:
         """Action chunks in the environment's units, one per observation and key.
 
-        ValueError: observations of another size, no numbers, or not finite.
+        ValueError: observations of another size, no numbers, or not finite; an action that is not
+        finite.
         """
         rows = check_batch(observations, (self.observation_size,), what="observation")
         features = self.observation_scaling(rows)
         unit = _decide_batch(self.controller, features, keys, greedy=act == "greedy")
         chunks = np.asarray(unit).reshape(len(rows), self.chunk, -1)
+        if not np.isfinite(chunks).all():
+            raise ValueError("the policy gives an action that is not finite: its weights overflow")
         return self.action_range.from_unit(chunks)
 
     @property

@@ -12,13 +12,43 @@ import jax.numpy as jnp
 import numpy as np
 
 from saqrl import agents, baselines, nn, quantizers
-from saqrl.arrays import named_leaves, rebuild_tree, write_atomically
+from saqrl.arrays import LARGEST_FILE, named_leaves, read_npz, rebuild_tree, write_atomically
 from saqrl.datasets import EnvironmentSpec
 from saqrl.datasets.scaling import ActionRange, ObservationScaling
 from saqrl.policy.policy import CodeController, ContinuousController, Controller, Policy
+from saqrl.records import (
+    NULL,
+    OBJECT,
+    TEXT,
+    among,
+    listed,
+    read_record,
+    read_regular,
+    require,
+    shown,
+    whole,
+)
 
 # 1 had `execute` in place of `action_horizon`.
 FORMAT = 2
+RECORD = {
+    "observation_size": whole(1, 1 << 20),
+    "angles": listed(whole()),
+    "chunk": whole(1, 1 << 16),
+    "action_horizon": whole(1, 1 << 16),
+    "default_act": among("greedy", "sample"),
+    "environment": OBJECT | NULL,
+    "controller": OBJECT,
+}
+CONTROLLER = {
+    "kind": among("quantized", "continuous"),
+    "agent": OBJECT,
+    "quantizer": OBJECT | NULL,
+    "prior": OBJECT | NULL,
+    "features": whole(1, 1 << 21),
+    "chunk_action_size": whole(1, 1 << 20),
+}
+ENVIRONMENT = {"id": TEXT, "options": OBJECT}
 
 
 class PolicyError(ValueError):
@@ -63,40 +93,92 @@ def load_policy(path: Path | str) -> Policy:
     if not (folder / "policy.json").is_file():
         raise PolicyError(f"{folder} holds no policy (no policy.json): has its run finished?")
     try:
-        described = json.loads((folder / "policy.json").read_text())
-        if described["format"] != FORMAT:
-            raise PolicyError(
-                f"{folder}: policy format {described['format']}, this version reads {FORMAT}; "
-                "load it with the saqrl that wrote it"
-            )
-        # From memory: NumPy leaves a damaged file open.
-        content = io.BytesIO((folder / "weights.npz").read_bytes())
-        with np.load(content, allow_pickle=False) as archive:
-            arrays = dict(archive)
-        prefix = "controller"
-        leaves = {name[len(prefix) :]: a for name, a in arrays.items() if name.startswith(prefix)}
-        environment = described["environment"]
-        skeleton = jax.eval_shape(lambda: controller_skeleton(described["controller"]))
-        return Policy(
-            controller=rebuild_tree(skeleton, leaves),
-            observation_scaling=ObservationScaling(
-                tuple(described["angles"]),
-                arrays["observation_mean"],
-                arrays["observation_inverse_scale"],
-                float(arrays["observation_limit"]),
-            ),
-            action_range=ActionRange(arrays["action_low"], arrays["action_high"]),
-            observation_size=described["observation_size"],
-            chunk=described["chunk"],
-            action_horizon=described["action_horizon"],
-            default_act=described["default_act"],
-            environment=environment and EnvironmentSpec(**environment),
-            description=described["controller"],
-        )
+        return _loaded(folder)
     except PolicyError:
         raise
-    except Exception as error:  # whatever a damaged file makes NumPy, zipfile or JSON raise
-        raise PolicyError(f"{folder}: damaged policy ({type(error).__name__}: {error})") from error
+    except ValueError as error:
+        raise PolicyError(f"{folder}: damaged policy: {error}") from error
+    except Exception as error:  # whatever sizes that make no sense have JAX raise
+        words = " ".join(str(error).split())[:300]
+        raise PolicyError(f"{folder}: damaged policy ({type(error).__name__}: {words})") from error
+
+
+def _loaded(folder: Path) -> Policy:
+    file = folder / "policy.json"
+    described = read_record(file, {"format": whole()})
+    if described["format"] != FORMAT:
+        raise PolicyError(
+            f"{folder}: policy format {described['format']}, this version reads {FORMAT}; "
+            "load it with the saqrl that wrote it"
+        )
+    require(described, RECORD, where=file)
+    require(described["controller"], CONTROLLER, where=f"{file}, controller")
+    environment, angles = described["environment"], described["angles"]
+    if environment is not None:
+        require(environment, ENVIRONMENT, where=f"{file}, environment")
+    size, chunk = described["observation_size"], described["chunk"]
+    if described["action_horizon"] > chunk:
+        raise ValueError(f"{file}: action_horizon is more than chunk ({chunk})")
+    if len({*angles}) != len(angles) or any(column >= size for column in angles):
+        raise ValueError(
+            f"{file}: angles is {shown(angles)}; expected columns of {size}, once each"
+        )
+    weights = folder / "weights.npz"
+    try:
+        arrays = read_npz(read_regular(weights, at_most=LARGEST_FILE))
+    except ValueError as error:
+        raise ValueError(f"{weights}: {error}") from error
+    features, flat = (
+        described["controller"]["features"],
+        described["controller"]["chunk_action_size"],
+    )
+    act = flat // chunk
+    if features != size + len(angles) or act * chunk != flat:
+        raise ValueError(f"{file}: sizes of features, observations, chunk and actions disagree")
+    scaling = {"observation_mean": (features,), "observation_inverse_scale": (features,)}
+    bounds = {"action_low": (act,), "action_high": (act,)}
+    for name, shape in {**scaling, "observation_limit": (), **bounds}.items():
+        _require_numbers(arrays, name, shape)
+    limit = float(arrays["observation_limit"])
+    if not limit > 0 or (arrays["action_low"] > arrays["action_high"]).any():
+        raise ValueError(
+            f"{weights}: the limit is not above 0, or a lower bound above an upper one"
+        )
+    prefix = "controller"
+    leaves = {name[len(prefix) :]: a for name, a in arrays.items() if name.startswith(prefix)}
+    for name, leaf in leaves.items():
+        if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
+            raise ValueError(f"{weights}: weights {name} are not finite")
+    skeleton = jax.eval_shape(lambda: controller_skeleton(described["controller"]))
+    return Policy(
+        controller=rebuild_tree(skeleton, leaves),
+        observation_scaling=ObservationScaling(
+            tuple(angles),
+            arrays["observation_mean"],
+            arrays["observation_inverse_scale"],
+            limit,
+        ),
+        action_range=ActionRange(arrays["action_low"], arrays["action_high"]),
+        observation_size=size,
+        chunk=chunk,
+        action_horizon=described["action_horizon"],
+        default_act=described["default_act"],
+        environment=environment and EnvironmentSpec(**environment),
+        description=described["controller"],
+    )
+
+
+def _require_numbers(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> None:
+    """ValueError unless the array has this shape, is of floats, and finite where it has an axis."""
+    if name not in arrays:
+        raise ValueError(f"array {name} is missing")
+    array = arrays[name]
+    if array.shape != shape or array.dtype.kind != "f":
+        raise ValueError(
+            f"array {name} has shape {array.shape} and type {array.dtype}; expected {shape} floats"
+        )
+    if shape and not np.isfinite(array).all():
+        raise ValueError(f"array {name} is not finite")
 
 
 def controller_skeleton(described: Mapping[str, Any]) -> Controller:

@@ -25,11 +25,71 @@ import jax
 from filelock import FileLock, Timeout
 
 from saqrl import arrays
+from saqrl.records import (
+    NULL,
+    NUMBER,
+    OBJECT,
+    TEXT,
+    Rule,
+    among,
+    listed,
+    mapped,
+    parsed,
+    read_record,
+    read_regular,
+    require,
+    require_regular,
+    shown,
+    whole,
+)
 from saqrl.training.settings import differing_field
 
 # Checkpoints kept of each stage: the newest, and one in case that is damaged.
 KEPT = 2
 HISTORIES = ("metrics", "evaluations")
+# Bytes of a history, and of one line of it.
+LARGEST_HISTORY, LONGEST_LINE = 1 << 30, 1 << 20
+# Bytes of anything else in the folder, such as demonstrations: what is read is bounded there.
+LARGEST_ENTRY = 1 << 50
+
+# What the records must say for others to read them; what else stands in them may be anything.
+CONFIG = {
+    "settings": OBJECT,
+    "versions": mapped(TEXT),
+    "seeds": listed(whole()) | NULL,
+    "data": OBJECT | NULL,
+}
+RESULT = {
+    "run": TEXT,
+    "agent": TEXT,
+    "actions": among("quantized", "continuous"),
+    "dataset": TEXT | NULL,
+    "env": TEXT | NULL,
+    "act": TEXT,
+    "episodes": whole(),
+    "seed": whole(),
+    "gradient_steps": whole(),
+    "wall_seconds": NUMBER,
+    "seconds": mapped(NUMBER),
+    "success_rate": NUMBER | NULL,
+    "normalized_score": NUMBER | NULL,
+    "return_mean": NUMBER | NULL,
+    "return_std": NUMBER | NULL,
+    "max_reward_mean": NUMBER | NULL,
+    "held_out_action_error": NUMBER | NULL,
+    "baseline": OBJECT | NULL,
+    "quantizer": OBJECT | NULL,
+}
+HEADER = {
+    "stage": TEXT,
+    "step": whole(),
+    "sizes": mapped(whole()),
+    "settings": OBJECT,
+    "spent": OBJECT | NULL,
+}
+SIZES = dict.fromkeys(HISTORIES, whole())
+SPENT = {"wall_seconds": NUMBER | NULL, "seconds": mapped(NUMBER) | NULL}
+PLACE = {"stage": TEXT | NULL, "step": whole() | NULL}
 
 
 class RunError(ValueError):
@@ -96,10 +156,11 @@ class RunFolder:
     def open(cls, path: Path, say: Callable[[str], None]) -> "RunFolder":
         """An existing run, cut back to its last sound checkpoint, to go on from there.
 
-        RunError if there is none, another process has it, or a checkpoint belongs to other
-        settings; a damaged checkpoint is said.
+        RunError if there is none, another process has it, it holds links, or a checkpoint belongs
+        to other settings or to another program; a damaged checkpoint is said.
         """
         config = read_config(path)
+        _refuse_links(path)
         try:
             (path / "checkpoints").mkdir(exist_ok=True)
             run = cls(path, hold(path))
@@ -170,7 +231,10 @@ class RunFolder:
         kept = self._checkpoints(stage)
         if not kept:
             return None
-        leaves, header = arrays.read_arrays(kept[-1])
+        try:
+            leaves, header = arrays.read_arrays(kept[-1])
+        except ValueError as error:
+            raise RunError(str(error)) from error
         try:
             return header["step"], arrays.rebuild_tree(jax.eval_shape(skeleton), leaves)
         except ValueError as error:
@@ -178,46 +242,57 @@ class RunFolder:
 
     def _cut_back(self, say: Callable[[str], None]) -> None:
         """Remove what follows the last sound checkpoint, in the histories too."""
-        sizes = dict.fromkeys(HISTORIES, 0)
+        sizes: Mapping[str, int] = dict.fromkeys(HISTORIES, 0)
         existing = self._checkpoints()
-        faults = {path: self._fault(path) for path in existing}
+        found = {path: self._header(path) for path in existing}
         for position, path in enumerate(existing):
-            if faults[path] is None:
-                header = arrays.read_arrays(path)[1]
-                sizes, self.spent = header["sizes"], header.get("spent", {})
+            header = found[path]
+            if not isinstance(header, str):
+                sizes, self.spent = header["sizes"], header.get("spent") or {}
                 continue
             later = existing[position + 1 :]
-            if any(_stage(other) == _stage(path) and faults[other] is None for other in later):
+            if any(_stage(o) == _stage(path) and not isinstance(found[o], str) for o in later):
                 path.unlink()  # nobody needs it
                 continue
-            say(f"{faults[path]}; going on from the one before it")
+            say(f"{header}; going on from the one before it")
             for lost in (path, *later):
                 lost.unlink()
             break
-        for history, size in sizes.items():
-            if self._size(history) > size:
-                os.truncate(self.path / f"{history}.jsonl", size)
+        for history in HISTORIES:
+            if self._size(history) > sizes[history]:
+                os.truncate(self.path / f"{history}.jsonl", sizes[history])
 
-    def _fault(self, checkpoint: Path) -> str | None:
-        """Why one cannot go on from a checkpoint; RunError where it is not this run's."""
+    def _header(self, checkpoint: Path) -> Mapping[str, Any] | str:
+        """A checkpoint's header, or why one cannot go on from it; RunError: it is not this run's.
+
+        A checksum proves no more than that nothing was damaged: anybody can write one.
+        """
         try:
-            header = arrays.read_arrays(checkpoint)[1]
+            header = require(arrays.read_header(checkpoint), HEADER, where=checkpoint)
+            require(header["sizes"], SIZES, where=f"{checkpoint}, sizes")
+            require(header.get("spent") or {}, SPENT, where=f"{checkpoint}, spent")
+            if unknown := sorted(header["sizes"].keys() - set(HISTORIES)):
+                raise ValueError(f"{checkpoint}: sizes names {unknown[0]!r}, which is no history")
         except arrays.DamagedArrays as error:
             return str(error)
+        except ValueError as error:
+            raise RunError(
+                f"{error}; delete it, and --resume goes on from the one before"
+            ) from error
         if found := differing_field(header["settings"], self._settings):
             name, theirs, ours = found
             raise RunError(
-                f"{checkpoint} belongs to other settings: {name} is {theirs!r} in it and {ours!r} "
-                "in config.json: put the right file back, or train in another --out"
+                f"{checkpoint} belongs to other settings: {name} is {shown(theirs)} in it and "
+                f"{shown(ours)} in config.json: put the right file back, or train in another --out"
             )
         for history, size in header["sizes"].items():
             if self._size(history) < size:
                 return f"{self.path / history}.jsonl: lines that {checkpoint.name} counts are lost"
-        return None
+        return header
 
     def _checkpoints(self, stage: str = "*") -> list[Path]:
         """In the order in which they were written."""
-        return sorted((self.path / "checkpoints").glob(f"[0-9]*-{stage}.ckpt"))
+        return sorted((self.path / "checkpoints").glob(f"{6 * '[0-9]'}-{stage}.ckpt"))
 
     def _size(self, history: str) -> int:
         path = self.path / f"{history}.jsonl"
@@ -249,10 +324,7 @@ def read_config(path: Path) -> dict[str, Any]:
                 f"{path} has lost its config.json: put it back, or delete the folder and train anew"
             )
         raise RunError(f"{path} is not a run folder (it has no config.json)")
-    try:
-        return dict(json.loads(file.read_text()))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RunError(f"{file} is not readable JSON: {error}") from error
+    return _read(file, CONFIG)
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -261,25 +333,37 @@ def read_result(path: Path) -> dict[str, Any]:
     if not file.is_file():
         read_config(path)
         raise RunError(f"{path} has not finished: saqrl train --out {path} --resume")
-    return dict(json.loads(file.read_text()))
+    return _read(file, RESULT)
+
+
+def _read(file: Path, rules: Mapping[str, Rule]) -> dict[str, Any]:
+    try:
+        return read_record(file, rules)
+    except ValueError as error:
+        raise RunError(str(error)) from error
 
 
 def policy_folder(path: Path, step: int | None = None) -> Path:
     """Where the run's policy lies, or the one that it kept at a step of its agent.
 
-    RunError names the steps that there are where it kept none at that one.
+    RunError names the steps that there are where it kept none at that one, or a link.
     """
-    if step is None:
-        return path / "policy"
-    if step not in (kept := kept_steps(path)):
-        there = f"it kept {', '.join(map(str, kept))}" if kept else "train with --keep-every"
-        raise RunError(f"{path} kept no policy at step {step}: {there}")
-    return path / "policies" / str(step)
+    folder = path / "policy"
+    if step is not None:
+        if step not in (kept := kept_steps(path)):
+            there = f"it kept {', '.join(map(str, kept))}" if kept else "train with --keep-every"
+            raise RunError(f"{path} kept no policy at step {step}: {there}")
+        folder = path / "policies" / str(step)
+    for place in (folder, folder.parent) if step is not None else (folder,):
+        if place.is_symlink():
+            raise _linked(place)
+    return folder
 
 
 def kept_steps(path: Path) -> list[int]:
     """The steps of the agent whose policies a run kept beside its last, in their order."""
-    return sorted(int(file.parent.name) for file in path.glob("policies/*/policy.json"))
+    folders = (file.parent.name for file in path.glob("policies/*/policy.json"))
+    return sorted(int(name) for name in folders if name.isdecimal() and len(name) < 16)
 
 
 def read_history(path: Path, history: str) -> list[dict[str, Any]]:
@@ -288,13 +372,21 @@ def read_history(path: Path, history: str) -> list[dict[str, Any]]:
     A last line without its end is being written, or was when the run was killed: it is left out.
     """
     file = path / f"{history}.jsonl"
-    lines = file.read_text().split("\n")[:-1] if file.exists() else []
+    try:
+        content = read_regular(file, at_most=LARGEST_HISTORY)
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        raise RunError(str(error)) from error
     records = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(content.split(b"\n")[:-1], 1):
+        where = f"{file}, line {number}"
+        if len(line) > LONGEST_LINE:
+            raise RunError(f"{where}: {len(line):,} bytes; at most {LONGEST_LINE:,} are read")
         try:
-            records.append(dict(json.loads(line)))
+            records.append(require(parsed(line, where), PLACE, where=where))
         except ValueError as error:
-            raise RunError(f"{file}, line {number}: not readable JSON: {error}") from error
+            raise RunError(str(error)) from error
     return records
 
 
@@ -305,6 +397,8 @@ def _json_lines(record: Mapping[str, Any], indent: int | None = None) -> bytes:
 def hold(path: Path) -> FileLock:
     """Hold a folder until the lock is released, at the latest when this process ends."""
     file = path / ".lock"
+    if file.is_symlink():
+        raise _linked(file)
     lock = FileLock(file, blocking=False)
     try:
         lock.acquire()
@@ -326,6 +420,33 @@ def _remove_unborn(path: Path) -> None:
             if (aside / ".lock").is_file():
                 hold(aside).release()
             shutil.rmtree(aside)
+
+
+def _linked(path: Path) -> RunError:
+    return RunError(f"{path} is a link, which a run folder may not hold: put it there itself")
+
+
+def _refuse_links(path: Path) -> None:
+    """RunError where writing in a run folder that somebody else made could reach beyond it.
+
+    That is any link, a pipe or device, and a history that has a second name elsewhere. What W&B
+    keeps holds links of its own.
+    """
+    for folder, folders, files in os.walk(path):
+        for name in (*folders, *files):
+            place = Path(folder, name)
+            if place.is_symlink():
+                raise _linked(place)
+            if name in files:
+                try:
+                    require_regular(place, at_most=LARGEST_ENTRY)
+                except ValueError as error:
+                    raise RunError(str(error)) from error
+        folders[:] = [name for name in folders if name != "wandb"]
+    for history in HISTORIES:
+        file = path / f"{history}.jsonl"
+        if file.exists() and file.stat().st_nlink > 1:
+            raise RunError(f"{file} is the same file as another one (a hard link): copy it instead")
 
 
 def _remove_empty(folders: Iterable[Path]) -> None:

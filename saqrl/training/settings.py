@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from saqrl.datasets.options import DEFAULT, ReadOptions
 from saqrl.datasets.scaling import Scale
+from saqrl.records import NULL, among, require, require_types, shown, whole
 from saqrl.registry import AGENTS, BASELINES, QUANTIZERS, Act, Registry, closest
 
 if TYPE_CHECKING:
@@ -207,6 +208,8 @@ class Settings:
                 "or use the saqrl that wrote them"
             )
         _require_known("settings", values, cls)
+        plain = {"actions": among("quantized", "continuous") | NULL, "seed": whole() | NULL}
+        require(values, plain, where="settings")
         for name, registry in _registries(values.get("actions", "quantized")).items():
             if name not in values:
                 raise ValueError(f"settings: {name} is missing")
@@ -258,7 +261,10 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rebuilt(where: str, record: type, values: Mapping[str, Any]) -> Any:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where} is {shown(values)}; expected an object")
     _require_known(where, values, record)
+    require_types(values, record, where=where)
     found = {}
     for name, value in values.items():
         value = _rebuilt(name, ReadOptions, value) if name == "reading" else value

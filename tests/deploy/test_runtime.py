@@ -115,7 +115,7 @@ def test_foreign_files_are_refused(tmp_path):
         graph, ir_version=9, opset_imports=[onnx.helper.make_opsetid("", 18)]
     )
     onnx.save(model, tmp_path / "foreign.onnx")
-    with pytest.raises(runtime.PolicyFileError, match="it has no metadata"):
+    with pytest.raises(runtime.PolicyFileError, match="no ONNX file that `saqrl export` wrote"):
         runtime.load(tmp_path / "foreign.onnx")
 
 

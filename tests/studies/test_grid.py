@@ -141,6 +141,8 @@ class Trainer:
         config = {"settings": settings.to_json(), "versions": {"jax": "1"}}
         result = {"env": "gym_pusht/PushT-v0", "episodes": 2, "act": "greedy", "quantizer": None}
         result |= {"dataset": settings.data.dataset, "gradient_steps": 9, "wall_seconds": 1.0}
+        result |= {"run": str(out), "agent": settings.agent_name, "actions": settings.actions}
+        result |= {"seed": settings.seed, "seconds": {}}
         (out / "config.json").write_text(json.dumps(config))
         (out / "result.json").write_text(json.dumps(result))
         records = [

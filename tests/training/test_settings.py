@@ -83,5 +83,5 @@ class TestSettingsRecord:
         with pytest.raises(ValueError, match=rf"{tmp_path / 'run'}: settings of version 1"):
             saved_settings(tmp_path / "run")
         (tmp_path / "run" / "config.json").write_text("{}")
-        with pytest.raises(ValueError, match=rf"{tmp_path / 'run'}: settings of version None"):
+        with pytest.raises(ValueError, match=r"run/config\.json: settings is missing"):
             saved_settings(tmp_path / "run")

@@ -264,7 +264,7 @@ class TestRunFolder:
         run = RunFolder.create(path, self.config)
         for step in range(lines):
             run.append("metrics", {"stage": "agent", "step": step})
-            run.save_checkpoint("agent", step, {"weights": np.full(2, step)})
+            run.save_checkpoint("agent", step, {"weights": np.full(2, step, np.float32)})
         return run
 
     def steps(self, path: Path) -> list[int]:
@@ -274,7 +274,7 @@ class TestRunFolder:
         """(what is said, the step to go on from)."""
         said: list[str] = []
         run = RunFolder.open(path, said.append)
-        found = run.load_checkpoint("agent", lambda: {"weights": np.zeros(2)})
+        found = run.load_checkpoint("agent", lambda: {"weights": np.zeros(2, np.float32)})
         run.close()
         return said, -1 if found is None else found[0]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from saqrl import __version__
 from saqrl.deploy.graph import Graph
-from saqrl.deploy.runtime import METADATA_KEY
+from saqrl.deploy.runtime import METADATA_KEY, sealed
 
 OPSET = 18
 IR_VERSION = 9  # of opset 19's time: read by every onnxruntime since 1.14
@@ -69,5 +69,4 @@ def onnx_bytes(graph: Graph, metadata: Mapping[str, Any]) -> bytes:
     )
     helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata)})
     checker.check_model(model, full_check=True)
-    content: bytes = model.SerializeToString()
-    return content
+    return sealed(model.SerializeToString())
