@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 
 from saqrl import __version__
+from saqrl.records import printable
 from saqrl.registry import closest
 from saqrl.training.interrupts import EXIT_INTERRUPTED, answered, told
 
@@ -134,7 +135,7 @@ def _finds_device() -> bool:
 
 
 def _fail(message: str) -> int:
-    print(f"saqrl: error: {message}", file=sys.stderr)
+    print(f"saqrl: error: {printable(message)}", file=sys.stderr)
     return EXIT_BAD_INPUT
 
 

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from saqrl.records import printable
+
 
 def print_json(record: Mapping[str, Any]) -> None:
     """The last line of standard output; NaN and infinity, which JSON lacks, become null."""
@@ -24,4 +26,4 @@ def _finite(value: Any) -> Any:
 
 def say(message: str = "") -> None:
     """A line for a person, on standard error, where progress goes too."""
-    print(message, file=sys.stderr, flush=True)
+    print(printable(message), file=sys.stderr, flush=True)

@@ -431,7 +431,8 @@ def _check_onnx(path: Path, content: bytes) -> None:
             "(its checksum does not agree); export it again"
         )
     try:
-        _, graph = next(item for item in _fields(memoryview(body), _MODEL) if item[0] == "graph")
+        model = list(_fields(memoryview(body), _MODEL))
+        (graph,) = (message for name, message in model if name == "graph")
         for part, message in _fields(graph, _GRAPH):
             if part == "constant":
                 tensor = list(_fields(message, _CONSTANT))
@@ -447,7 +448,7 @@ def _check_onnx(path: Path, content: bytes) -> None:
                 for name, value in node:
                     if name == "attribute":
                         dict(_fields(value, _ATTRIBUTE))
-    except (ValueError, TypeError, KeyError, IndexError, StopIteration) as error:
+    except (ValueError, TypeError, KeyError, IndexError) as error:
         if isinstance(error, PolicyFileError):
             raise
         raise PolicyFileError(

@@ -97,10 +97,12 @@ def load_policy(path: Path | str) -> Policy:
     except PolicyError:
         raise
     except ValueError as error:
-        raise PolicyError(f"{folder}: damaged policy: {error}") from error
+        raise PolicyError(f"{folder} holds no policy that can be loaded: {error}") from error
     except Exception as error:  # whatever sizes that make no sense have JAX raise
         words = " ".join(str(error).split())[:300]
-        raise PolicyError(f"{folder}: damaged policy ({type(error).__name__}: {words})") from error
+        raise PolicyError(
+            f"{folder} holds no policy that can be loaded ({type(error).__name__}: {words})"
+        ) from error
 
 
 def _loaded(folder: Path) -> Policy:
@@ -111,30 +113,33 @@ def _loaded(folder: Path) -> Policy:
             f"{folder}: policy format {described['format']}, this version reads {FORMAT}; "
             "load it with the saqrl that wrote it"
         )
-    require(described, RECORD, where=file)
-    require(described["controller"], CONTROLLER, where=f"{file}, controller")
+    require(described, RECORD, where=file.name)
+    require(described["controller"], CONTROLLER, where=f"{file.name}, controller")
     environment, angles = described["environment"], described["angles"]
     if environment is not None:
-        require(environment, ENVIRONMENT, where=f"{file}, environment")
+        require(environment, ENVIRONMENT, where=f"{file.name}, environment")
     size, chunk = described["observation_size"], described["chunk"]
     if described["action_horizon"] > chunk:
-        raise ValueError(f"{file}: action_horizon is more than chunk ({chunk})")
+        raise ValueError(f"{file.name}: action_horizon is more than chunk ({chunk})")
     if len({*angles}) != len(angles) or any(column >= size for column in angles):
         raise ValueError(
             f"{file}: angles is {shown(angles)}; expected columns of {size}, once each"
         )
     weights = folder / "weights.npz"
+    content = read_regular(weights, at_most=LARGEST_FILE)
     try:
-        arrays = read_npz(read_regular(weights, at_most=LARGEST_FILE))
+        arrays = read_npz(content)
     except ValueError as error:
-        raise ValueError(f"{weights}: {error}") from error
+        raise ValueError(f"{weights.name}: {error}") from error
     features, flat = (
         described["controller"]["features"],
         described["controller"]["chunk_action_size"],
     )
     act = flat // chunk
     if features != size + len(angles) or act * chunk != flat:
-        raise ValueError(f"{file}: sizes of features, observations, chunk and actions disagree")
+        raise ValueError(
+            f"{file.name}: sizes of features, observations, chunk and actions disagree"
+        )
     scaling = {"observation_mean": (features,), "observation_inverse_scale": (features,)}
     bounds = {"action_low": (act,), "action_high": (act,)}
     for name, shape in {**scaling, "observation_limit": (), **bounds}.items():
@@ -148,7 +153,7 @@ def _loaded(folder: Path) -> Policy:
     leaves = {name[len(prefix) :]: a for name, a in arrays.items() if name.startswith(prefix)}
     for name, leaf in leaves.items():
         if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
-            raise ValueError(f"{weights}: weights {name} are not finite")
+            raise ValueError(f"{weights.name}: weights {name} are not finite")
     skeleton = jax.eval_shape(lambda: controller_skeleton(described["controller"]))
     return Policy(
         controller=rebuild_tree(skeleton, leaves),

@@ -18,6 +18,7 @@ from rich.progress import Task as RichTask
 from rich.table import Column
 from rich.text import Text
 
+from saqrl.records import printable
 from saqrl.training.interrupts import stop_if_asked
 
 # Seconds between two lines when nobody watches a bar.
@@ -73,7 +74,8 @@ class Reporter:
         return self.seconds | {n: self.seconds.get(n, 0.0) + s for n, s in running.items()}
 
     def say(self, message: str) -> None:
-        self.console.print(message, soft_wrap=True)
+        # Names in a message come from files: they are no markup and no escape codes.
+        self.console.print(printable(message), soft_wrap=True, markup=False)
 
     @contextmanager
     def stage(
