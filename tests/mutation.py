@@ -132,6 +132,8 @@ def use_resumed(path: Path) -> None:
     assert "unforeseen" not in text, text
     assert status in (0, 2), text
     assert "\x1b[31m" not in text
+    if status:
+        raise ValueError(text.splitlines()[-1])
 
 
 def places(value, path=()):

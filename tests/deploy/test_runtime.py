@@ -1,7 +1,9 @@
 """What plays beside the robot: chunks, limits, and refusals that say why."""
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -117,6 +119,16 @@ def test_foreign_files_are_refused(tmp_path):
     onnx.save(model, tmp_path / "foreign.onnx")
     with pytest.raises(runtime.PolicyFileError, match="no ONNX file that `saqrl export` wrote"):
         runtime.load(tmp_path / "foreign.onnx")
+
+
+def test_the_folder_of_the_runtime_stands_alone(files, tmp_path):
+    shutil.copytree(Path(runtime.__file__).parent, tmp_path / "player")
+    program = (
+        "import sys, numpy as np, player\n"
+        f"print(player.load({str(files / 'p.npz')!r}).act(np.zeros(3)).action)\n"
+        "assert 'saqrl' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60, cwd=tmp_path)
 
 
 def test_the_runtime_loads_without_jax_and_without_onnx(files):
