@@ -6,7 +6,7 @@ at an earlier step, and used again where the same is asked.
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from saqrl.arrays import write_atomically
 from saqrl.datasets.naming import distinct_names
 from saqrl.policy import Act
 from saqrl.policy.storage import load_policy
+from saqrl.records import NUMBER, OBJECT, read_record, require
 from saqrl.studies.fitted_q import FittedQ, PolicyValue, evaluate_offline
 from saqrl.studies.statistics import rank_correlation
 from saqrl.studies.table import agent_evaluations
@@ -129,9 +130,13 @@ def kept_estimate(
     file = _estimate_file(run, step)
     if not file.is_file():
         return None
-    record = dict(json.loads(file.read_text()))
+    record = read_record(file, {"estimate": OBJECT})
     found = record.pop("estimate")
-    return PolicyValue(**found) if record == _question(act, algorithm, seed) else None
+    if record != _question(act, algorithm, seed):
+        return None
+    names = [field.name for field in fields(PolicyValue)]
+    require(found, dict.fromkeys(names, NUMBER), where=f"{file}, estimate")
+    return PolicyValue(**{name: found[name] for name in names})
 
 
 def comparable(valued: Iterable[Valued]) -> dict[tuple[str, float], list[Valued]]:

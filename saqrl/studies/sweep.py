@@ -63,7 +63,7 @@ def read_plan(file: Path) -> Plan:
     """
     try:
         content = tomllib.loads(file.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(
             f'{file} is not readable TOML: {error} (quote dotted names: "agent.alpha" = 5.0)'
         ) from error

@@ -277,3 +277,9 @@ def test_what_train_would_refuse_is_refused_for_the_trial_that_asks(tmp_path, li
     made = plan(tmp_path, f"[train]\ndataset = 'steps.npz'\n{line}\n[grid]\nchunk = [1, 2]\n")
     with pytest.raises(ValueError, match=message):
         running.jobs_of(made, tmp_path / "out")
+
+
+def test_a_file_that_is_nested_too_deeply_is_one_line(tmp_path):
+    (tmp_path / "deep.toml").write_text("a = " + 100_000 * "[")
+    with pytest.raises(ValueError, match=r"deep\.toml is not readable TOML"):
+        read_plan(tmp_path / "deep.toml")
