@@ -399,6 +399,7 @@ def hold(path: Path) -> FileLock:
     file = path / ".lock"
     if file.is_symlink():
         raise _linked(file)
+    _refuse_second_name(file)
     lock = FileLock(file, blocking=False)
     try:
         lock.acquire()
@@ -444,9 +445,13 @@ def _refuse_links(path: Path) -> None:
                     raise RunError(str(error)) from error
         folders[:] = [name for name in folders if name != "wandb"]
     for history in HISTORIES:
-        file = path / f"{history}.jsonl"
-        if file.exists() and file.stat().st_nlink > 1:
-            raise RunError(f"{file} is the same file as another one (a hard link): copy it instead")
+        _refuse_second_name(path / f"{history}.jsonl")
+
+
+def _refuse_second_name(file: Path) -> None:
+    """RunError for a hard link: what is cut or written here would be so elsewhere."""
+    if file.exists() and file.stat().st_nlink > 1:
+        raise RunError(f"{file} is the same file as another one (a hard link): copy it instead")
 
 
 def _remove_empty(folders: Iterable[Path]) -> None:

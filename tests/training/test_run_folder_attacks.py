@@ -132,10 +132,10 @@ def test_nothing_is_written_through_a_link_or_into_a_pipe(run, entry, kind):
         refused(run, f"{place} is (a link|no regular file)")
 
 
-def test_a_history_with_a_second_name_elsewhere_is_not_cut(run):
-    history = run / "metrics.jsonl"
-    history.unlink()
-    os.link(run.parent / "victim.jsonl", history)
+@pytest.mark.parametrize("name", ["metrics.jsonl", "evaluations.jsonl", ".lock"])
+def test_a_file_with_a_second_name_elsewhere_is_not_cut(run, name):
+    (run / name).unlink()
+    os.link(run.parent / "victim.jsonl", run / name)
     refused(run, "the same file as another one")
 
 
