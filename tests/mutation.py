@@ -315,7 +315,7 @@ CHANGES = {
 
 def change_entry(path: Path, folder: Path, draw: random.Random) -> None:
     """Something else in place of a file or folder."""
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink()

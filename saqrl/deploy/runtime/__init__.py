@@ -206,7 +206,7 @@ class RobotPolicy:
         flat = actions.ravel()
         if not math.isfinite(flat.dot(flat)) and not np.isfinite(flat).all():
             raise ValueError("the policy gives an action that is not finite: none is played")
-        if math.isnan(distance.sum()):  # too far to be told must not look near
+        if math.isnan(distance.dot(distance)):  # too far to be told must not look near
             distance = np.where(np.isnan(distance), np.float32(np.inf), distance)
         # The graph clips too; a file that does not must still not leave the range.
         actions = actions.clip(self._low, self._high)
