@@ -80,7 +80,7 @@ def check_metadata(path: object, metadata: Mapping[str, Any]) -> None:
 
 
 def check_constant(path: object, name: str, array: np.ndarray) -> None:
-    """PolicyFileError for NaN, for infinity among finite weights (bounds may be open), no numbers."""
+    """PolicyFileError for NaN, infinity among finite weights (bounds may be open), no numbers."""
     if array.dtype.kind not in "fib":
         raise PolicyFileError(
             f"{path}: the constant {reprlib.repr(name)} is of type {array.dtype}; export it again"
