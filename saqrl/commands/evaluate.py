@@ -27,6 +27,8 @@ class Evaluate:
     """of the environment's starts and the sampling; disjoint from what makes data"""
     env: str | None = None
     """another environment than the run's"""
+    env_kwargs: str | None = None
+    """the environment's keyword arguments as a JSON object"""
     video: str | None = None
     """write the first episode to this file (.mp4 or .gif)"""
     offline: bool = False
@@ -56,6 +58,7 @@ def main(arguments: Sequence[str]) -> int:
         asked.episodes,
         act=asked.act,
         env=asked.env,
+        env_kwargs=asked.env_kwargs,
         seed=asked.seed,
         quiet=False,
         video=asked.video,

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from saqrl.datasets import EnvironmentSpec, Transitions
 from saqrl.datasets.assembly import assemble
+from saqrl.environments.permitted import permitted
 from saqrl.policy import Act, Policy
 from saqrl.policy.storage import load_policy
 from saqrl.policy.video import check_video_path, record_episode
@@ -20,7 +21,7 @@ from saqrl.training.evaluation import Scores, evaluate, open_arena
 from saqrl.training.presets import settings_from
 from saqrl.training.progress import Reporter
 from saqrl.training.run_folder import policy_folder, read_config, read_result
-from saqrl.training.settings import Settings
+from saqrl.training.settings import Settings, parsed_keywords
 from saqrl.training.summary import method_name, score_words, summary_text
 from saqrl.training.train import default_out, saved_settings, train
 
@@ -66,19 +67,29 @@ class Run:
         *,
         act: Act | None = None,
         env: str | None = None,
+        env_kwargs: str | None = None,
         step: int | None = None,
         seed: int = 0,
         quiet: bool = True,
         video: str | os.PathLike[str] | None = None,
     ) -> Scores:
-        """Play the policy in its environment, or in `env`.
+        """Play the policy in its environment, or in `env`, with `env_kwargs` (a JSON object).
 
         act: how codes are chosen, by default as the run was set. step: of a policy that the run
         kept on its way. seed: of the starts and the sampling, disjoint from what makes data.
         video: a file (.mp4, .gif) for the first episode. ValueError where there is no environment.
         """
         policy = self.policy if step is None else load_policy(policy_folder(self.path, step))
-        return play(policy, episodes, act=act, env=env, seed=seed, quiet=quiet, video=video)
+        return play(
+            policy,
+            episodes,
+            act=act,
+            env=env,
+            env_kwargs=env_kwargs,
+            seed=seed,
+            quiet=quiet,
+            video=video,
+        )
 
     def report(self) -> str:
         """The result in words."""
@@ -91,6 +102,7 @@ def play(
     *,
     act: Act | None = None,
     env: str | None = None,
+    env_kwargs: str | None = None,
     seed: int = 0,
     quiet: bool = True,
     video: str | os.PathLike[str] | None = None,
@@ -98,14 +110,7 @@ def play(
     """`Run.evaluate` of any policy."""
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}; at least 1")
-    environment = EnvironmentSpec(env) if env else policy.environment
-    if environment is None:
-        raise ValueError("the policy was trained without an environment: name one with --env")
-    if env is None and ":" in environment.id:
-        raise ValueError(
-            f"the policy's environment is {environment.id}: a module is imported only where you "
-            f"name it: --env {environment.id}"
-        )
+    environment = _environment_of(policy, env, parsed_keywords(env_kwargs))
     if video is not None:
         check_video_path(Path(video))
     act = act or policy.default_act
@@ -122,6 +127,29 @@ def play(
     if video is not None:
         record_episode(policy, environment, Path(video), act=act, seed=seed)
     return scores
+
+
+def _environment_of(
+    policy: Policy, env: str | None, asked: Mapping[str, object]
+) -> EnvironmentSpec:
+    """Where to play. A policy's file may come from anywhere: it sets only what a data file may."""
+    if env:
+        return EnvironmentSpec(env, asked)
+    own = policy.environment
+    if own is None:
+        raise ValueError("the policy was trained without an environment: name one with --env")
+    if ":" in own.id:
+        raise ValueError(
+            f"the policy's environment is {own.id}: a module is imported only where you name it: "
+            f"--env {own.id}"
+        )
+    kept, left = permitted(own.id, own.options)
+    if missing := [name for name in left if name not in asked]:
+        raise ValueError(
+            f"{own.id} was trained in with {missing[0]!r}, which a policy's file may not set by "
+            "itself: say it with --env-kwargs"
+        )
+    return EnvironmentSpec(own.id, {**kept, **asked})
 
 
 def fit(

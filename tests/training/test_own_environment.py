@@ -245,3 +245,22 @@ def test_an_id_of_the_data_that_nothing_here_registers_is_a_warning_too(place, d
     assert "held-out report alone: unknown environment 'TheirRobot-v3'" in capsys.readouterr().err
     assert train(dataset, env="TheirRobot-v3") == 2  # it may be misspelt
     assert len(error(capsys)) < 2000
+
+
+def test_a_policys_file_sets_only_what_a_data_file_may(dataset, tmp_path, capsys):
+    """What a person set with --env-kwargs is said again: the file may be somebody else's."""
+    gymnasium.register("SaqrlPlain-v0", entry_point=lambda size=1.0: Point())
+    try:
+        kwargs = '{"size": 2.0}'
+        asked = {"eval_episodes": 1, "eval_every": "none", "env": "SaqrlPlain-v0"}
+        out = str(tmp_path / "run")
+        assert (
+            main(["train", *words(dataset, "bc", **asked), "--env-kwargs", kwargs, "--out", out])
+            == 0
+        )
+        capsys.readouterr()
+        assert main(["evaluate", out, "--episodes", "1"]) == 2
+        assert "'size', which a policy's file may not set by itself" in error(capsys)
+        assert main(["evaluate", out, "--episodes", "1", "--env-kwargs", kwargs]) == 0
+    finally:
+        gymnasium.registry.pop("SaqrlPlain-v0", None)
