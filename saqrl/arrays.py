@@ -91,7 +91,7 @@ def named_leaves(tree: Any) -> dict[str, np.ndarray]:
 def rebuild_tree(skeleton: Any, leaves: Mapping[str, np.ndarray]) -> Any:
     """A tree shaped as `skeleton` (arrays or shapes) from named leaves.
 
-    ValueError names the first leaf that is missing, has another shape or type, or is not a number.
+    ValueError names the first leaf that is missing, has another shape or type, or is not finite.
     """
     flat, structure = jax.tree_util.tree_flatten_with_path(skeleton)
     values = []
@@ -103,8 +103,8 @@ def rebuild_tree(skeleton: Any, leaves: Mapping[str, np.ndarray]) -> Any:
             raise ValueError(f"array {name} has shape {leaves[name].shape}, not {leaf.shape}")
         if leaves[name].dtype != leaf.dtype:
             raise ValueError(f"array {name} is of type {leaves[name].dtype}, not {leaf.dtype}")
-        if leaf.dtype.kind == "f" and np.isnan(leaves[name]).any():
-            raise ValueError(f"array {name} holds NaN")
+        if leaf.dtype.kind == "f" and not np.isfinite(leaves[name]).all():
+            raise ValueError(f"array {name} is not finite")
         values.append(jnp.asarray(leaves[name]))
     return jax.tree_util.tree_unflatten(structure, values)
 

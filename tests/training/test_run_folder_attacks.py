@@ -90,13 +90,14 @@ def test_a_checkpoint_of_anybodys_bytes_is_refused(run, content):
     refused(run, f"{newest}")
 
 
-def test_a_checkpoint_with_nan_is_not_gone_on_from(run):
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_a_checkpoint_that_is_not_finite_is_not_gone_on_from(run, odd):
     newest = max((run / "checkpoints").iterdir())
     leaves, header = arrays.read_arrays(newest)
-    leaves["['weights']"][0, 0] = np.nan
+    leaves["['weights']"][0, 0] = odd
     arrays.write_arrays(newest, leaves, header)
     opened = RunFolder.open(run, lambda said: None)
-    with pytest.raises(RunError, match=r"array \['weights'\] holds NaN"):
+    with pytest.raises(RunError, match=r"array \['weights'\] is not finite"):
         opened.load_checkpoint("agent", lambda: mutation.STATE)
     opened.close()
 
