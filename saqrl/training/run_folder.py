@@ -238,7 +238,10 @@ class RunFolder:
         try:
             return header["step"], arrays.rebuild_tree(jax.eval_shape(skeleton), leaves)
         except ValueError as error:
-            raise RunError(f"{kept[-1]} belongs to other settings: {error}") from error
+            raise RunError(
+                f"{kept[-1]} does not fit this run: {error}: delete it to go on from the one "
+                "before, or train anew in another --out"
+            ) from error
 
     def _cut_back(self, say: Callable[[str], None]) -> None:
         """Remove what follows the last sound checkpoint, in the histories too."""

@@ -33,7 +33,7 @@ from saqrl.training.codes import encode_all
 from saqrl.training.features import Features
 from saqrl.training.preparation import Prepared
 from saqrl.training.progress import Reporter
-from saqrl.training.run_folder import RunError, RunFolder
+from saqrl.training.run_folder import RunFolder
 from saqrl.training.settings import Settings
 
 # Seconds of work that a kill may cost at most, besides the interval that it hits.
@@ -318,8 +318,6 @@ def train_stage(
     with contextlib.closing(data) if isinstance(data, engine.Stream) else contextlib.nullcontext():
         resumed = run.load_checkpoint(stage.name, lambda: engine.begin(algorithm, key, data))
         step, state = resumed or (0, engine.begin(algorithm, key, data))
-        if resumed and not all_finite(state):
-            raise RunError(f"{run.path}: the checkpoint of {stage.name} holds NaN: train anew")
         training = engine.intervals(
             algorithm, data, key, pauses=pauses, state=state, first_step=step
         )

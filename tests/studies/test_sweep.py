@@ -253,7 +253,11 @@ def test_trials_of_changed_data_are_refused_before_anything_starts(place, monkey
     monkeypatch.chdir(place)
     first, *_ = running.jobs_of(read_plan(Path("a.toml")), Path("sweeps/a"))
     log = load_data(first.settings)
-    config = {"settings": first.settings.to_json(), "data": data_record(log, first.settings)}
+    config = {
+        "settings": first.settings.to_json(),
+        "versions": {},
+        "data": data_record(log, first.settings),
+    }
     first.folder.mkdir(parents=True)
     (first.folder / "config.json").write_text(json.dumps(config))
     with np.load("steps.npz") as archive:
