@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> int:
             "dataset": Path(spec.partition(":")[2] or spec).name,
             "seed": settings.seed,
             "step": asked.step,
-            "control_rate_hz": data.provenance.get("fps"),
+            "control_rate_hz": data.control_rate,
             "trained_with": versions,
         },
     )

@@ -19,6 +19,7 @@ from saqrl.datasets.selection import rewarded, selected
 from saqrl.datasets.source import out_of_memory
 from saqrl.datasets.transitions import EnvironmentSpec, Transitions
 from saqrl.environments.permitted import may_be_named, permitted
+from saqrl.environments.rates import control_rate_of
 from saqrl.registry import FORMATS
 
 __all__ = [
@@ -74,6 +75,9 @@ def arrange(
     log = replace(log, angles=_angle_columns(spec, columns, log))
     if environment is not None:
         log = replace(log, environment=EnvironmentSpec(environment))
+    if log.control_rate is None and log.environment is not None:
+        rate = control_rate_of(log.environment.id, log.environment.options)
+        log = replace(log, control_rate=rate)
     return log if episodes is None else _first_episodes(spec, log, episodes)
 
 

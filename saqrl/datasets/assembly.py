@@ -45,6 +45,7 @@ def assemble(
     warnings: Iterable[str] = (),
     keys: Mapping[str, str] | None = None,
     observation_keys: tuple[tuple[str, int], ...] = (),
+    control_rate: float | None = None,
     extras: Mapping[str, object] | None = None,
 ) -> Transitions:
     """Check one log, row by row, and build its transitions.
@@ -99,6 +100,7 @@ def assemble(
         environment=environment,
         has_rewards="rewards" in given,
         observation_keys=observation_keys,
+        control_rate=control_rate,
         provenance={
             **(provenance or {}),
             "action_range": origin,

@@ -12,6 +12,7 @@ import numpy as np
 
 from saqrl.datasets.errors import DatasetError
 from saqrl.datasets.transitions import EnvironmentSpec, Transitions
+from saqrl.environments.rates import as_rate
 
 NAME = "saqrl"
 
@@ -25,6 +26,7 @@ def extras_of(transitions: Transitions) -> dict[str, object]:
         "action_high": [float(value) for value in transitions.action_range.high],
         "observation_keys": [list(pair) for pair in transitions.observation_keys],
         "has_rewards": transitions.has_rewards,
+        "control_rate": transitions.control_rate,
     }
 
 
@@ -58,6 +60,8 @@ def with_extras(source: str, transitions: Transitions, extras: Mapping[str, obje
         if named is None or (named and sum(part for _, part in named) != width):
             raise _damaged(source, "observation_keys")
         transitions = replace(transitions, observation_keys=named)
+    if "control_rate" in extras:
+        transitions = replace(transitions, control_rate=as_rate(extras["control_rate"]))
     return transitions
 
 

@@ -59,6 +59,7 @@ def mixed(spec: str, parts: Sequence[Transitions], weights: Sequence[float]) -> 
     }
     starts = [part.starts for part in chosen if part.starts is not None]
     lengths = np.concatenate([part.episode_lengths for part in chosen])
+    rates = _rates(parts)
     described = [
         {"weight": weight, "episodes": part.num_episodes, **part.provenance}
         for part, weight in zip(parts, weights, strict=True)
@@ -72,6 +73,7 @@ def mixed(spec: str, parts: Sequence[Transitions], weights: Sequence[float]) -> 
         groups=np.concatenate(groups),
         held_out=None,
         starts=tuple(chain(*starts)) if len(starts) == len(parts) else None,
+        control_rate=rates[0] if len(rates) == 1 else None,
         provenance={
             "format": "mixture",
             "path": spec,
@@ -135,12 +137,15 @@ def _notes(
     return list(dict.fromkeys(notes))
 
 
+def _rates(parts: Sequence[Transitions]) -> list[float]:
+    """The control rates that the parts know."""
+    return sorted({part.control_rate for part in parts if part.control_rate is not None})
+
+
 def _warnings(parts: Sequence[Transitions]) -> list[str]:
     """Those of the parts, and what they contradict each other in."""
     found = [warning for part in parts for warning in part.warnings]
-    rates = [part.provenance.get("fps") for part in parts]
-    known = sorted({rate for rate in rates if isinstance(rate, (int, float))})
-    if len(known) > 1:
+    if len(known := _rates(parts)) > 1:
         found.append(
             f"The parts have {' and '.join(f'{rate:g}' for rate in known)} frames a second (fps): "
             "a step means another time in each; resample them to one rate."

@@ -63,6 +63,8 @@ class Transitions:
     """The file's own held-out episodes, where it has a split of its own."""
     starts: tuple[RecordedStart, ...] | None = None
     """Of each episode, where the file holds the simulator's state."""
+    control_rate: float | None = None
+    """Steps a second (Hz), by the file, else by its environment; None where neither says it."""
 
     def __repr__(self) -> str:
         return (

@@ -234,6 +234,6 @@ def test_rates_of_a_mixture_are_compared():
     from saqrl.datasets.mixture import mixed
 
     log = assemble(smooth_log(), source="log")
-    slow, fast = (replace(log, provenance={**log.provenance, "fps": fps}) for fps in (10, 30))
+    slow, fast = (replace(log, control_rate=rate) for rate in (10.0, 30.0))
     assert mixed("a + b", [slow, slow], [1, 1]).warnings == ()
     assert "10 and 30 frames a second" in mixed("a + b", [slow, fast], [1, 1]).warnings[0]

@@ -21,6 +21,7 @@ from saqrl.datasets.options import DEFAULT, ReadOptions
 from saqrl.datasets.source import damage_named, existing_file, parsed_object, text_of
 from saqrl.datasets.transitions import Transitions
 from saqrl.environments.packages import import_packages
+from saqrl.environments.rates import as_rate
 
 if TYPE_CHECKING:
     import pyarrow
@@ -96,6 +97,7 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
         warnings=_task_warnings(frames, columns, tasks),
         keys={"actions": listing(columns["action"]), "rewards": "next.reward"},
         observation_keys=() if list(observed) == [STATES[0]] else layout,
+        control_rate=as_rate(info.get("fps")),
         extras=parsed_object(path, EXTRAS, text_of(path, folder, EXTRAS)) if ours else None,
     )
 
@@ -383,8 +385,9 @@ def write(path: Path, transitions: Transitions) -> None:
     lengths = transitions.episode_lengths
     episodes = np.repeat(np.arange(len(lengths)), lengths)
     frames = np.arange(len(transitions)) - np.repeat(transitions.episode_starts, lengths)
-    given = transitions.provenance.get("fps")
-    fps = given if isinstance(given, int) and given > 0 else FRAMES_PER_SECOND
+    # The format wants a whole number.
+    rate = transitions.control_rate
+    fps = int(rate) if rate and rate == int(rate) else FRAMES_PER_SECOND
     columns: dict[str, np.ndarray] = {
         "observation.state": transitions.observations,
         "action": transitions.actions,

@@ -180,6 +180,7 @@ def write_each(folder: Path, logs: Iterable[Transitions]) -> None:
                 first,
                 action_range=first.action_range.union(log.action_range),
                 environment=first.environment or log.environment,
+                control_rate=first.control_rate if first.control_rate == log.control_rate else None,
             )
             for name, table in _columns_of(log, rows):
                 lengths[name] += len(table)

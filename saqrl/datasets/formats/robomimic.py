@@ -40,6 +40,7 @@ from saqrl.datasets.formats.hdf5 import (
 from saqrl.datasets.options import DEFAULT, ReadOptions
 from saqrl.datasets.source import existing_file, file_record, parsed_object
 from saqrl.datasets.transitions import EnvironmentSpec, RecordedStart, Transitions
+from saqrl.environments.rates import as_rate
 from saqrl.environments.robomimic_keys import default_keys, natural_order
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class _Log:
         own = tuple(map(str, stored)) if isinstance(stored, list) else ()
         self.keys = self._keys(options.keys or own)
         # What our own conversion recorded of observations describes all keys, in its order.
-        names = BOUNDS if options.keys else extras
+        names = (*BOUNDS, "control_rate") if options.keys else extras
         self.extras = {name: extras[name] for name in names if name in extras}
 
     def _extras(self) -> dict[str, object]:
@@ -164,6 +165,7 @@ class _Log:
             notes=notes,
             keys={"timeouts": "dones", "terminals": "dones"},
             observation_keys=self.keys,
+            control_rate=_control_rate(recorded),
             extras=self.extras,
         )
         return replace(transitions, starts=starts if len(starts) == len(demos) else None)
@@ -310,6 +312,17 @@ class _Log:
         return EnvironmentSpec(
             f"robosuite/{name}", {**kept, "observation_keys": [key for key, _ in self.keys]}
         )
+
+
+def _control_rate(recorded: dict[str, object]) -> float | None:
+    """As robosuite's arguments or Isaac Lab's record of its simulation say it."""
+    keywords, simulation = recorded.get("env_kwargs"), recorded.get("sim_args")
+    if isinstance(keywords, dict) and (rate := as_rate(keywords.get("control_freq"))):
+        return rate
+    match simulation:
+        case {"dt": float(step), "decimation": int(steps)} if step * steps > 0:
+            return as_rate(1 / (step * steps))
+    return None
 
 
 def _notes_of_held(arrays: Fields, last: Bool[np.ndarray, " n"]) -> list[str]:

@@ -91,7 +91,7 @@ def first_difference(one: Transitions, other: Transitions) -> str | None:
     for end in ("low", "high"):
         if not _same_bits(getattr(one.action_range, end), getattr(other.action_range, end)):
             return f"action_{end}"
-    for name in ("has_rewards", "observation_keys", "environment"):
+    for name in ("has_rewards", "observation_keys", "environment", "control_rate"):
         if getattr(one, name) != getattr(other, name):
             return name
     return None
@@ -109,6 +109,7 @@ def first_difference_of_parts(logs: Iterable[Transitions], whole: Transitions) -
             action_range=log.action_range,
             environment=log.environment,
             observation_keys=log.observation_keys,
+            control_rate=log.control_rate,
         )
         if (difference := first_difference(log, part)) is not None:
             return difference
