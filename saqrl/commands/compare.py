@@ -15,7 +15,7 @@ from saqrl.training.progress import Reporter
 
 # Flags that are settings of every run, where they are given.
 CHANGES = (
-    *("env", "angles", "chunk", "data_episodes", "eval_episodes"),
+    *("env", "angles", "chunk", "history", "data_episodes", "eval_episodes"),
     *("steps", "quantizer_steps"),
 )
 
@@ -47,6 +47,8 @@ class Compare:
     """observation columns in radians, seen as cosine and sine"""
     chunk: int | None = None
     """consecutive actions that one decision covers"""
+    history: int | None = None
+    """last observations that the networks see at once"""
     data_episodes: int | None = None
     """use only the first so many episodes of each data set"""
     eval_episodes: int | None = None

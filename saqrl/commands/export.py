@@ -11,6 +11,7 @@ from saqrl.commands.output import print_json, say
 from saqrl.commands.parser import Word, parse
 from saqrl.datasets import Transitions
 from saqrl.datasets.chunks import chunk_actions
+from saqrl.datasets.windows import windows
 
 # Rows of the held-out episodes that the written file is compared on.
 COMPARED = 512
@@ -67,8 +68,8 @@ def main(arguments: Sequence[str]) -> int:
         file_format=file_format,  # type: ignore[arg-type]
         part=asked.part,
         act=act,
-        observations=training.observations,
-        held_out=compared.observations[rows],
+        observations=windows(training, policy.history),
+        held_out=windows(compared, policy.history, rows),
         held_out_actions=_chunks(compared, settings.features.chunk)[rows],
         provenance={
             "run": path.resolve().name,

@@ -26,6 +26,7 @@ CHANGES = (
     "observation_scale",
     "held_out",
     "chunk",
+    "history",
     "angles",
     "env",
     "seed",
@@ -67,6 +68,8 @@ class Quantize:
     default: a fifth"""
     chunk: int | None = None
     """consecutive actions that one code stands for; default: the preset's"""
+    history: int | None = None
+    """last observations that the networks see at once; default: the preset's"""
     replay: int = 3
     """recorded episodes to execute again through the codes, where that is possible; 0 none"""
     beside: tuple[str, ...] = ()
@@ -176,7 +179,7 @@ def _check(asked: Quantize, out: Path | None) -> None:
     """ValueError or ImportError before any work is done."""
     if asked.held_out is not None and asked.held_out <= 0:
         raise ValueError(f"held-out is {asked.held_out}; errors need held-out episodes, say 0.2")
-    for name in ("chunk", "prior_steps", "steps", "batch_size"):
+    for name in ("chunk", "history", "prior_steps", "steps", "batch_size"):
         value = getattr(asked, name)
         if value is not None and value < 1:
             raise ValueError(f"{name.replace('_', '-')} is {value}; at least 1")

@@ -53,13 +53,16 @@ class ObservationScaling:
 
     Features are the columns that are no angles in their order, then all cosines, then all sines.
     A column that never changes in the data has an inverse scale of 0: it says nothing, and what it
-    would say outside the data was never seen. Features stop at +-`limit`.
+    would say outside the data was never seen. Features stop at +-`limit`. With a history a vector
+    of so many observations, oldest first (`datasets.windows`), becomes their features, one after
+    the other.
     """
 
     angles: tuple[int, ...]
     mean: Float32[np.ndarray, " features"]
     inverse_scale: Float32[np.ndarray, " features"]
     limit: float = math.inf
+    history: int = 1
 
     @classmethod
     def fit(
@@ -69,6 +72,7 @@ class ObservationScaling:
         angles: tuple[int, ...] = (),
         scale: Scale = "columns",
         deviation: float = 1.0,
+        history: int = 1,
     ) -> "ObservationScaling":
         """Scale that gives `observations` features of mean 0 and the given standard deviation.
 
@@ -78,21 +82,26 @@ class ObservationScaling:
         """
         if scale == "none":
             width = observations.shape[1] + len(angles)
-            return cls(angles, np.zeros(width, np.float32), np.ones(width, np.float32))
+            mean, ones = np.zeros(width, np.float32), np.ones(width, np.float32)
+            return cls(angles, mean, ones, history=history)
         statistics = column_statistics(observations, columns=partial(expand_angles, angles=angles))
         mean, spread, constant = statistics.mean, statistics.deviation, statistics.constant
         if scale == "common" and not constant.all():
             spread = np.full_like(spread, np.sqrt(np.square(spread[~constant]).mean()))
         inverse = np.where(constant, 0, deviation / np.where(constant, 1, spread))
         limit = FEATURE_LIMIT * deviation
-        return cls(angles, mean.astype(np.float32), inverse.astype(np.float32), limit)
+        return cls(angles, mean.astype(np.float32), inverse.astype(np.float32), limit, history)
 
     def __call__(
         self, observations: Float32[np.ndarray, "*n obs"]
     ) -> Float32[np.ndarray, "*n features"]:
+        lead = observations.shape[:-1]
+        if self.history > 1:
+            observations = observations.reshape(*lead, self.history, -1)
         features = (expand_angles(observations, self.angles) - self.mean) * self.inverse_scale
         xp = features.__array_namespace__()
-        return xp.clip(features, -self.limit, self.limit).astype(np.float32)
+        clipped = xp.clip(features, -self.limit, self.limit).astype(np.float32)
+        return clipped.reshape(*lead, -1) if self.history > 1 else clipped
 
 
 def expand_angles(

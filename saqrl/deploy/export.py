@@ -95,14 +95,15 @@ def export(
     file_format: FileFormat,
     part: Part,
     act: Act,
-    observations: Float32[np.ndarray, "n obs"],
-    held_out: Float32[np.ndarray, "m obs"],
+    observations: Float32[np.ndarray, "n history*obs"],
+    held_out: Float32[np.ndarray, "m history*obs"],
     held_out_actions: Float32[np.ndarray, "m chunk act"],
     provenance: Mapping[str, Any],
 ) -> Verification:
     """Write `path` and keep it only if it agrees with the policy on the held-out rows.
 
-    `observations` say where the data are (for the distance score). ExportError where the policy
+    `observations` say where the data are (for the distance score); with a history both are
+    windows. ExportError where the policy
     has an operator that cannot be exported, has no such part, or the file disagrees.
     """
     graph = graph_of(policy, part=part, act=act, observations=observations)
@@ -129,7 +130,7 @@ def graph_of(
     policy: Policy, *, part: Part, act: Act, observations: Float32[np.ndarray, "n obs"]
 ) -> Graph:
     """The traced graph of a part of the policy; ExportError where it cannot be had."""
-    controller, inputs = policy.controller, {"observation": _struct((policy.observation_size,))}
+    controller, inputs = policy.controller, {"observation": _struct((policy.window_size,))}
     try:
         if part == "policy":
             reference = Reference.fit(policy.observation_scaling(observations))
@@ -335,6 +336,7 @@ def _metadata(
         "act": act,
         "env": policy.environment and policy.environment.id,
         "observation_size": policy.observation_size,
+        "history": policy.history,
         "angles": list(policy.observation_scaling.angles),
         "action_size": len(policy.action_range.low),
         "action_low": policy.action_range.low.tolist(),

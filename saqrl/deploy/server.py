@@ -17,11 +17,11 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from saqrl.deploy.runtime import RobotPolicy
+from saqrl.deploy.runtime import RobotPolicy, Window
 
 try:
     import msgpack
@@ -32,6 +32,8 @@ except ImportError as error:
     raise ImportError('serving needs websockets and msgpack: pip install "saqrl[serve]"') from error
 
 OBSERVATION_KEYS = ("observation", "state", "observation/state", "observation.state")
+# True in the first request of an episode; a new connection begins one too.
+RESET_KEY = "reset"
 # What a client's arrays may be made of: bool, and numbers of so many bytes, of either byte order.
 NUMBERS = {
     text: np.dtype(text)
@@ -79,7 +81,12 @@ def _is_loopback(host: str) -> bool:
 
 
 class PolicyServer:
-    """Answers every connection with the same policy; each request is planned for on its own."""
+    """Answers every connection with the same policy; each request is planned for on its own.
+
+    No chunk is kept for a client. A policy with a history reads the last observations: those of
+    the connection since its start or the last reset where the client asks at every step, else
+    those that the request holds.
+    """
 
     def __init__(self, policy: RobotPolicy, *, token: str | None = None, limits: Limits):
         self._policy, self._token, self._limits = policy, token, limits
@@ -144,24 +151,28 @@ class PolicyServer:
 
     async def _converse(self, connection: ServerConnection) -> None:
         self._heard[connection] = time.monotonic()
+        window = Window(self._policy.history)
         allowance = _Allowance(self._limits.messages_per_second)
         try:
             await connection.send(self._greeting)
             async for message in connection:
                 self._heard[connection] = time.monotonic()
                 await allowance.spend()
-                await connection.send(self.answer(message))
+                await connection.send(self.answer(message, window))
         except ConnectionClosed:
             pass  # gone in the middle of an answer
         finally:
             self._heard.pop(connection, None)
 
-    def answer(self, message: str | bytes) -> str | bytes:
-        """The reply to one message: packed actions, or a text that says what is wrong with it."""
+    def answer(self, message: str | bytes, window: Window | None = None) -> str | bytes:
+        """The reply to one message: packed actions, or a text that says what is wrong with it.
+
+        `window` is what the client's episode has shown so far, where the policy has a history.
+        """
         began = time.perf_counter()
         try:
-            observation = read_observation(message)
-            plan = self._policy.plan(observation[None])
+            request = read_request(message)
+            plan = self._policy.plan(self._seen(request, window)[None])
         except ValueError as error:
             self.refused += 1
             return f"error: {error}"
@@ -175,6 +186,32 @@ class PolicyServer:
             found |= {"code": int(plan.code[0]), "entropy": float(plan.entropy[0])}
         found["server_timing"] = {"infer_ms": 1000 * (time.perf_counter() - began)}
         return pack(found)
+
+    def _seen(self, request: "Asked", window: Window | None) -> np.ndarray:
+        """What is planned for: the observation, or with a history the last ones."""
+        policy, observation = self._policy, request.observation
+        size = policy.metadata["observation_size"]
+        several = policy.history > 1 and observation.shape == (policy.history, size)
+        if observation.ndim > 1 and not several:
+            raise RequestError(
+                f"the observation has shape {observation.shape}; expected one observation"
+            )
+        if policy.history == 1 or observation.shape != (size,):
+            return observation.ravel()
+        if not isinstance(request.reset, bool):
+            raise RequestError(f"{RESET_KEY!r} is no true or false")
+        if policy.metadata["action_horizon"] > 1:
+            raise RequestError(
+                f"this policy decides once in {policy.metadata['action_horizon']} steps by the "
+                f"last {policy.history} observations: send them all, an array "
+                f"({policy.history}, {size}), oldest first"
+            )
+        window = Window(policy.history) if window is None else window
+        checked = policy.checked(observation)
+        if request.reset:
+            window.clear()
+        window.see(checked)
+        return window.flat()
 
 
 def _proves(request: Request, token: str) -> bool:
@@ -212,7 +249,16 @@ class _Allowance:
             await asyncio.sleep(-self._left / self._per_second)
 
 
-def read_observation(message: str | bytes) -> np.ndarray:
+class Asked(NamedTuple):
+    """What a request says."""
+
+    observation: np.ndarray
+    """(obs,), or (history, obs)."""
+    reset: Any
+    """Whether an episode begins; unchecked."""
+
+
+def read_request(message: str | bytes) -> Asked:
     """The observation in a request; RequestError says what is missing or wrong."""
     if isinstance(message, str):
         raise RequestError("expected a binary message with msgpack, this one is text")
@@ -227,11 +273,11 @@ def read_observation(message: str | bytes) -> np.ndarray:
         raise RequestError(
             f"no observation: expected one of the keys {', '.join(OBSERVATION_KEYS)}"
         )
-    return _numbers(request[name], name)
+    return Asked(_numbers(request[name], name), request.get(RESET_KEY, False))
 
 
 def _numbers(value: Any, name: str) -> np.ndarray:
-    """The value as one array of one dimension; NumPy sees nothing but numbers."""
+    """The value as one array of one or two dimensions; NumPy sees nothing but numbers."""
     if isinstance(value, list):
         if not all(isinstance(number, (int, float, np.generic)) for number in value):
             raise RequestError(f"{name!r} is no array of numbers")
@@ -240,7 +286,7 @@ def _numbers(value: Any, name: str) -> np.ndarray:
         value = np.asarray(value)
     elif not isinstance(value, np.ndarray):
         raise RequestError(f"{name!r} is no array of numbers")
-    if value.ndim != 1:
+    if value.ndim not in (1, 2):
         raise RequestError(f"{name!r} has shape {value.shape}; expected one observation")
     return value
 

@@ -41,6 +41,11 @@ def check_codes(values: object, num_codes: int, *, count: int) -> Int[np.ndarray
     return codes.astype(np.int32)
 
 
+def window_name(history: int) -> str:
+    """What a policy with this history reads, in a message."""
+    return "observation" if history == 1 else f"{history}-observation window"
+
+
 def _other_shape(found: tuple[int, ...], expected: tuple[int, ...], what: str) -> ValueError:
     size = " x ".join(map(str, expected))
     return ValueError(f"the policy reads {what}s of {size} numbers, this one has shape {found}")

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from saqrl.datasets.scaling import ActionRange, ObservationScaling
-from saqrl.policy.checks import check_batch, check_codes
+from saqrl.policy.checks import check_batch, check_codes, window_name
 from saqrl.quantizers import ActionQuantizer
 
 # Of a batch, in the networks' units.
@@ -21,7 +21,8 @@ class PolicyQuantizer:
     """Between actions and codes, given the raw observation; NumPy in, NumPy out.
 
     Every method takes one example, or a batch of them along the first axis. An action is (act,),
-    or (chunk, act) where the policy plans chunks. ValueError: what has another size, is no number,
+    or (chunk, act) where the policy plans chunks; with a history an observation is the last ones
+    side by side, oldest first, (history * obs,). ValueError: what has another size, is no number,
     is not finite, or is a code that does not exist.
     """
 
@@ -80,9 +81,9 @@ class PolicyQuantizer:
     def _features(self, observations: np.ndarray) -> tuple[bool, Float32[np.ndarray, "n features"]]:
         """Whether it was one observation, and the features of the batch."""
         single = np.ndim(observations) == 1
-        rows = check_batch(
-            _batch(observations, single), (self.observation_size,), what="observation"
-        )
+        history = self.observation_scaling.history
+        size, name = history * self.observation_size, window_name(history)
+        rows = check_batch(_batch(observations, single), (size,), what=name)
         return single, self.observation_scaling(rows)
 
 

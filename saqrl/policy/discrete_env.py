@@ -7,6 +7,7 @@ import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 
 from saqrl.policy import Policy
+from saqrl.policy.window import Window
 
 
 class QuantizedActions(
@@ -16,7 +17,7 @@ class QuantizedActions(
 
     With action chunks a step plays `policy.action_horizon` actions, its reward is their sum, and it
     ends early where the episode does; info["steps"] says how many were played. Observations stay
-    raw.
+    raw and single; the history that codes are decoded by is kept here.
     ValueError: the policy has no codes, or is of another environment.
     """
 
@@ -34,30 +35,34 @@ class QuantizedActions(
                     f"the environment has {what} of shape {space.shape}, the policy ({width},)"
                 )
         self.action_space = gymnasium.spaces.Discrete(self._quantizer.num_codes)
-        self._observation: np.ndarray | None = None
+        self._window: Window | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        self._observation, info = self.env.reset(seed=seed, options=options)
-        return self._observation, info
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._window = Window(self._policy.history)
+        self._window.see(observation)
+        return observation, info
 
     def step(self, action: int | np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Play the code; ValueError for one that does not exist or before the first reset."""
-        if self._observation is None:
+        if self._window is None:
             raise ValueError("step before reset")
         if not self.action_space.contains(action):
             raise ValueError(f"code {action} does not exist; codes are {self.action_space}")
-        observation: np.ndarray = self._observation
         total, steps = 0.0, 0
-        for played in self.decode(observation, int(action))[: self._policy.action_horizon]:
+        for played in self.decode(self._window.flat(), int(action))[: self._policy.action_horizon]:
             observation, reward, terminated, truncated, info = self.env.step(played)
+            self._window.see(observation)
             total, steps = total + float(reward), steps + 1
             if terminated or truncated:
                 break
-        self._observation = observation
         return observation, total, terminated, truncated, info | {"steps": steps}
 
     def decode(self, observation: np.ndarray, code: int) -> np.ndarray:
-        """(chunk, act) in the environment's units: what `code` stands for in this state."""
+        """(chunk, act) in the environment's units: what `code` stands for in this state.
+
+        With a history `observation` is the last ones side by side, oldest first.
+        """
         return self._quantizer.decode(observation, code).reshape(self._policy.chunk, -1)

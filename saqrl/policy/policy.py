@@ -15,8 +15,9 @@ from jaxtyping import Array, Float, Float32, Int, Key
 from saqrl import agents, baselines
 from saqrl.datasets import EnvironmentSpec
 from saqrl.datasets.scaling import ActionRange, ObservationScaling
-from saqrl.policy.checks import check_batch, check_numbers
+from saqrl.policy.checks import check_batch, check_numbers, window_name
 from saqrl.policy.coding import PolicyQuantizer
+from saqrl.policy.window import Window
 from saqrl.quantizers import ActionQuantizer
 from saqrl.registry import Act as Act
 
@@ -92,17 +93,27 @@ class Policy:
             f"action horizon {self.action_horizon}, {self.default_act})"
         )
 
+    @property
+    def history(self) -> int:
+        """Last observations of the episode that it decides by."""
+        return self.observation_scaling.history
+
+    @property
+    def window_size(self) -> int:
+        """Numbers in the observations that it decides by."""
+        return self.history * self.observation_size
+
     def act(self, observation: Float[np.ndarray, " obs"]) -> Float32[np.ndarray, " act"]:
         """The next action of one robot, in the environment's units; plays chunks.
 
-        What is left of a chunk is kept in between: call `reset` at the start of an episode, and
-        take a `player` for each robot where there are several. ValueError: another size, no
-        numbers, or not finite.
+        What is left of a chunk and what a history looks back on are kept in between: call `reset`
+        at the start of an episode, and take a `player` for each robot where there are several.
+        ValueError: another size, no numbers, or not finite.
         """
         return self._own_player.act(observation)
 
     def reset(self) -> None:
-        """Start an episode of `act`: forget what is left of a chunk."""
+        """Start an episode of `act`: forget what is left of a chunk, and what was seen."""
         self._own_player.reset()
 
     def player(self, *, seed: int = 0, act: Act | None = None) -> "Player":
@@ -114,14 +125,15 @@ class Policy:
         return self.player()
 
     def plan(
-        self, observations: Float[np.ndarray, "n obs"], keys: Key[Array, " n"], *, act: Act
+        self, observations: Float[np.ndarray, "n history*obs"], keys: Key[Array, " n"], *, act: Act
     ) -> Float32[np.ndarray, "n chunk act"]:
         """Action chunks in the environment's units, one per observation and key.
 
+        With a history an observation is a window: the last ones side by side, oldest first.
         ValueError: observations of another size, no numbers, or not finite; an action that is not
         finite.
         """
-        rows = check_batch(observations, (self.observation_size,), what="observation")
+        rows = check_batch(observations, (self.window_size,), what=window_name(self.history))
         features = self.observation_scaling(rows)
         unit = _decide_batch(self.controller, features, keys, greedy=act == "greedy")
         chunks = np.asarray(unit).reshape(len(rows), self.chunk, -1)
@@ -150,6 +162,7 @@ class Player:
         self._policy, self._key, self._act = policy, key, act
         self._queue: deque[Float32[np.ndarray, " act"]] = deque()
         self._decisions = 0
+        self._window = Window(policy.history)
 
     def __repr__(self) -> str:
         return f"Player({self._act}, {len(self._queue)} left of its chunk, {self._policy})"
@@ -160,16 +173,18 @@ class Player:
         ValueError: an observation of another size, no numbers, or not finite.
         """
         checked = check_numbers(observation, (self._policy.observation_size,), what="observation")
+        self._window.see(checked)
         if not self._queue:
             key = jax.random.fold_in(self._key, self._decisions)
-            chunk = self._policy.plan(checked[None], key[None], act=self._act)[0]
+            chunk = self._policy.plan(self._window.flat()[None], key[None], act=self._act)[0]
             self._queue.extend(chunk[: self._policy.action_horizon])
             self._decisions += 1
         return self._queue.popleft()
 
     def reset(self) -> None:
-        """Forget what is left of a chunk: call it at the start of an episode."""
+        """Forget a chunk's rest and what was seen: call it at the start of an episode."""
         self._queue.clear()
+        self._window.clear()
 
 
 @partial(jax.jit, static_argnames="greedy")

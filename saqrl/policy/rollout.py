@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from saqrl.policy.policy import Act, Policy
+from saqrl.policy.window import Window
 
 # Environment seeds of evaluations; nothing that makes data uses seeds from here on.
 EVALUATION_SEEDS = 100_000
@@ -32,8 +33,11 @@ class Episodes:
 class _Lane:
     """One environment playing its share of the episodes, one after the other."""
 
-    def __init__(self, environment: gymnasium.Env, episodes: Iterable[int], seed: int):
+    def __init__(
+        self, environment: gymnasium.Env, episodes: Iterable[int], seed: int, history: int
+    ):
         self.environment = environment
+        self.window = Window(history)
         self._waiting = iter(episodes)
         self._seed = seed
         self.done: dict[int, tuple[float, float, int, bool | None]] = {}
@@ -51,11 +55,14 @@ class _Lane:
         self._success: bool | None = None
         if self.active:
             seed = EVALUATION_SEEDS + self._seed + self.episode
-            self.observation, _ = self.environment.reset(seed=seed)
+            observation, _ = self.environment.reset(seed=seed)
+            self.window.clear()
+            self.window.see(observation)
 
     def step(self) -> None:
         action = self.chunk.pop(0)
-        self.observation, reward, terminated, truncated, info = self.environment.step(action)
+        observation, reward, terminated, truncated, info = self.environment.step(action)
+        self.window.see(observation)
         self._rewards.append(float(reward))
         if "success" in info:
             self._success = bool(self._success) or bool(info["success"])
@@ -101,7 +108,7 @@ class Arena:
         while len(self._environments) < count:
             self._environments.append(self._make())
         lanes = [
-            _Lane(self._environments[lane], range(lane, episodes, count), seed)
+            _Lane(self._environments[lane], range(lane, episodes, count), seed, policy.history)
             for lane in range(count)
         ]
         key = evaluation_key(seed)
@@ -134,10 +141,10 @@ def _plan(policy: Policy, lanes: Sequence[_Lane], key: Key[Array, ""], act: Act)
         return
     # All lanes are planned for, so that the compiled program always sees the same shapes; what a
     # lane sees that needs nothing may be anything.
-    observations = np.zeros((len(lanes), policy.observation_size), np.float32)
+    observations = np.zeros((len(lanes), policy.window_size), np.float32)
     for row, lane in zip(observations, lanes, strict=True):
         if lane in needy:
-            row[...] = lane.observation
+            row[...] = lane.window.flat()
     keys = _decision_keys(
         key,
         np.asarray([max(lane.episode, 0) for lane in lanes], np.uint32),

@@ -34,6 +34,7 @@ FORMAT = 2
 RECORD = {
     "observation_size": whole(1, 1 << 20),
     "angles": listed(whole()),
+    "history": whole(1, 1 << 16),
     "chunk": whole(1, 1 << 16),
     "action_horizon": whole(1, 1 << 16),
     "default_act": among("greedy", "sample"),
@@ -70,6 +71,7 @@ def save_policy(policy: Policy, folder: Path) -> None:
         "format": FORMAT,
         "observation_size": policy.observation_size,
         "angles": list(scaling.angles),
+        "history": policy.history,
         "chunk": policy.chunk,
         "action_horizon": policy.action_horizon,
         "default_act": policy.default_act,
@@ -113,12 +115,13 @@ def _loaded(folder: Path) -> Policy:
             f"{folder}: policy format {described['format']}, this version reads {FORMAT}; "
             "load it with the saqrl that wrote it"
         )
+    described = {"history": 1, **described}  # what was written before there was one
     require(described, RECORD, where=file.name)
     require(described["controller"], CONTROLLER, where=f"{file.name}, controller")
     environment, angles = described["environment"], described["angles"]
     if environment is not None:
         require(environment, ENVIRONMENT, where=f"{file.name}, environment")
-    size, chunk = described["observation_size"], described["chunk"]
+    size, chunk, history = (described[n] for n in ("observation_size", "chunk", "history"))
     if described["action_horizon"] > chunk:
         raise ValueError(f"{file.name}: action_horizon is more than chunk ({chunk})")
     if len({*angles}) != len(angles) or any(column >= size for column in angles):
@@ -136,11 +139,12 @@ def _loaded(folder: Path) -> Policy:
         described["controller"]["chunk_action_size"],
     )
     act = flat // chunk
-    if features != size + len(angles) or act * chunk != flat:
+    width = size + len(angles)
+    if features != history * width or act * chunk != flat:
         raise ValueError(
             f"{file.name}: sizes of features, observations, chunk and actions disagree"
         )
-    scaling = {"observation_mean": (features,), "observation_inverse_scale": (features,)}
+    scaling = {"observation_mean": (width,), "observation_inverse_scale": (width,)}
     bounds = {"action_low": (act,), "action_high": (act,)}
     for name, shape in {**scaling, "observation_limit": (), **bounds}.items():
         _require_numbers(arrays, name, shape)
@@ -162,6 +166,7 @@ def _loaded(folder: Path) -> Policy:
             arrays["observation_mean"],
             arrays["observation_inverse_scale"],
             limit,
+            history,
         ),
         action_range=ActionRange(arrays["action_low"], arrays["action_high"]),
         observation_size=size,

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
 from saqrl.datasets import Transitions
+from saqrl.datasets.windows import windows
 from saqrl.policy import Policy
 from saqrl.quantizers import ActionQuantizer, Codec
 from saqrl.training.codes import decode_all, encode_all, log_prior_of
@@ -78,7 +79,7 @@ def action_error(policy: Policy, log: Transitions) -> float:
     """
     rows = np.unique(np.linspace(0, len(log) - 1, min(len(log), ERROR_ROWS)).astype(np.int64))
     keys = jax.random.split(jax.random.key(0), len(rows))  # greedy: none of them is drawn from
-    planned = policy.plan(log.observations[rows], keys, act="greedy")[:, 0]
+    planned = policy.plan(windows(log, policy.history, rows), keys, act="greedy")[:, 0]
     acted = policy.action_range.to_unit(log.actions[rows]).astype(np.float64)
     missed = policy.action_range.to_unit(planned).astype(np.float64) - acted
     return float(np.sqrt(np.square(missed).sum(-1).mean() / total_variance(acted)))

@@ -21,7 +21,7 @@ def predicted_bytes(settings: Settings, data: Transitions) -> int:
     """
     part = part_rows(data, settings)
     rows = part or len(data)
-    features = data.observations.shape[1] + len(data.angles)
+    features = settings.features.history * (data.observations.shape[1] + len(data.angles))
     acted = data.actions.shape[1] * settings.features.chunk
     columns = 2 * features + 3  # rewards, discounts, codes
     if settings.quantized:

@@ -13,6 +13,7 @@ from saqrl.datasets.chunks import chunk_actions, chunk_rewards
 from saqrl.datasets.scaling import ObservationScaling
 from saqrl.datasets.split import choose_episodes, thinned
 from saqrl.datasets.statistics import blocks
+from saqrl.datasets.windows import next_windows, windows
 from saqrl.nn import MLP
 from saqrl.quantizers import ActionBatch
 from saqrl.training.codes import log_prior_of
@@ -112,6 +113,7 @@ def fit_scaling(transitions: Transitions, settings: Settings) -> ObservationScal
         angles=transitions.angles,
         scale=settings.features.observation_scale,
         deviation=settings.features.feature_deviation,
+        history=settings.features.history,
     )
 
 
@@ -153,8 +155,8 @@ def prepare(
     actions = transitions.action_range.to_unit(chunks).reshape(len(transitions), -1)
     last = np.repeat(transitions.episode_ends - 1, transitions.episode_lengths)
     return Prepared(
-        features=scaling(transitions.observations),
-        next_features=scaling(transitions.next_observations[next_rows]),
+        features=scaling(windows(transitions, scaling.history)),
+        next_features=scaling(next_windows(transitions, next_rows, scaling.history)),
         actions=actions,
         rewards=(rewards * factor).astype(np.float32),
         discounts=discounts,

@@ -96,6 +96,8 @@ class Features:
 
     chunk: int = 1
     """consecutive actions that one code stands for"""
+    history: int = 1
+    """last observations of an episode that the networks see at once"""
     observation_scale: Scale = "columns"
     """columns (each by its own), common (one factor), none"""
     feature_deviation: float = 0.1
@@ -104,7 +106,7 @@ class Features:
     """unit (mean size 0.1), return-range (1000), none"""
 
     def __post_init__(self) -> None:
-        _require_at_least_one(self, "chunk")
+        _require_at_least_one(self, "chunk", "history")
         if not self.feature_deviation > 0:
             raise ValueError(f"feature-deviation is {self.feature_deviation}; it must be above 0")
 

@@ -113,19 +113,23 @@ class Parts:
     ]:
         """(rows of the log, where episodes begin among them, which of them are the part's).
 
-        Behind each block come the rows that its last chunks, and the chunks after those, reach
-        into: 2 chunk - 1, or as many as the episode has left.
+        Before each block come the rows that the history of its first reaches back to, as far as
+        its episode does. Behind it come the rows that its last chunks, and the chunks after those,
+        reach into: 2 chunk - 1, or as many as the episode has left.
         """
         firsts = self.first_rows(number)
         last = (firsts + self.block - 1) % self.total
         left = self.ends[self._episode(last)] - 1 - last
-        lengths = self.block + np.minimum(left, 2 * self.settings.features.chunk - 1)
+        gone = firsts - self.firsts[self._episode(firsts)]
+        before = np.minimum(gone, self.settings.features.history - 1)
+        behind = np.minimum(left, 2 * self.settings.features.chunk - 1)
+        lengths = before + self.block + behind
         begins = np.cumsum(lengths) - lengths
-        within = np.arange(lengths.sum()) - np.repeat(begins, lengths)
+        within = np.arange(lengths.sum()) - np.repeat(begins + before, lengths)
         training = (np.repeat(firsts, lengths) + within) % self.total
         episode = self._episode(training)
-        starts = np.flatnonzero((within == 0) | (training == self.firsts[episode]))
-        return training + self.shifts[episode], starts, within < self.block
+        starts = np.union1d(begins, np.flatnonzero(training == self.firsts[episode]))
+        return training + self.shifts[episode], starts, (within >= 0) & (within < self.block)
 
     def _episode(self, training: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
         return np.searchsorted(self.ends, training, side="right")

@@ -131,9 +131,10 @@ def default_out(settings: Settings, seeds: int = 1) -> Path:
     data = dataset_name(settings.data.dataset or settings.data.env or "data")
     kind = "" if settings.quantized else "continuous-"
     chunk = f"-chunk{settings.features.chunk}" if settings.features.chunk > 1 else ""
+    history = f"-history{settings.features.history}" if settings.features.history > 1 else ""
     first = settings.seed
     which = f"seed{first}" if seeds == 1 else f"seeds{first}-{first + seeds - 1}"
-    name = f"{data}-{kind}{settings.agent_name}{chunk}-{which}"
+    name = f"{data}-{kind}{settings.agent_name}{chunk}{history}-{which}"
     return Path("runs") / name.replace("/", "-").replace(" ", "-")
 
 

@@ -33,7 +33,12 @@ ACTIONS = generator.uniform(-1, 1, (64, CHUNK, ACT)).astype(np.float32)
 def make_policy(kind="quantized", name="bc"):
     """The policy of test_policy with random weights: every code then stands for something."""
     policy = test_policy.make_policy(kind, name)
-    leaves, structure = jax.tree.flatten(policy.controller)
+    return dataclasses.replace(policy, controller=enlivened(policy.controller))
+
+
+def enlivened(controller):
+    """The same with random weights."""
+    leaves, structure = jax.tree.flatten(controller)
     draw = np.random.default_rng(5)
 
     def lively(leaf):
@@ -41,8 +46,7 @@ def make_policy(kind="quantized", name="bc"):
             return jnp.arange(leaf.size).reshape(leaf.shape) % 4 == 0
         return leaf + 0.3 * draw.normal(size=leaf.shape).astype(leaf.dtype)
 
-    controller = jax.tree.unflatten(structure, map(lively, leaves))
-    return dataclasses.replace(policy, controller=controller)
+    return jax.tree.unflatten(structure, map(lively, leaves))
 
 
 def write(policy, path, **changes):

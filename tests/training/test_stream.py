@@ -67,6 +67,7 @@ def rows_of(parts: Parts, number: int) -> np.ndarray:
 @given(
     lengths=st.lists(st.integers(1, 14), min_size=1, max_size=24),
     chunk=st.integers(1, 5),
+    history=st.integers(1, 4),
     rows=st.integers(1, 90),
     block=st.integers(1, 12),
     least=st.sampled_from([1, 2, 128]),
@@ -76,13 +77,13 @@ def rows_of(parts: Parts, number: int) -> np.ndarray:
 )
 @settings(max_examples=100)
 def test_the_rows_of_a_part_are_those_in_memory_bit_for_bit(
-    lengths, chunk, rows, block, least, number, angles, seed
+    lengths, chunk, history, rows, block, least, number, angles, seed
 ):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stream, "BLOCK_ROWS", block)
         patch.setattr(stream, "LEAST_BLOCKS", least)
         log = walks(lengths, angles=angles)
-        wanted = asked(chunk=chunk, action_horizon=1, seed=seed)
+        wanted = asked(chunk=chunk, history=history, action_horizon=1, seed=seed)
         parts = parts_of(log, wanted, rows=rows)
         kept = log.select_episodes(choose(log, wanted)[0])
         whole = prepare(kept, wanted, fit_scaling(log, wanted), 0.3)
@@ -256,7 +257,7 @@ def test_a_killed_and_resumed_streamed_run_equals_an_uninterrupted_one(
 ):
     """Parts of 50 rows change every 3 steps: within intervals of 5, and where runs are cut."""
     monkeypatch.setattr(stages, "CHECKPOINT_PERIOD", 0.0)
-    wanted = small(data["mapped"], stream_rows=50, actions=kind, chunk=2)
+    wanted = small(data["mapped"], stream_rows=50, actions=kind, chunk=2, history=3)
     run(wanted, tmp_path / "whole")
     append = RunFolder.append
     for blow in blows:

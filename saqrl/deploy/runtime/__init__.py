@@ -26,6 +26,7 @@ from .checks import (
     sealed,
 )
 from .engines import Engine, NumpyEngine, OnnxEngine
+from .window import Window
 
 __all__ = [
     "FORMAT",
@@ -37,6 +38,7 @@ __all__ = [
     "Plan",
     "PolicyFileError",
     "RobotPolicy",
+    "Window",
     "load",
     "load_graph",
     "sealed",
@@ -122,6 +124,9 @@ class RobotPolicy:
         # A coordinate that cannot move is not counted as one that was stopped.
         self._movable = self._low < self._high
         self._size = int(engine.metadata["observation_size"])
+        self.history: int = engine.metadata.get("history") or 1
+        """Last observations of the episode that it decides by."""
+        self._window = Window(self.history)
         self._action_horizon = int(engine.metadata["action_horizon"])
         self._draws = engine.metadata["draws"]
         self._queue: deque[np.ndarray] = deque()
@@ -141,8 +146,9 @@ class RobotPolicy:
         )
 
     def reset(self) -> None:
-        """Forget what is left of a chunk: call it at the start of an episode."""
+        """Forget a chunk's rest and what was seen: call it at the start of an episode."""
         self._queue.clear()
+        self._window.clear()
 
     def act(self, observation: np.ndarray) -> Decision:
         """The next action.
@@ -150,10 +156,10 @@ class RobotPolicy:
         ValueError for another size, or a number that is not finite in the observation or the
         action.
         """
-        checked = self._checked(observation)
+        self._window.see(self._checked(observation, self._size))
         planned = not self._queue
         if planned:
-            plan = self._run(checked[None])
+            plan = self._run(self._window.flat()[None])
             self._queue.extend(plan.actions[0, : self._action_horizon])
             self._last = (
                 None if plan.code is None else int(plan.code[0]),
@@ -168,22 +174,35 @@ class RobotPolicy:
         return Decision(action, code, distance, entropy, clipped, planned)
 
     def plan(self, observations: np.ndarray, noise: Mapping[str, np.ndarray] | None = None) -> Plan:
-        """Chunks for a batch of observations (batch, obs); `noise` is drawn unless given."""
+        """Chunks for a batch of observations (batch, obs); `noise` is drawn unless given.
+
+        With a history each is a window, the last ones side by side, oldest first:
+        (batch, history * obs) or (batch, history, obs).
+        """
         batch = np.asarray(observations)
+        if self.history > 1 and batch.shape[1:] == (self.history, self._size):
+            batch = batch.reshape(len(batch), -1)
         if batch.ndim != 2:
-            raise ValueError(f"observations have shape {batch.shape}; expected (batch, obs)")
-        return self._run(np.stack([self._checked(row) for row in batch]), noise)
+            shape = "(batch, obs)" if self.history == 1 else f"(batch, {self.history}, obs)"
+            raise ValueError(f"observations have shape {batch.shape}; expected {shape}")
+        size = self.history * self._size
+        return self._run(np.stack([self._checked(row, size) for row in batch]), noise)
+
+    def checked(self, observation: np.ndarray) -> np.ndarray:
+        """One observation as float32; ValueError for another size, or what is no finite number."""
+        return self._checked(observation, self._size)
 
     def on_edge(self, actions: np.ndarray) -> int:
         """How many coordinates of `actions` (..., act) lie on the edge of the data's range."""
         edge = (actions <= self._low) | (actions >= self._high)
         return int(np.count_nonzero(edge & self._movable))
 
-    def _checked(self, observation: np.ndarray) -> np.ndarray:
+    def _checked(self, observation: np.ndarray, size: int) -> np.ndarray:
         array = np.asarray(observation)
-        if array.shape != (self._size,):
+        if array.shape != (size,):
+            past = "" if size == self._size else f", the last {self.history} side by side"
             raise ValueError(
-                f"the policy reads observations of {self._size} numbers, this one has shape "
+                f"the policy reads observations of {size} numbers{past}, this one has shape "
                 f"{array.shape}"
             )
         if array.dtype.kind not in "fiub":
@@ -217,7 +236,7 @@ class RobotPolicy:
         noise = {
             draw["name"]: np.full((1, *draw["shape"]), 0.5, np.float32) for draw in self._draws
         }
-        plan = self._run(np.zeros((1, self._size), np.float32), noise)
+        plan = self._run(np.zeros((1, self.history * self._size), np.float32), noise)
         expected: dict[str, tuple[np.ndarray, tuple[int, ...], str]] = {}
         expected["action"] = plan.actions, (1, self.metadata["chunk"], len(self._low)), "f"
         expected["distance"] = plan.distance, (1,), "f"

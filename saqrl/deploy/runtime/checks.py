@@ -68,6 +68,7 @@ def check_metadata(path: object, metadata: Mapping[str, Any]) -> None:
     require("part", lambda v: v in ("policy", "encoder", "decoder"), "policy, encoder or decoder")
     for name in ("observation_size", "action_size", "chunk", "action_horizon"):
         require(name, is_size, "a whole number of at least 1")
+    require("history", lambda v: v is None or is_size(v), "a whole number of at least 1")
     require("action_horizon", lambda v: v <= metadata["chunk"], "at most the chunk")
     for name in ("action_low", "action_high"):
         require(name, is_bound, f"{metadata['action_size']} finite numbers")

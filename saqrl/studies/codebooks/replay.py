@@ -17,9 +17,11 @@ from jaxtyping import Float32
 
 from saqrl.datasets import Transitions
 from saqrl.datasets.scaling import ObservationScaling
+from saqrl.datasets.windows import windows
 from saqrl.environments.flat import FlatEnvironment
 from saqrl.environments.make import make_environment
 from saqrl.environments.scores import normalized_score
+from saqrl.policy.window import Window
 from saqrl.quantizers import ActionBatch, ActionQuantizer
 from saqrl.studies.codebooks.material import Material
 from saqrl.studies.codebooks.starts import NoReplay, restore, start_of
@@ -86,15 +88,17 @@ def replay(
 
     def choices(steps: slice) -> dict[str, Choose]:
         """How the recorded steps are executed again, by the name of the replay."""
-        actions = data.actions[steps]
+        actions, rows = data.actions[steps], np.arange(steps.start, steps.stop)
+        window = Window(scaling.history)
         unit = jnp.asarray(data.action_range.to_unit(actions))
-        batch = ActionBatch(jnp.asarray(scaling(data.observations[steps])), unit)
+        batch = ActionBatch(jnp.asarray(scaling(windows(data, scaling.history, rows))), unit)
         codes = np.asarray(encode_all(codec, batch))
         noisy = actions + draw.normal(0, 1, actions.shape) * error
         noisy = np.clip(noisy, data.action_range.low, data.action_range.high)
 
         def decoded(step: int, observation: np.ndarray) -> np.ndarray:
-            features = jnp.asarray(scaling(np.asarray(observation, np.float32)[None])[0])
+            window.see(observation)
+            features = jnp.asarray(scaling(window.flat()[None])[0])
             return data.action_range.from_unit(np.asarray(decode(codec, features, codes[step])))
 
         return {
