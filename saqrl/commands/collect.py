@@ -21,14 +21,15 @@ class Collect:
     """environment id, such as cube-single-singletask-task2-v0"""
     out: str
     """file to write (.npz)"""
-    style: Literal["expert", "play", "noisy"] = "expert"
-    """expert: one fixed task, all successes; play, noisy: as the benchmark's own data"""
+    style: Literal["expert", "human", "play", "noisy"] = "expert"
+    """expert: one fixed task, all successes; human: the same as people vary it (sides, arcs,
+    speeds, wrist turns, order, rests of up to 1.5 s); play, noisy: as the benchmark's own data"""
     episodes: int = 100
     """episodes to make"""
     seed: int = 0
     """the same seed gives the same file"""
     noise: float = 0.1
-    """standard deviation of the noise on the expert's actions, which lie in [-1, 1]"""
+    """standard deviation of the noise on the actions, which lie in [-1, 1]"""
     workers: int = 1
     """processes that share the episodes; the data do not depend on it"""
     json: bool = False

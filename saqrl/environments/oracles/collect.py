@@ -1,7 +1,8 @@
 """Demonstrations from the scripted oracles of the `ogbench` package: cube, scene, puzzle.
 
-"expert" solves one fixed task of a single-task environment, over and over (narrow data); "play"
-and "noisy" wander among random targets as the benchmark's own data do.
+"expert" solves one fixed task of a single-task environment, over and over (narrow data), "human"
+does so as people vary it (`manners`); "play" and "noisy" wander among random targets as the
+benchmark's own data do.
 Source: Park et al. 2025, OGBench (arXiv 2410.20092), whose oracles and settings these are.
 
 An episode depends on (seed, its number) alone, so neither the number of workers nor the number of
@@ -29,6 +30,7 @@ from saqrl.environments.oracles.demonstrator import (
     Style,
     import_ogbench,
 )
+from saqrl.environments.oracles.manners import MANNERS
 from saqrl.registry import closest
 
 CUBES = ("single", "double", "triple", "quadruple", "octuple")
@@ -52,14 +54,16 @@ def collect(
     expert: `<env>-singletask-taskN-v0`; every episode ends in success (failures are drawn anew),
     Gaussian noise of standard deviation `noise` on each action in [-1, 1], rewards and terminals
     of the environment, which ends one step after the goal is reached.
+    human: as expert, with what `manners.MANNERS` draws an episode and a leg: sides, arcs, speeds,
+    rests, corrections, order; the noise of a resting hand is a fifth.
     play: open-loop plans with correlated noise. noisy: closed-loop oracle, Gaussian noise of a
     strength drawn from [0, noise] an episode, some actions uniform. With a single-task id both
     carry that task's rewards, by ogbench's own relabelling: an episode stops at a solved state and
     goes on as another once it is left. Otherwise rewards are 0 and nothing terminates.
 
-    `max_steps` defaults to the environment's limit (expert) or 1000 (play, noisy). `workers` other
-    processes share the episodes if above 1; each takes about 3 seconds to start, and the caller's
-    script needs the usual `if __name__ == "__main__"`. `progress` gets (done, total).
+    `max_steps` defaults to the environment's limit (expert, human) or 1000 (play, noisy). `workers`
+    other processes share the episodes if above 1; each takes about 3 seconds to start, and the
+    caller's script needs the usual `if __name__ == "__main__"`. `progress` gets (done, total).
 
     ValueError: an id without oracle, a style that does not fit it, a number out of range.
     ImportError: ogbench is missing. RuntimeError: an episode failed ATTEMPTS times in a row.
@@ -105,9 +109,9 @@ def _parse(environment_id: str, style: str) -> tuple[str, bool]:
             f"no scripted oracle for {environment_id!r}: ogbench has them for its cube, scene and "
             f"puzzle environments; {closest(environment_id, known)}"
         )
-    if style == "expert" and match[2] is None:
+    if style in MANNERS and match[2] is None:
         raise ValueError(
-            f"style expert needs one fixed task, and {environment_id!r} has many: "
+            f"style {style} needs one fixed task, and {environment_id!r} has many: "
             f"give {match[1]}-singletask-task1-v0 (to task5), or another style"
         )
     return match[1], match[2] is not None

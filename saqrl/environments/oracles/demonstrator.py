@@ -12,11 +12,12 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 
+from saqrl.environments.oracles.manners import MANNERS, Hand, Manners, noise_scale
 from saqrl.environments.oracles.planners import PLANNERS, Subtask
 from saqrl.environments.packages import quiet
 from saqrl.environments.simulators import import_simulator, reproducible
 
-Style = Literal["expert", "play", "noisy"]
+Style = Literal["expert", "human", "play", "noisy"]
 
 # Environment seeds of collected data have this bit; those of evaluations count up from 100000.
 SEED_BIT = 1 << 31
@@ -62,6 +63,11 @@ class Recipe:
         """cube, scene or puzzle."""
         return self.base.partition("-")[0]
 
+    @property
+    def manners(self) -> Manners | None:
+        """How a fixed task is demonstrated; None of the styles that wander."""
+        return MANNERS.get(self.style)
+
 
 @contextlib.contextmanager
 def _global_seed(seed: int) -> Iterator[None]:
@@ -80,29 +86,32 @@ class Demonstrator:
     def __init__(self, recipe: Recipe) -> None:
         import_ogbench(recipe.environment_id)
         self.recipe = recipe
-        expert = recipe.style == "expert"
+        fixed = recipe.manners is not None
         options: dict[str, Any] = (
-            {} if expert else {"mode": "data_collection", "terminate_at_goal": False}
+            {} if fixed else {"mode": "data_collection", "terminate_at_goal": False}
         )
-        own_id = recipe.environment_id if expert else f"{recipe.base}-v0"
+        own_id = recipe.environment_id if fixed else f"{recipe.base}-v0"
         environment = _make(own_id, **options)
         limit = environment.spec.max_episode_steps if environment.spec else None
-        self.max_steps = recipe.max_steps or (limit if expert and limit else PLAY_STEPS)
+        self.max_steps = recipe.max_steps or (limit if fixed and limit else PLAY_STEPS)
         # The wrappers only count steps; this loop does so itself.
         self.world: Any = environment.unwrapped
-        self.judge = _make(recipe.environment_id) if recipe.task and not expert else None
+        self.judge = _make(recipe.environment_id) if recipe.task and not fixed else None
         self.oracles = _oracles(recipe, self.world)
 
     def __call__(self, episode: int) -> Result:
         for attempt in range(ATTEMPTS):
             entropy = np.random.SeedSequence((self.recipe.seed, episode, attempt))
-            environment_seed, oracle_seed, stream = entropy.spawn(3)
+            environment_seed, oracle_seed, stream, manner = entropy.spawn(4)
             generator = np.random.default_rng(stream)
             seed = int(environment_seed.generate_state(1)[0]) | SEED_BIT
             with quiet(), _global_seed(int(oracle_seed.generate_state(1)[0])):
                 observation, info = self.world.reset(seed=seed)
-                play = self._demonstrate if self.recipe.style == "expert" else self._wander
-                rows = play(observation, info, generator)
+                if self.recipe.manners is None:
+                    rows = self._wander(observation, info, generator)
+                else:
+                    hand = Hand(self.recipe.manners, np.random.default_rng(manner))
+                    rows = self._demonstrate(observation, info, generator, hand)
             if rows is not None:
                 return rows, attempt
         raise RuntimeError(
@@ -112,7 +121,11 @@ class Demonstrator:
         )
 
     def _demonstrate(
-        self, observation: np.ndarray, info: dict[str, Any], generator: np.random.Generator
+        self,
+        observation: np.ndarray,
+        info: dict[str, Any],
+        generator: np.random.Generator,
+        hand: Hand,
     ) -> dict[str, np.ndarray] | None:
         """One solution of the fixed task, or None if the time ran out."""
         steps: list[Step] = []
@@ -121,11 +134,16 @@ class Demonstrator:
         oracle: Any = None
         while len(steps) < self.max_steps:
             if subtask is None or subtask.reached(info) or oracle.done:
-                subtask = plan(self.world, info, generator)
+                subtask = plan(self.world, info, generator, hand.preference)
                 oracle = self.oracles[subtask.oracle]
                 oracle.reset(observation, info | subtask.target(info))
-            chosen = np.asarray(oracle.select_action(observation, info | subtask.target(info)))
-            noisy = chosen + generator.normal(0, self.recipe.noise, chosen.shape)
+                hand.begin_leg()
+            chosen = hand.pending()
+            if chosen is None:
+                wanted = oracle.select_action(observation, info | subtask.target(info))
+                chosen = hand.do(np.asarray(wanted), info["proprio/effector_pos"][2])
+            scale = self.recipe.noise * noise_scale(chosen)
+            noisy = chosen + generator.normal(0, scale, chosen.shape)
             action = np.clip(noisy, -1, 1).astype(np.float32)
             following, reward, terminated, _, info = self.world.step(action)
             steps.append((observation, action, reward, following, terminated))

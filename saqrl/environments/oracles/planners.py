@@ -20,7 +20,8 @@ class Subtask:
     reached: Callable[[Info], bool]
 
 
-Planner = Callable[[Any, Info, np.random.Generator], Subtask]
+# World, info, generator, and how many metres farther away each thing seems to this demonstrator.
+Planner = Callable[[Any, Info, np.random.Generator, Float64[np.ndarray, " things"]], Subtask]
 
 # Heights (m) at which the oracles themselves consider the arm clear of what it has handled.
 CLEAR_OF_TABLE, CLEAR_OF_DRAWER, CLEAR_OF_WINDOW = 0.16, 0.18, 0.28
@@ -67,7 +68,10 @@ def _press(world: Any, button: int) -> Subtask:
     return Subtask("button", target, reached)
 
 
-def _slide(world: Any, part: Literal["drawer", "window"], goal: float, height: float) -> Subtask:
+Part = Literal["drawer", "window"]
+
+
+def _slide(world: Any, part: Part, goal: float, height: float) -> Subtask:
     """Pull or push a drawer or window until its joint stands at `goal` (m)."""
     axis = world.data.joint(f"{part}_slide").xaxis.copy()
 
@@ -83,7 +87,12 @@ def _slide(world: Any, part: Literal["drawer", "window"], goal: float, height: f
     return Subtask(part, target, reached)
 
 
-def _plan_cubes(world: Any, info: Info, generator: np.random.Generator) -> Subtask:
+def _plan_cubes(
+    world: Any,
+    info: Info,
+    generator: np.random.Generator,
+    preference: Float64[np.ndarray, " things"],
+) -> Subtask:
     """The next cube to carry: lowest goals first, and out of the way what stands in the way."""
     count = world._num_cubes
     cubes = np.array([info[f"privileged/block_{i}_pos"] for i in range(count)])
@@ -99,7 +108,7 @@ def _plan_cubes(world: Any, info: Info, generator: np.random.Generator) -> Subta
     below = goals[:, 2] - 0.04
     stands = (to_goal < IN_PLACE) & (np.abs(cubes[None, :, 2] - below[:, None]) < 0.02)
     supported = (below < 0) | (stands & ~away[None, :]).any(1)
-    order = np.argsort(goals[:, 2], kind="stable")
+    order = np.lexsort((preference[:count], goals[:, 2]))
     free = ~on.any(1)
     for cube in order:
         if away[cube] and free[cube] and supported[cube] and not blocks[cube].any():
@@ -126,7 +135,12 @@ def _free_spot(
     return np.append(spots[np.argmax(room)], 0.02)
 
 
-def _plan_scene(world: Any, info: Info, generator: np.random.Generator) -> Subtask:
+def _plan_scene(
+    world: Any,
+    info: Info,
+    generator: np.random.Generator,
+    preference: Float64[np.ndarray, " things"],
+) -> Subtask:
     """Cube, then drawer and window, unlocked first if need be, then the locks."""
     drawer, window = info["privileged/drawer_pos"][0], info["privileged/window_pos"][0]
     drawer_goal, window_goal = world._target_drawer_pos, world._target_window_pos
@@ -140,12 +154,14 @@ def _plan_scene(world: Any, info: Info, generator: np.random.Generator) -> Subta
             return _move_cube(0, world._drawer_center.copy())
     elif np.linalg.norm(cube - goal) > IN_PLACE:
         return _move_cube(0, goal)
-    if abs(drawer - drawer_goal) > IN_PLACE:
-        locked = states[0] == 0
-        return _press(world, 0) if locked else _slide(world, "drawer", drawer_goal, CLEAR_OF_DRAWER)
-    if abs(window - window_goal) > IN_PLACE:
-        locked = states[1] == 0
-        return _press(world, 1) if locked else _slide(world, "window", window_goal, CLEAR_OF_WINDOW)
+    slides: tuple[tuple[Part, int, float, float, float], ...] = (
+        ("drawer", 0, drawer - drawer_goal, drawer_goal, CLEAR_OF_DRAWER),
+        ("window", 1, window - window_goal, window_goal, CLEAR_OF_WINDOW),
+    )
+    for slide in np.argsort(preference[:2], kind="stable"):
+        part, lock, missing, goal, height = slides[slide]
+        if abs(missing) > IN_PLACE:
+            return _press(world, lock) if states[lock] == 0 else _slide(world, part, goal, height)
     differing = np.flatnonzero(states != wanted)
     return _press(world, int(differing[0]) if differing.size else 0)
 
@@ -154,7 +170,12 @@ def _open_drawer(world: Any) -> Subtask:
     return _slide(world, "drawer", -0.16, CLEAR_OF_DRAWER)
 
 
-def _plan_puzzle(world: Any, info: Info, generator: np.random.Generator) -> Subtask:
+def _plan_puzzle(
+    world: Any,
+    info: Info,
+    generator: np.random.Generator,
+    preference: Float64[np.ndarray, " things"],
+) -> Subtask:
     """Of the fewest presses that solve the board, the one nearest to the arm."""
     differing = world._cur_button_states != world._target_button_states
     presses = lights_out(differing.reshape(world._num_rows, world._num_cols))
@@ -163,7 +184,7 @@ def _plan_puzzle(world: Any, info: Info, generator: np.random.Generator) -> Subt
         buttons = np.arange(1)
     tops = world.data.site_xpos[world._button_site_ids]
     distances = np.linalg.norm(tops[buttons] - info["proprio/effector_pos"], axis=1)
-    return _press(world, int(buttons[np.argmin(distances)]))
+    return _press(world, int(buttons[np.argmin(distances + preference[buttons])]))
 
 
 def lights_out(differing: Bool[np.ndarray, "rows columns"]) -> Bool[np.ndarray, "rows columns"]:
