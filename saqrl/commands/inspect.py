@@ -1,10 +1,12 @@
 """`saqrl inspect`."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from saqrl.commands.output import print_json, say
 from saqrl.commands.parser import DatasetSpec, parse
@@ -13,6 +15,7 @@ from saqrl.datasets.audit.findings import audit
 from saqrl.datasets.audit.picture import draw, require_picture_path
 from saqrl.datasets.audit.text import render
 from saqrl.datasets.options import DEFAULT
+from saqrl.training.recipe import Choice, choices
 
 
 @dataclass
@@ -40,10 +43,25 @@ def main(arguments: Sequence[str]) -> int:
         asked.dataset, angles=asked.angles, environment=asked.env, options=asked.options
     )
     findings = audit(transitions)
-    Console(stderr=asked.json, highlight=False).print(render(findings))
+    console = Console(stderr=asked.json, highlight=False)
+    console.print(render(findings))
+    said = {"dataset": asked.dataset, **({"env": asked.env} if asked.env else {})}
+    chosen = choices(transitions, said)
+    console.print(advice(chosen, said))
     if asked.picture is not None:
         draw(transitions, findings, Path(asked.picture))
         say(f"picture: {asked.picture}")
     if asked.json:
-        print_json(findings.to_json())
+        print_json({**findings.to_json(), "recipe": [asdict(choice) for choice in chosen]})
     return 0
+
+
+def advice(chosen: Sequence[Choice], said: Mapping[str, str]) -> Text:
+    """What `saqrl train` chooses of itself, and the command."""
+    words = " ".join(f"--{flag} {shlex.quote(value)}" for flag, value in said.items())
+    text = Text("\nsaqrl train chooses\n", style="bold")
+    for choice in chosen:
+        flag = choice.flag.replace("_", "-")
+        text.append(f"  {flag} {choice.words}", style="cyan not bold")
+        text.append(f"  {choice.reason}\n", style="not bold dim")
+    return text.append(f"next: saqrl train {words}", style="not bold")

@@ -13,7 +13,7 @@ from saqrl.commands.parser import Parser, add_fields, joined_specs, split_dotted
 from saqrl.registry import AGENTS, BASELINES, QUANTIZERS
 from saqrl.training.flags import ALIASES, FLAGS, OWNERS, typed
 from saqrl.training.presets import settings_from
-from saqrl.training.settings import Data, Evaluation, Features, Output, Settings, first_difference
+from saqrl.training.settings import Data, Evaluation, Features, Output, Settings
 from saqrl.training.summary import score_words, summary_text
 
 DESCRIPTION = """\
@@ -41,6 +41,8 @@ class Method:
     """QUANTIZERS"""
     actions: Literal["quantized", "continuous"] | None = None
     """quantized (codes), or continuous"""
+    recipe: Literal["auto", "plain"] | None = None
+    """auto: what is not said is chosen from the data; plain: fixed defaults"""
     steps: int | None = None
     """gradient steps of the agent"""
     quantizer_steps: int | None = None
@@ -104,16 +106,43 @@ def main(arguments: Sequence[str]) -> int:
     if own.help_all:
         return _help_all(flags)
     settings, resume = read_flags(own, flags)
-    from saqrl.training.train import default_out, train, train_seeds
+    from saqrl.training.begin import begun
+    from saqrl.training.progress import Reporter
+    from saqrl.training.run_folder import refuse_existing
+    from saqrl.training.train import RUNS, default_out, train, train_seeds
 
+    reporter, data = Reporter(), None
+    recipe: Sequence[Any] = ()
+    if not resume:
+        if own.out and not own.seeds:
+            refuse_existing(Path(own.out))
+        folder = Path(own.out).parent if own.out else RUNS
+        settings, data, recipe = begun(settings, flags, folder, reporter)
     out = Path(own.out) if own.out else default_out(settings, own.seeds or 1)
     seeds = _seeds(own, settings, out)
     if seeds is not None:
-        summaries = train_seeds(settings, out, seeds=seeds, resume=resume, loggers=own.loggers)
+        summaries = train_seeds(
+            settings,
+            out,
+            seeds=seeds,
+            data=data,
+            recipe=recipe,
+            resume=resume,
+            reporter=reporter,
+            loggers=own.loggers,
+        )
         _tell_seeds(summaries, out)
         record: dict[str, Any] = {"out": str(out), "seeds": seeds, "runs": summaries}
     else:
-        record = train(settings, out, resume=resume, loggers=own.loggers)
+        record = train(
+            settings,
+            out,
+            data=data,
+            recipe=recipe,
+            resume=resume,
+            reporter=reporter,
+            loggers=own.loggers,
+        )
         say(f"\n{summary_text(record)}")
     if own.json:
         print_json(record)
@@ -141,19 +170,18 @@ def read_flags(own: Own, flags: Mapping[str, Any]) -> tuple[Settings, bool]:
     """
     if not (own.resume and own.out):
         return settings_from(flags), False
+    from saqrl.training.begin import resumed
     from saqrl.training.train import saved_settings
 
     if Path(own.out).exists():
-        saved = saved_settings(_first_run(Path(own.out)))
+        run = _first_run(Path(own.out))
+        saved = saved_settings(run)
         if ":" in (saved.data.env or "") and "env" not in flags:
             raise ValueError(
                 f"--resume: the run's environment is {saved.data.env}: a module is imported only "
                 f"where you name it: --env {saved.data.env}"
             )
-        settings = settings_from(flags, base=saved)
-        if difference := first_difference(saved, settings):
-            raise ValueError(f"--resume: {difference}: drop that flag, or name another --out")
-        return settings, True
+        return resumed(run, flags), True
     if not any(name in flags for name in ("dataset", "env", "preset")):
         raise ValueError(
             f"--resume: there is no run folder {own.out}: correct --out, or say what to train "

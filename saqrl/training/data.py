@@ -20,11 +20,12 @@ from saqrl.datasets import (
 from saqrl.datasets.naming import absolute_spec
 from saqrl.datasets.transitions import ROW_FIELDS
 from saqrl.policy import Policy
+from saqrl.training.progress import Reporter
 from saqrl.training.run_folder import read_config
 from saqrl.training.settings import Data, Settings, parsed_keywords
 
-# What a run without a data set collects first, in its folder.
-DEMONSTRATIONS = "demonstrations.npz"
+# Beside the run folders, where runs without a data set collect one.
+DEMONSTRATIONS = "demonstrations"
 # The SPEC of data that a run was given as arrays.
 IN_MEMORY = "arrays in memory"
 # What --env says where a run is not to be evaluated.
@@ -69,6 +70,35 @@ def _placed(log: Transitions, settings: Settings) -> Transitions:
     keywords = parsed_keywords(settings.data.env_kwargs)
     options = {**log.environment.options, **keywords}
     return replace(log, environment=EnvironmentSpec(log.environment.id, options))
+
+
+def with_demonstrations(settings: Settings, folder: Path, reporter: Reporter) -> Settings:
+    """The settings; without a data set, with demonstrations that the expert of `env` makes.
+
+    They lie in `folder`, an ordinary data set that every run with the same settings reads.
+    """
+    from saqrl.datasets.formats.writers import save_arrays
+    from saqrl.environments.oracles.collect import collect
+
+    asked = settings.data
+    if asked.dataset is not None:
+        return settings
+    if asked.env is None:
+        raise ValueError("name data with --dataset, or an environment with --env to collect in")
+    name = f"{asked.env}-expert-{asked.demonstrations}-seed{settings.seed}.npz"
+    path = folder / DEMONSTRATIONS / name.replace("/", "-")
+    if not path.exists():
+        with reporter.stage("collect", asked.demonstrations, unit="demonstrations") as update:
+            arrays = collect(
+                asked.env,
+                style="expert",
+                episodes=asked.demonstrations,
+                seed=settings.seed,
+                progress=lambda done, total: update(done, ""),
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_arrays(path, arrays)
+    return replace(settings, data=replace(asked, dataset=f"npz:{path}"))
 
 
 def data_record(log: Transitions, settings: Settings) -> dict[str, Any]:
@@ -127,11 +157,8 @@ def require_unchanged(runs: Iterable[tuple[Path, Settings]]) -> None:
 
 
 def training_spec(run: Path, settings: Settings) -> str:
-    """SPEC of a run's data, from any folder; what the run collected lies in its folder."""
-    spec = settings.data.dataset
-    if spec is None:
-        return f"npz:{run / DEMONSTRATIONS}"
-    return str((read_config(run).get("data") or {}).get("path") or spec)
+    """SPEC of a run's data, from any folder."""
+    return str((read_config(run).get("data") or {}).get("path") or settings.data.dataset)
 
 
 def load_training_data(

@@ -23,7 +23,7 @@ SHORTCUTS = {"steps": "agent.steps", "quantizer_steps": "quantizer.steps"}
 # The algorithms and the record whose fields are dotted flags.
 OWNERS = ("agent", "quantizer", "prior", "dataset")
 # What decides which other flags there are; `presets.settings_from` reads them.
-CHOICES = ("preset", "agent", "quantizer", "actions")
+CHOICES = ("preset", "agent", "quantizer", "actions", "recipe")
 
 
 def _settings_flags() -> dict[str, tuple[str, str, Any]]:

@@ -314,7 +314,8 @@ def build_settings(
 def settings_from(said: Mapping[str, Any], *, base: Settings | None = None) -> Settings:
     """The settings that flags make (see `flags`): of a preset, or of `base`, the rest unsaid.
 
-    Without data, environment or preset they are those of the main job. ValueError names the flag.
+    Without data, environment or preset they are those of the main job. A recipe is not applied
+    here (see `recipe`). ValueError names the flag.
     """
     named = {canonical(name): value for name, value in said.items()}
     chosen = {name: typed(name, str | None, named.pop(name, None)) for name in CHOICES}

@@ -16,14 +16,20 @@ from saqrl.environments.permitted import permitted
 from saqrl.policy import Act, Policy
 from saqrl.policy.storage import load_policy
 from saqrl.policy.video import check_video_path, record_episode
+from saqrl.training.begin import begun, resumed
 from saqrl.training.data import IN_MEMORY, arranged
 from saqrl.training.evaluation import Scores, evaluate, open_arena
 from saqrl.training.presets import settings_from
 from saqrl.training.progress import Reporter
-from saqrl.training.run_folder import policy_folder, read_config, read_result
+from saqrl.training.run_folder import (
+    policy_folder,
+    read_config,
+    read_result,
+    refuse_existing,
+)
 from saqrl.training.settings import Settings, parsed_keywords
 from saqrl.training.summary import method_name, score_words, summary_text
-from saqrl.training.train import default_out, saved_settings, train
+from saqrl.training.train import RUNS, default_out, saved_settings, train
 
 
 class Run:
@@ -206,8 +212,17 @@ def fit(
     settings = settings_from(flags)
     if log is not None:
         log = arranged(log, settings)
-    path = default_out(settings) if out is None else Path(out)
-    train(settings, path, data=log, resume=resume and path.exists(), reporter=Reporter(quiet=quiet))
+    reporter = Reporter(quiet=quiet)
+    path = None if out is None else Path(out)
+    if path is not None and path.exists():
+        if not resume:
+            refuse_existing(path)
+        train(resumed(path, flags), path, data=log, resume=True, reporter=reporter)
+        return Run(path)
+    settings, log, recipe = begun(settings, flags, path.parent if path else RUNS, reporter, log)
+    path = path or default_out(settings)
+    resume = resume and path.exists()
+    train(settings, path, data=log, recipe=recipe, resume=resume, reporter=reporter)
     return Run(path)
 
 

@@ -22,11 +22,11 @@ from saqrl.policy import Policy
 from saqrl.policy.storage import save_policy
 from saqrl.training.codebook_health import action_error, quantizer_report
 from saqrl.training.data import (
-    DEMONSTRATIONS,
     data_record,
     load_data,
     require_same_data,
     training_spec,
+    with_demonstrations,
 )
 from saqrl.training.evaluation import MEASURES, Scores, check_environment, evaluate, open_arena
 from saqrl.training.features import Features
@@ -34,10 +34,14 @@ from saqrl.training.interrupts import resumed_by
 from saqrl.training.loggers import open_loggers
 from saqrl.training.memory import require_memory
 from saqrl.training.progress import Reporter
+from saqrl.training.recipe import Choice
 from saqrl.training.run_folder import RunFolder, read_config, read_result, refuse_existing
 from saqrl.training.settings import Settings
 from saqrl.training.stages import Diverged, Learning, Stage, train_stage
 from saqrl.training.versions import versions
+
+# Where run folders lie that nobody named.
+RUNS = Path("runs")
 
 
 def train(
@@ -45,6 +49,7 @@ def train(
     out: str | os.PathLike[str] | None = None,
     *,
     data: Transitions | None = None,
+    recipe: Sequence[Choice] = (),
     resume: bool = False,
     reporter: Reporter | None = None,
     loggers: Sequence[str] = (),
@@ -52,8 +57,10 @@ def train(
 ) -> dict[str, Any]:
     """Run the settings in the folder `out` and return the summary that result.json holds.
 
-    `data` stands for what the settings would read. A run that has finished is left as it is.
-    `loggers` names what else the histories are written to; those that a resumed run has used go on.
+    `data` stands for what the settings would read; without either, demonstrations are collected.
+    `recipe` is what `recipe.recommended` chose, for the record. A run that has finished is left as
+    it is. `loggers` names what else the histories are written to; those that a resumed run has used
+    go on.
     `seeds` says to which seeds of one command the run belongs.
 
     ValueError, FileNotFoundError or ImportError where the settings, the data or the environment
@@ -68,19 +75,19 @@ def train(
     follow = open_loggers(loggers, path)
     if not resume:
         refuse_existing(path)
-        if data is None and settings.data.dataset is not None:  # before anything is written
+        if data is None:  # before anything is written
+            settings = with_demonstrations(settings, path.parent, reporter)
             data = read_data(settings, reporter)
     whole = path if seeds is None else path.parent
     record = None if data is None or resume else data_record(data, settings)
     with (
-        _opened(settings, path, resume, reporter, seeds, record) as run,
+        _opened(settings, path, resume, reporter, seeds, record, recipe) as run,
         _discarding(run, resume, whole),
         resumed_by(f"saqrl train --out {whole} --resume"),
     ):
         run.tell(follow)
         if data is None:
-            spec = training_spec(path, settings) if resume else None
-            data = read_data(_with_demonstrations(settings, run, reporter), reporter, spec)
+            data = read_data(settings, reporter, training_spec(path, settings))
         if resume:
             require_same_data(path, data, str(settings.data.dataset))
         _require_rewards(settings, data)
@@ -92,6 +99,8 @@ def train_seeds(
     out: str | os.PathLike[str],
     *,
     seeds: Sequence[int],
+    data: Transitions | None = None,
+    recipe: Sequence[Choice] = (),
     resume: bool = False,
     reporter: Reporter | None = None,
     loggers: Sequence[str] = (),
@@ -105,7 +114,6 @@ def train_seeds(
     if not resume and any(out.glob("[!.]*")):  # what was killed before its first seed is empty
         refuse_existing(out)
     summaries = []
-    data = None
     for number, seed in enumerate(seeds):
         folder, own = out / f"seed{seed}", replace(settings, seed=seed)
         finished = resume and (folder / "result.json").is_file()
@@ -117,6 +125,7 @@ def train_seeds(
                 own,
                 folder,
                 data=data,
+                recipe=recipe,
                 resume=resume and folder.exists(),
                 reporter=Reporter(quiet=reporter.console.quiet),
                 loggers=loggers,
@@ -135,7 +144,7 @@ def default_out(settings: Settings, seeds: int = 1) -> Path:
     first = settings.seed
     which = f"seed{first}" if seeds == 1 else f"seeds{first}-{first + seeds - 1}"
     name = f"{data}-{kind}{settings.agent_name}{chunk}{history}-{which}"
-    return Path("runs") / name.replace("/", "-").replace(" ", "-")
+    return RUNS / name.replace("/", "-").replace(" ", "-")
 
 
 def saved_settings(path: Path) -> Settings:
@@ -171,9 +180,11 @@ def _opened(
     reporter: Reporter,
     seeds: Sequence[int] | None,
     data: Mapping[str, Any] | None,
+    recipe: Sequence[Choice],
 ) -> Iterator[RunFolder]:
     config: dict[str, Any] = {
         "settings": settings.to_json(),
+        "recipe": [asdict(choice) for choice in recipe],
         "versions": versions(settings.data.env),
         "data": data,
     }
@@ -225,29 +236,6 @@ def _require_rewards(settings: Settings, data: Transitions) -> None:
             "train --agent bc, or, where every episode ends in success, say so with "
             "--dataset.rewards success-at-end"
         )
-
-
-def _with_demonstrations(settings: Settings, run: RunFolder, reporter: Reporter) -> Settings:
-    """The settings; without a data set, with demonstrations that the expert of `env` makes now."""
-    from saqrl.datasets.formats.writers import save_arrays
-    from saqrl.environments.oracles.collect import collect
-
-    asked = settings.data
-    if asked.dataset is not None:
-        return settings
-    assert asked.env is not None
-    path = run.path / DEMONSTRATIONS
-    if not path.exists():
-        with reporter.stage("collect", asked.demonstrations, unit="demonstrations") as update:
-            arrays = collect(
-                asked.env,
-                style="expert",
-                episodes=asked.demonstrations,
-                seed=settings.seed,
-                progress=lambda done, total: update(done, ""),
-            )
-            save_arrays(path, arrays)
-    return replace(settings, data=replace(asked, dataset=f"npz:{path}"))
 
 
 class _Training:

@@ -273,13 +273,14 @@ def test_the_coverage_hint_counts_correlated_actions_once():
     }
     log = assemble(arrays, source="log")
     found = audit(log)
-    # White noise forgets at once: 4000 actions, 20 a code, the power of two below 200.
+    # White noise forgets at once, and is no choice: 4000 decisions, 20 a code.
     assert (found.action_correlation, found.independent_actions) == (1, 4000)
-    assert found.supported_codes == 128
+    assert (found.chunk, found.supported_codes) == (1, 128)
     held = np.repeat(log.actions[::16], 16, axis=0)
     slow = audit(replace(log, actions=held))
     assert slow.action_correlation in (12, 16)
-    assert slow.supported_codes in (8, 16)
+    # Held actions are choices that are kept: 500 decisions of 8 steps.
+    assert (slow.chunk, slow.supported_codes) == (8, 16)
 
 
 def test_positions_that_the_robot_follows_are_told_from_recorded_ones():

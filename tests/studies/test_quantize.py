@@ -11,7 +11,7 @@ import pytest
 
 from saqrl.commands import quantize as command
 from saqrl.datasets import EnvironmentSpec, Transitions, load_dataset
-from saqrl.datasets.audit.findings import audit
+from saqrl.datasets.audit.findings import codes_for
 from saqrl.datasets.scaling import ActionRange
 from saqrl.nn import MLP
 from saqrl.policy.storage import load_policy
@@ -315,7 +315,7 @@ def test_suggesting_more_codes_than_inspect_supports_is_said():
     material = gather(walk(episodes=10, steps=60))
     (note,) = _notes(material, [found | errors])
     assert f"vqvae 64 are more than the {material.supported} codes" in note
-    assert material.supported == audit(walk(episodes=10, steps=60)).supported_codes
+    assert material.supported == codes_for(len(material.training.actions))
 
 
 def record(codes: int, error: float, used: int | None = None) -> dict[str, object]:

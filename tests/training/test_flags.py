@@ -11,7 +11,7 @@ from saqrl.commands.train import read_words
 from saqrl.registry import QUANTIZERS
 from saqrl.studies.sweep import Plan, Trial
 from saqrl.studies.trials import jobs_of
-from saqrl.training.flags import changed, known_flags, typed
+from saqrl.training.flags import CHOICES, changed, known_flags, typed
 from saqrl.training.presets import build_settings, settings_from
 
 
@@ -196,7 +196,7 @@ def test_an_unknown_flag_is_refused_with_the_nearest(plain, name, near):
 
 def test_every_known_flag_is_one(plain):
     for name in known_flags(plain):
-        if name not in ("preset", "agent", "quantizer", "actions"):
+        if name not in CHOICES:
             with pytest.raises(ValueError, match=r"is \{\}|is \{"):
                 changed(plain, {name: {}})
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from saqrl.datasets.assembly import mismatched_successors
+from saqrl.datasets.audit.behaviour import behaviour
 from saqrl.datasets.audit.suspicions import suspicions
 from saqrl.datasets.errors import counted, listing
 from saqrl.datasets.scaling import ActionRange
@@ -34,7 +35,7 @@ RECORDED, FOLLOWED = 0.01, 0.25
 COPIED = 1e-3
 # Actions that a code needs to be learned from, counting correlated ones once; our rule of thumb.
 ACTIONS_PER_CODE = 20
-MOST_CODES = 512
+FEWEST_CODES, MOST_CODES = 16, 128
 # Lags (steps) at which actions are compared with themselves.
 LAGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
@@ -105,8 +106,12 @@ class Audit:
     """Steps after which actions of an episode have forgotten where they were (below 1 / e)."""
     independent_actions: int
     """Steps divided by the action correlation."""
+    persistence: tuple[float, ...]
+    """See `behaviour.Behaviour`; empty where too few steps lie near each other."""
+    chunk: int
+    """Steps over which choices are kept: what one code should stand for."""
     supported_codes: int
-    """The largest power of two whose codes get ACTIONS_PER_CODE independent actions each."""
+    """Of such chunks, by `codes_for`."""
     angles: tuple[int, ...]
     likely_angles: tuple[int, ...]
     notes: tuple[str, ...]
@@ -127,10 +132,12 @@ def audit(transitions: Transitions) -> Audit:
     observed, acted = (
         column_statistics(table) for table in (transitions.observations, transitions.actions)
     )
-    angles = _likely_angles(transitions.observations, last, observed)
+    angles = likely_angles(transitions)
     columns = _columns(transitions.actions, acted, transitions.action_range)
     correlation = _action_correlation(transitions, acted)
     independent = max(len(transitions) // correlation, 1)
+    found_behaviour = behaviour(transitions)
+    chunk = found_behaviour.chunk(transitions.control_rate)
     found = Audit(
         source=str(transitions.provenance.get("path", "")),
         format=str(transitions.provenance.get("format", "")),
@@ -164,7 +171,9 @@ def audit(transitions: Transitions) -> Audit:
         copied_actions=_matching(transitions, "observations", 0, COPIED),
         action_correlation=correlation,
         independent_actions=independent,
-        supported_codes=_supported_codes(independent),
+        persistence=found_behaviour.persistence,
+        chunk=chunk,
+        supported_codes=codes_for(len(transitions), chunk),
         angles=transitions.angles,
         likely_angles=tuple(sorted(set(angles) - set(transitions.angles))),
         notes=transitions.notes,
@@ -228,18 +237,15 @@ def _histogram(values: Float32[np.ndarray, " n"], low: float, high: float) -> tu
     return tuple(np.bincount(bins, minlength=HISTOGRAM_BINS).tolist())
 
 
-def _likely_angles(
-    observations: Float32[np.ndarray, "n obs"],
-    last: Bool[np.ndarray, " n"],
-    statistics: ColumnStatistics,
-) -> tuple[int, ...]:
+def likely_angles(transitions: Transitions) -> tuple[int, ...]:
     """Columns within [0, 2 pi] or [-pi, pi] that step by a whole turn inside an episode."""
-    low, high = statistics.minimum, statistics.maximum
+    observations = transitions.observations
+    low, high = observations.min(0), observations.max(0)
     slack = 1e-3
     positive = (low >= -slack) & (high <= 2 * np.pi + slack)
     symmetric = (low >= -np.pi - slack) & (high <= np.pi + slack)
     candidates = np.flatnonzero((positive | symmetric) & (high - low > WRAP_STEP))
-    inside = ~last[:-1]
+    inside = ~transitions.last_rows[:-1]
     return tuple(
         int(column)
         for column in candidates
@@ -284,9 +290,13 @@ def _duplicates(transitions: Transitions) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(group) for group in groups.values() if len(group) > 1)
 
 
-def _supported_codes(independent: int) -> int:
-    codes = max(independent // ACTIONS_PER_CODE, 2)
-    return min(1 << (int(codes).bit_length() - 1), MOST_CODES)
+def codes_for(steps: int, chunk: int = 1) -> int:
+    """How many codes a log is worth: a power of two, ACTIONS_PER_CODE decisions for each.
+
+    A decision is a chunk of steps; between FEWEST_CODES and MOST_CODES.
+    """
+    codes = max(steps // chunk // ACTIONS_PER_CODE, 1)
+    return int(np.clip(1 << (codes.bit_length() - 1), FEWEST_CODES, MOST_CODES))
 
 
 def _action_correlation(transitions: Transitions, statistics: ColumnStatistics) -> int:

@@ -109,10 +109,7 @@ def _action(axes: "Axes", transitions: Transitions, column: int) -> None:
 
 def _actions_title(audit: Audit, shown: int, width: int) -> str:
     part = f"the first {shown} of {width}" if shown < width else f"{width}"
-    return (
-        f"actions ({part} dimensions, each over its range); the data support up to "
-        f"{audit.supported_codes} codes"
-    )
+    return f"actions ({part} dimensions, each over its range); worth {audit.supported_codes} codes"
 
 
 def _bins(count: int) -> int:

@@ -73,8 +73,9 @@ def _summary(audit: Audit) -> Table:
         table.add_row(name, text)
     table.add_row(
         "codes",
-        f"up to {audit.supported_codes} supported: {audit.independent_actions:,} independent "
-        f"actions (one in {audit.action_correlation} steps)",
+        f"{audit.supported_codes}, for chunks of {audit.chunk}"
+        if audit.chunk > 1
+        else f"{audit.supported_codes}, for single actions",
     )
     table.add_row("clipped", f"{audit.clipped_share:.1%} of action entries lie at a bound")
     return table

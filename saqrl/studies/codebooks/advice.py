@@ -133,10 +133,9 @@ def _notes(material: Material, chosen: Sequence[Mapping[str, Any]]) -> Iterator[
     if many:
         names = listing(f"{r['quantizer']} {r['codes']}" for r in many)
         yield (
-            f"the suggested {names} are more than the {material.supported} codes that saqrl "
-            f"inspect calls supported by the episodes trained on ({ACTIONS_PER_CODE} actions each, "
-            "those alike in a row counted once): an agent may not tell so many apart; try fewer as "
-            "well, or record more"
+            f"the suggested {names} are more than the {material.supported} codes that saqrl train "
+            f"takes for the episodes trained on ({ACTIONS_PER_CODE} decisions each): an agent may "
+            "not tell so many apart; try fewer as well, or record more"
         )
     width = material.data.actions.shape[1]
     found = {r["quantizer"]: overlooked(r, width) for r in chosen}

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from saqrl.datasets import Transitions
-from saqrl.datasets.audit.findings import audit
+from saqrl.datasets.audit.findings import codes_for
 from saqrl.datasets.errors import listing
 from saqrl.datasets.scaling import ObservationScaling
 from saqrl.datasets.split import split_episodes
@@ -39,7 +39,7 @@ class Material:
     distinct: int
     """Different actions (chunks of them) among those trained on."""
     supported: int
-    """Codes that `saqrl inspect` says the training episodes can fill at most."""
+    """Codes that `saqrl train` takes of itself for the training episodes."""
 
     @property
     def most_codes(self) -> int:
@@ -116,7 +116,7 @@ def gather(data: Transitions, *, preset: str = "default", **changes: Any) -> Mat
         held_out=left is not None,
         noise=estimate_noise(training.features, training.actions, episodes, seed=settings.seed),
         distinct=len(np.unique(training.actions, axis=0)),
-        supported=audit(kept).supported_codes,
+        supported=codes_for(len(kept), settings.features.chunk),
     )
 
 

@@ -1,0 +1,154 @@
+"""The settings that a log asks for, each with its reason in one line.
+
+Only numbers of the log decide: never its name, its format or its environment's. What somebody
+says with a flag is taken as it is, and what follows from it follows. Nothing here imports JAX
+until settings are built, so that `saqrl inspect` can tell the same choices.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from saqrl.datasets import Transitions
+from saqrl.datasets.audit.behaviour import Behaviour, behaviour
+from saqrl.datasets.audit.findings import codes_for, likely_angles
+from saqrl.training.flags import canonical, known_flags, typed
+from saqrl.training.settings import Settings
+
+# Spread of the returns over their mean size from which quality counts as mixed, and the steps
+# that values need to be learned from.
+MIXED_RETURNS, STEPS_FOR_VALUES = 0.5, 50_000
+# An ensemble evens out what single networks make of few decisions.
+MEMBERS, STEPS_FOR_ONE = 3, 50_000
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A flag that the recipe sets, and why."""
+
+    flag: str
+    value: Any
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.flag.replace('_', '-')} {self.words}: {self.reason}"
+
+    @property
+    def words(self) -> str:
+        """The value as it is typed."""
+        return ",".join(map(str, self.value)) if isinstance(self.value, tuple) else str(self.value)
+
+
+def applies(said: Mapping[str, Any]) -> bool:
+    """Whether flags ask for the recipe: by default where there are data, and no preset is named."""
+    named = {canonical(name): value for name, value in said.items()}
+    asked = typed("recipe", str | None, named.get("recipe"))
+    if asked not in (None, "auto", "plain"):
+        raise ValueError(f"recipe is {asked!r}; 'auto' (chosen from the data) or 'plain'")
+    main_job = named.get("dataset") is None and named.get("env") is None
+    return asked == "auto" or (asked is None and named.get("preset") is None and not main_job)
+
+
+def recommended(
+    log: Transitions, said: Mapping[str, Any]
+) -> tuple[Settings, Transitions, tuple[Choice, ...]]:
+    """The settings for a log, the log with the angles that were found, and every choice.
+
+    `said` are the flags as `presets.settings_from` takes them; none of them is changed, and
+    choices that the algorithms said do not have are left out.
+    """
+    from saqrl.training.presets import settings_from
+
+    named = {canonical(name): value for name, value in said.items() if value is not None}
+    kept: dict[str, Choice] = {}
+    for choice in choices(log, named):
+        settings = settings_from(named | {each.flag: each.value for each in kept.values()})
+        if choice.flag in known_flags(settings):
+            kept[choice.flag] = choice
+    if "angles" in kept:
+        log = replace(log, angles=kept["angles"].value)
+    settings = settings_from(named | {choice.flag: choice.value for choice in kept.values()})
+    return settings, log, tuple(kept.values())
+
+
+def choices(log: Transitions, said: Mapping[str, Any]) -> tuple[Choice, ...]:
+    """What the log asks for beside what was said; one that needs another comes after it."""
+    if not said.get("angles") and (found := likely_angles(log)):
+        log = replace(log, angles=found)
+        first = [Choice("angles", found, "it turns by whole turns inside an episode")]
+    else:
+        first = []
+    recipe = _Recipe(log, behaviour(log), dict(said))
+    return tuple(choice for choice in (*first, *recipe) if choice.flag not in said)
+
+
+class _Recipe:
+    """The rules in their order; each sees what was said, and chosen before it."""
+
+    def __init__(self, log: Transitions, found: Behaviour, known: dict[str, Any]):
+        self.log, self.found, self.known = log, found, known
+        returns = log.episode_returns.astype(np.float64)
+        self.spread = float(returns.std() / max(abs(float(returns.mean())), 1e-12))
+        self.mixed = log.has_rewards and self.spread >= MIXED_RETURNS
+        self.demonstrations = found.has_choices or not found.known
+
+    def __iter__(self) -> Iterator[Choice]:
+        for rule in (self.agent, self.actions, self.chunk, self.inputs, self.codes, self.acting):
+            for choice in rule():
+                self.known.setdefault(choice.flag, choice.value)
+                yield choice
+
+    @property
+    def quantized(self) -> bool:
+        return self.known.get("actions", "quantized") == "quantized"
+
+    def agent(self) -> Iterator[Choice]:
+        log, percent = self.log, f"returns differ by {100 * self.spread:.0f} % of their mean"
+        if not log.has_rewards:
+            yield Choice("agent", "bc", "the data have no rewards")
+        elif not self.mixed:
+            yield Choice("agent", "bc", f"{percent}: one quality, to be cloned")
+        elif len(log) < STEPS_FOR_VALUES:
+            few = f"{len(log):,} steps are too few to learn values from"
+            yield Choice("agent", "bc", f"{percent}, but {few} (under {STEPS_FOR_VALUES:,})")
+        else:
+            yield Choice("agent", "iql", f"{percent} over {log.num_episodes:,} episodes")
+
+    def actions(self) -> Iterator[Choice]:
+        if "quantizer" not in self.known and not self.demonstrations:
+            noise = "what a state leaves open is noise of each step, which regression averages out"
+            yield Choice("actions", "continuous", noise)
+
+    def chunk(self) -> Iterator[Choice]:
+        found, rate = self.found, self.log.control_rate
+        if not found.known:
+            few = "too few episodes come near each other to tell more"
+            yield Choice("chunk", 1, f"assumed: {few}")
+        elif not found.has_choices:
+            yield Choice("chunk", 1, "no choice outlasts its step")
+        else:
+            steps = found.chunk(rate)
+            over = f"{steps} steps" + (f" ({steps / rate:.1f} s at {rate:g} Hz)" if rate else "")
+            yield Choice("chunk", steps, f"who goes another way keeps to it over {over}")
+
+    def inputs(self) -> Iterator[Choice]:
+        if self.demonstrations or self.mixed:
+            yield Choice("feature_deviation", 1.0, "choices and values turn sharply with the state")
+
+    def codes(self) -> Iterator[Choice]:
+        if self.quantized:
+            chunk = int(self.known["chunk"])
+            codes, decisions = codes_for(len(self.log), chunk), len(self.log) // chunk
+            reason = f"{decisions:,} decisions, {decisions / codes:.0f} a code"
+            yield Choice("quantizer.codes", codes, reason)
+
+    def acting(self) -> Iterator[Choice]:
+        if not self.quantized:
+            return
+        yield Choice("act", "sample", "one of several ways has to be taken")
+        yield Choice("act_temperature", 0.5, "rather a way that is often taken")
+        if len(self.log) < STEPS_FOR_ONE:
+            few = f"{len(self.log):,} steps leave single networks uncertain"
+            yield Choice("members", MEMBERS, few)

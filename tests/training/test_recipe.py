@@ -1,0 +1,168 @@
+"""What the recipe chooses from a log, and that flags come before it."""
+
+import json
+
+import numpy as np
+import pytest
+
+from saqrl.datasets import Transitions
+from saqrl.datasets.assembly import assemble
+from saqrl.training.flags import changed
+from saqrl.training.presets import settings_from
+from saqrl.training.recipe import applies, recommended
+from saqrl.training.run import fit
+from saqrl.training.run_folder import read_config
+
+KEPT, DRAWN = 1.0, 0.0
+
+
+def log_of(kept: float, *, episodes: int = 40, steps: int = 50, **rewards) -> Transitions:
+    """Episodes through the same states; of the actions' deviations so much is kept for good."""
+    draw = np.random.default_rng(0)
+    time = np.arange(steps) / steps
+    path = np.stack([np.cos(3 * time), np.sin(3 * time), time], 1)
+    observations, actions = [], []
+    for _ in range(episodes):
+        seen = path + draw.normal(0, 0.002, path.shape)
+        side = draw.choice([-0.3, 0.3])
+        other = draw.normal(0, 0.3, (steps, 2))
+        observations.append(seen)
+        actions.append(0.3 * seen[:, :2] + kept * side + (1 - kept) * other)
+    ends = np.zeros(episodes * steps, bool)
+    ends[steps - 1 :: steps] = True
+    columns = {
+        "observations": np.concatenate(observations).astype(np.float32),
+        "actions": np.concatenate(actions).astype(np.float32),
+        "timeouts": ends,
+    }
+    return assemble(columns | rewards, source="made here")
+
+
+def said(**flags):
+    return {"dataset": "log.npz", **flags}
+
+
+def test_choices_that_are_kept_ask_for_chunks_that_are_sampled():
+    settings, _, choices = recommended(log_of(KEPT), said())
+    assert settings.features.chunk == settings.evaluation.action_horizon == 8
+    assert settings.evaluation.act == "sample"
+    assert {choice.flag for choice in choices} >= {"agent", "chunk", "quantizer.codes", "act"}
+    assert all(choice.reason for choice in choices)
+
+
+def test_noise_asks_for_single_steps_and_regression():
+    settings, _, _ = recommended(log_of(DRAWN), said())
+    assert settings.features.chunk == 1
+    assert not settings.quantized
+
+
+def test_regression_is_not_chosen_where_a_quantizer_is_named():
+    settings, _, _ = recommended(log_of(DRAWN), said(quantizer="kmeans"))
+    assert settings.quantized
+
+
+def rewards_of(log: Transitions, per_step) -> Transitions:
+    rewards = np.repeat(np.asarray(per_step, np.float32), log.episode_lengths)
+    return Transitions(**{**vars(log), "rewards": rewards, "has_rewards": True})
+
+
+def test_mixed_returns_ask_for_values_where_there_are_steps_enough():
+    log = log_of(KEPT, episodes=60)
+    mixed = rewards_of(log, np.linspace(0, 1, 60))
+    alike = rewards_of(log, np.linspace(0.9, 1, 60))
+    assert recommended(alike, said())[0].agent_name == "bc"
+    few = recommended(mixed, said())
+    assert few[0].agent_name == "bc"
+    assert "too few to learn values from" in str(few[2][0])
+    rows = np.tile(np.arange(len(log)), 20)
+    large = mixed.select_rows(rows, np.arange(60 * 20) * (len(log) // 60))
+    assert recommended(large, said())[0].agent_name == "iql"
+
+
+@pytest.mark.parametrize(
+    "flags", [{"chunk": 3}, {"act": "greedy"}, {"quantizer.codes": 5}, {"agent": "bc"}]
+)
+def test_a_flag_is_never_changed(flags):
+    settings, _, choices = recommended(log_of(KEPT), said(**flags))
+    assert changed(settings, flags if "agent" not in flags else {}) == settings
+    assert not {choice.flag for choice in choices} & flags.keys()
+
+
+def test_what_is_said_decides_what_follows_from_it():
+    log = log_of(KEPT)
+    own, _, _ = recommended(log, said())
+    single, _, choices = recommended(log, said(chunk=1))
+    assert single.quantizer.codes > own.quantizer.codes  # more decisions, shorter ones
+    assert any(choice.flag == "quantizer.codes" for choice in choices)
+
+
+def test_neither_name_nor_environment_of_the_data_changes_a_choice():
+    log = log_of(KEPT)
+    first, _, _ = recommended(log, said())
+    other, _, _ = recommended(log, {"dataset": "pusht.npz", "env": "gym_pusht/PushT-v0"})
+    assert other.to_json() | {"data": None} == first.to_json() | {"data": None}
+
+
+def test_an_angle_that_wraps_is_found():
+    log = log_of(KEPT)
+    turning = np.mod(np.arange(len(log)) * 0.3, 2 * np.pi).astype(np.float32)
+    observations = np.concatenate([log.observations, turning[:, None]], 1)
+    wrapped = Transitions(
+        **{**vars(log), "observations": observations, "next_observations": observations}
+    )
+    settings, seen, choices = recommended(wrapped, said())
+    assert settings.data.angles == seen.angles == (3,)
+    assert "angles 3: it turns by whole turns" in str(choices[0])
+
+
+def test_three_episodes_are_said_to_be_too_few_to_tell():
+    _, _, choices = recommended(log_of(KEPT, episodes=2), said())
+    (chunk,) = (choice for choice in choices if choice.flag == "chunk")
+    assert chunk.value == 1
+    assert "too few" in chunk.reason
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted"),
+    [
+        ({"dataset": "a.npz"}, True),
+        ({"dataset": "a.npz", "recipe": "plain"}, False),
+        ({"dataset": "a.npz", "preset": "default"}, False),
+        ({"dataset": "a.npz", "preset": "default", "recipe": "auto"}, True),
+        ({}, False),
+    ],
+)
+def test_the_recipe_is_the_default_where_no_preset_is_named(flags, wanted):
+    assert applies(flags) == wanted
+
+
+def test_another_word_than_auto_and_plain_is_refused():
+    with pytest.raises(ValueError, match=r"recipe is 'best'; 'auto' .* or 'plain'"):
+        applies({"recipe": "best"})
+
+
+FEW = {"steps": 3, "quantizer_steps": 3, "quiet": True, "agent.hidden": (4,)}
+
+
+def test_a_run_records_its_choices_and_can_be_gone_on_with(tmp_path):
+    log = log_of(KEPT)
+    out = tmp_path / "run"
+    run = fit(log, out=out, **FEW)
+    recorded = read_config(out)["recipe"]
+    settings, _, choices = recommended(log, {"dataset": "arrays in memory"})
+    assert [choice["flag"] for choice in recorded] == [choice.flag for choice in choices]
+    assert recorded[0].keys() == {"flag", "value", "reason"}
+    assert run.settings.features.chunk == settings.features.chunk == 8
+    before = (out / "result.json").read_bytes()
+    (out / "result.json").unlink()
+    assert fit(log, out=out, resume=True, **FEW).result["act"] == json.loads(before)["act"]
+    with pytest.raises(ValueError, match=r"--resume: features\.chunk is 8 in the run and 2 here"):
+        fit(log, out=out, resume=True, chunk=2, **FEW)
+
+
+def test_a_plain_run_has_the_fixed_defaults(tmp_path):
+    run = fit(log_of(KEPT), out=tmp_path / "run", recipe="plain", **FEW)
+    assert read_config(run.path)["recipe"] == []
+    plain = settings_from({"dataset": "arrays in memory", "recipe": "plain"})
+    assert run.settings.features == plain.features
+    assert run.settings.evaluation == plain.evaluation
