@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from saqrl.policy.storage import load_policy as load_policy
     from saqrl.quantizers import ActionQuantizer as ActionQuantizer
     from saqrl.registry import register as register
+    from saqrl.run import Run as Run
+    from saqrl.run import fit as fit
     from saqrl.training.evaluation import Scores as Scores
-    from saqrl.training.run import Run as Run
-    from saqrl.training.run import fit as fit
     from saqrl.training.settings import Settings as Settings
     from saqrl.training.train import train as train
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "fit": "saqrl.training.run",
-    "Run": "saqrl.training.run",
+    "fit": "saqrl.run",
+    "Run": "saqrl.run",
     "load_policy": "saqrl.policy.storage",
     "Policy": "saqrl.policy",
     "load_dataset": "saqrl.datasets",

@@ -25,8 +25,8 @@ from saqrl.arrays import named_leaves, read_arrays, rebuild_tree, write_arrays
 from saqrl.baselines import ContinuousTransitions
 from saqrl.quantizers import ActionBatch
 from saqrl.registry import KINDS
+from saqrl.run import fit
 from saqrl.training import engine
-from saqrl.training.run import fit
 
 ROWS, FEATURES, ACT, CODES = 96, 4, 3, 8
 STEPS = 12

@@ -44,7 +44,7 @@ class Evaluate:
 def main(arguments: Sequence[str]) -> int:
     asked = parse(Evaluate, arguments)
     from saqrl.policy.storage import load_policy
-    from saqrl.training.run import play
+    from saqrl.run import play
     from saqrl.training.run_folder import policy_folder, read_result
 
     path, reporter = Path(asked.run), Reporter()

@@ -7,10 +7,10 @@ import pytest
 
 from saqrl.datasets import Transitions
 from saqrl.datasets.assembly import assemble
+from saqrl.run import fit
 from saqrl.training.flags import changed
 from saqrl.training.presets import settings_from
 from saqrl.training.recipe import applies, recommended
-from saqrl.training.run import fit
 from saqrl.training.run_folder import read_config
 
 KEPT, DRAWN = 1.0, 0.0
