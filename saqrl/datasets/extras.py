@@ -27,6 +27,9 @@ def extras_of(transitions: Transitions) -> dict[str, object]:
         "observation_keys": [list(pair) for pair in transitions.observation_keys],
         "has_rewards": transitions.has_rewards,
         "control_rate": transitions.control_rate,
+        "action_names": list(transitions.action_names),
+        "observation_names": list(transitions.observation_names),
+        "tasks": list(transitions.tasks),
     }
 
 
@@ -62,7 +65,15 @@ def with_extras(source: str, transitions: Transitions, extras: Mapping[str, obje
         transitions = replace(transitions, observation_keys=named)
     if "control_rate" in extras:
         transitions = replace(transitions, control_rate=as_rate(extras["control_rate"]))
-    return transitions
+    words = {
+        name: found if isinstance(found := extras.get(name), list) else []
+        for name in ("action_names", "observation_names", "tasks")
+    }
+    return transitions.named(
+        actions=words["action_names"],
+        observations=words["observation_names"],
+        tasks=words["tasks"],
+    )
 
 
 def _named_widths(keys: object) -> tuple[tuple[str, int], ...] | None:

@@ -60,6 +60,7 @@ def mixed(spec: str, parts: Sequence[Transitions], weights: Sequence[float]) -> 
     starts = [part.starts for part in chosen if part.starts is not None]
     lengths = np.concatenate([part.episode_lengths for part in chosen])
     rates = _rates(parts)
+    solved = [part.successes for part in chosen if part.successes is not None]
     described = [
         {"weight": weight, "episodes": part.num_episodes, **part.provenance}
         for part, weight in zip(parts, weights, strict=True)
@@ -73,6 +74,9 @@ def mixed(spec: str, parts: Sequence[Transitions], weights: Sequence[float]) -> 
         groups=np.concatenate(groups),
         held_out=None,
         starts=tuple(chain(*starts)) if len(starts) == len(parts) else None,
+        tasks=tuple(dict.fromkeys(chain(*(part.tasks for part in parts)))),
+        cameras=tuple(dict.fromkeys(chain(*(part.cameras for part in parts)))),
+        successes=np.concatenate(solved) if len(solved) == len(parts) else None,
         control_rate=rates[0] if len(rates) == 1 else None,
         provenance={
             "format": "mixture",

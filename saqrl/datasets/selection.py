@@ -34,6 +34,7 @@ def rewarded(transitions: Transitions, rewards: Rewards) -> Transitions:
         terminated=last,
         has_rewards=True,
         held_out=held_out,
+        successes=np.ones(transitions.num_episodes, bool),
         provenance={**transitions.provenance, "notes": notes},
     )
     return changed.noted(

@@ -1,6 +1,6 @@
 """The type that leaves the room: one log, checked, in the units of the robot."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,6 +11,8 @@ from saqrl.datasets.errors import printable
 from saqrl.datasets.scaling import ActionRange
 from saqrl.datasets.statistics import BLOCK_ROWS
 
+# Of a file's words, in characters.
+LONGEST_NAME = 200
 # Fields of Transitions with one row a step.
 ROW_FIELDS = ("observations", "actions", "rewards", "next_observations", "terminated")
 
@@ -65,6 +67,16 @@ class Transitions:
     """Of each episode, where the file holds the simulator's state."""
     control_rate: float | None = None
     """Steps a second (Hz), by the file, else by its environment; None where neither says it."""
+    action_names: tuple[str, ...] = ()
+    """Of each action dimension, where the file names them."""
+    observation_names: tuple[str, ...] = ()
+    """Of each observation column, where the file names them."""
+    cameras: tuple[str, ...] = ()
+    """What the file has images of; they are not read."""
+    tasks: tuple[str, ...] = ()
+    """What the episodes are about, in the file's words."""
+    successes: Bool[np.ndarray, " episodes"] | None = None
+    """Whether the task was solved in an episode, where the file says it."""
 
     def __repr__(self) -> str:
         return (
@@ -106,6 +118,18 @@ class Transitions:
         return np.add.reduceat(self.rewards, self.episode_starts)
 
     @property
+    def column_names(self) -> tuple[str, ...]:
+        """Of each observation column: the file's own, else its key and place; () where unnamed."""
+        if self.observation_names:
+            return self.observation_names
+        parts = self.observation_keys
+        return tuple(
+            f"{key}[{place}]" if width > 1 else key
+            for key, width in parts
+            for place in range(width)
+        )
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What was changed or assumed on the way from the file, one sentence each."""
         return _sentences(self.provenance.get("notes"))
@@ -125,6 +149,27 @@ class Transitions:
         held_out = replace(held_out, action_range=self.action_range)
         return replace(self.noted(note), held_out=held_out)
 
+    def named(
+        self,
+        *,
+        actions: Sequence[object] = (),
+        observations: Sequence[object] = (),
+        cameras: Iterable[object] = (),
+        tasks: Iterable[object] = (),
+        successes: Bool[np.ndarray, " episodes"] | None = None,
+    ) -> "Transitions":
+        """The same with what the file calls things; names that do not fit the log are left out."""
+        fits = successes is not None and len(successes) == self.num_episodes
+        return replace(
+            self,
+            action_names=_names(actions, self.actions.shape[1]) or self.action_names,
+            observation_names=_names(observations, self.observations.shape[1])
+            or self.observation_names,
+            cameras=tuple(dict.fromkeys(map(_name, cameras))) or self.cameras,
+            tasks=tuple(dict.fromkeys(filter(None, map(_name, tasks)))) or self.tasks,
+            successes=successes if fits else self.successes,
+        )
+
     def select_episodes(self, episodes: Int64[np.ndarray, " chosen"]) -> "Transitions":
         """The named episodes, in the order given."""
         starts, ends = self.episode_starts[episodes], self.episode_ends[episodes]
@@ -132,7 +177,9 @@ class Transitions:
         begins = np.concatenate([[0], np.cumsum(ends - starts)[:-1]]).astype(np.int64)
         groups = None if self.groups is None else self.groups[episodes]
         recorded = None if self.starts is None else tuple(self.starts[e] for e in episodes)
-        return replace(self.select_rows(rows, begins), groups=groups, starts=recorded)
+        solved = None if self.successes is None else self.successes[episodes]
+        chosen = self.select_rows(rows, begins)
+        return replace(chosen, groups=groups, starts=recorded, successes=solved)
 
     def select_rows(
         self, rows: Int64[np.ndarray, " chosen"], episode_starts: Int64[np.ndarray, " episodes"]
@@ -142,7 +189,25 @@ class Transitions:
         Where a row is not followed by its own successor an episode has to begin.
         """
         chosen = {name: getattr(self, name)[rows] for name in ROW_FIELDS}
-        return replace(self, **chosen, groups=None, starts=None, episode_starts=episode_starts)
+        return replace(
+            self,
+            **chosen,
+            groups=None,
+            starts=None,
+            successes=None,
+            episode_starts=episode_starts,
+        )
+
+
+def _names(given: Sequence[object], count: int) -> tuple[str, ...]:
+    """So many different texts, or none."""
+    names = tuple(_name(name) for name in given if isinstance(name, str) and name.strip())
+    return names if len(given) == len(names) == count == len({*names}) else ()
+
+
+def _name(given: object) -> str:
+    """A file's word in one line that nothing steers a terminal with."""
+    return printable(str(given))[:LONGEST_NAME]
 
 
 def _sentences(recorded: object) -> tuple[str, ...]:

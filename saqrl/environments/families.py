@@ -45,6 +45,8 @@ class Family:
     """Of a video in real time, where the environment itself does not say."""
     success: SuccessTest | None = None
     """Overrides info["success"]; needed where the environment reports none."""
+    solving_reward: float | None = None
+    """A reward that only a solved task pays, at least."""
     specify: Callable[[EnvSpec], Any] | None = None
     registers: str = ""
     """Module that registers the ids, where the packages do not."""
@@ -81,6 +83,7 @@ FAMILIES: list[Family] = [
         options={"obs_type": "state", "max_episode_steps": 300},
         # Reward is coverage / 0.95, clipped at 1.
         success=lambda reward, info: reward >= 1,
+        solving_reward=1,
     ),
     _robotics(
         pattern=r"AdroitHand(Door|Hammer|Relocate)(Sparse)?-v\d+",
@@ -185,6 +188,13 @@ def family_of(name: str) -> Family:
     if name in gymnasium.registry:
         return REGISTERED
     raise unknown(name)
+
+
+def solving_reward(environment_id: str) -> float | None:
+    """The least reward that tells a solved task, where there is one and the family is known."""
+    name = environment_id.rpartition(":")[2]
+    family = next((f for f in FAMILIES if re.fullmatch(f.pattern, name)), REGISTERED)
+    return family.solving_reward
 
 
 def unknown(environment_id: str) -> UnknownEnvironment:

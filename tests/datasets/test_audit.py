@@ -224,6 +224,73 @@ def test_bars_reach_full_height_at_the_most_frequent_bin():
     assert bar_chart([0, 1, 8]) == " ▂█"
 
 
+def test_a_gripper_of_two_values_is_no_range_fault():
+    log = smooth_log()
+    log["actions"][:, 2] = np.where(np.arange(300) % 40 < 20, -1, 1)
+    log["actions"][::150, 2] = 0.3  # on its way
+    found = audited(log)
+    assert [column.two_valued for column in found.actions] == [False, False, True]
+    assert found.clipped_share == 0
+    assert found.warnings == ()
+    assert "2 values" in shown(found, width=80)
+    log["actions"][:, 2] = np.clip(np.linspace(-2, 2, 300), -1, 1)  # clipped for half of the time
+    found = audited(log)
+    assert not found.actions[2].two_valued
+    assert "rows of dimensions 2:" in found.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("rewards", "solved"),
+    [
+        ("sparse", 4),
+        ("paid each step", None),
+        ("dense", None),
+    ],
+)
+def test_success_is_counted_where_rewards_pay_for_nothing_else(rewards, solved):
+    log = smooth_log()
+    ends = np.flatnonzero(log["terminals"] | log["timeouts"])
+    if rewards != "dense":
+        log["rewards"] = np.zeros(300, np.float32)
+        log["rewards"][ends[:4]] = 1
+    if rewards == "paid each step":
+        log["rewards"] = 1 - log["rewards"]
+    found = audited(log)
+    assert found.successful_episodes == solved
+    assert ("success   4 of 6 (67%)" in shown(found, width=80)) == (solved == 4)
+
+
+def test_no_episode_is_called_truncated_and_times_are_told_where_the_rate_is_known():
+    log = replace(assemble(smooth_log(), source="log"), control_rate=10.0)
+    text = shown(audit(log), width=100)
+    assert "truncated" not in text
+    assert "6: 3 terminate, 3 stop at a time limit or the end of the recording" in text
+    assert "300 at 10 Hz, 30 s" in text
+    assert "median 50 (5 s)" in text
+
+
+def test_what_the_file_calls_things_is_shown_as_it_is_written():
+    names = ["[red]hip", "knee[/]", "a_very_long_name_of_an_ankle_2"]
+    log = assemble(
+        smooth_log(),
+        source="log",
+        provenance={"path": "[bold]log"},
+        notes=["A note of [link=x]this[/link]."],
+    )
+    log = log.named(actions=names, cameras=["top"], tasks=["pick \x1b[31m [blue]cup"])
+    log.actions[:200, 1] = 1
+    found = audit(log)
+    text = shown(found, width=100)
+    for words in ("[bold]log", "[red]hip", "knee[/]", "a_very_l..n_ankle_2", "[link=x]this[/link]"):
+        assert words in text
+    assert "pick \\x1b[31m [blue]cup" in text
+    assert "top (images are not used)" in text
+    assert "dimensions 1 (knee[/])" in found.warnings[0]
+    # As many as there are columns, or none.
+    assert log.named(actions=["x"]).action_names == log.action_names
+    assert assemble(smooth_log(), source="log").named(actions=["x"]).action_names == ()
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [

@@ -306,3 +306,37 @@ def test_a_deleted_episode_is_named(folder):
     ) as error:
         load_dataset(str(folder))
     assert "damaged" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["hip", "knee"], ("hip", "knee")),
+        ([["hip", "knee"]], ("hip", "knee")),
+        ({"motors": ["hip", "knee"]}, ("hip", "knee")),
+        (["hip"], ()),
+        (["hip", "hip"], ()),
+        ([1, 2], ()),
+        ("hip", ()),
+        (None, ()),
+    ],
+)
+def test_names_of_joints_cameras_and_tasks_are_kept(folder, names, found):
+    info = json.loads((folder / "meta" / "info.json").read_text())
+    for feature in ("action", "observation.state"):
+        info["features"][feature] = {**info["features"][feature], "names": names}
+    write_info(folder, {"features": info["features"]})
+    log = load_dataset(str(folder))
+    assert (log.action_names, log.column_names) == (found, found)
+    assert (log.cameras, log.tasks, log.control_rate) == (("top",), ("pick",), 30)
+    assert log.successes is None
+
+
+def test_success_of_an_episode_is_any_of_its_frames(folder):
+    info = json.loads((folder / "meta" / "info.json").read_text())
+    write_info(folder, {"features": info["features"] | {"next.success": {"dtype": "bool"}}})
+    write_episode(folder, 0, 4, **{"next.success": np.array([0, 1, 1, 0], bool)})
+    write_episode(folder, 1, 3, **{"next.success": np.zeros(3, bool)})
+    log = load_dataset(str(folder))
+    assert log.successes.tolist() == [True, False]
+    assert log.select_episodes(np.array([1])).successes.tolist() == [False]

@@ -95,3 +95,17 @@ def test_another_layout_is_no_trajectory(tmp_path):
         file["x"] = np.zeros(3)
     with pytest.raises(DatasetError, match="there is no traj_0, traj_1"):
         load_dataset(f"maniskill:{tmp_path / 'log.h5'}")
+
+
+def test_success_cameras_and_rate_are_known_where_they_are_recorded(tmp_path):
+    path = write(tmp_path / "trajectory.h5", nested=True)
+    assert load_dataset(str(path)).successes is None
+    with h5py.File(path, "a") as file:
+        for name, steps in zip(["traj_0", "traj_2", "traj_10"], LENGTHS, strict=True):
+            file[f"{name}/success"] = np.arange(steps) == (1 if name == "traj_2" else -1)
+    kwargs = {"sim_config": {"control_freq": 20}}
+    record = {"env_info": {"env_id": "PickCube-v1", "env_kwargs": kwargs}}
+    path.with_suffix(".json").write_text(json.dumps(record))
+    log = load_dataset(str(path))
+    assert log.successes.tolist() == [False, True, False]
+    assert (log.cameras, log.control_rate) == (("camera",), 20)

@@ -258,3 +258,27 @@ def test_success_is_not_guessed_from_a_done_that_pays(tmp_path, dones, rewards, 
     assert np.flatnonzero(log.terminated).tolist() == ends
     guessed = any("does not say which of them solve the task" in note for note in log.notes)
     assert guessed == (not ends)
+
+
+def test_what_a_recording_knows_beside_its_numbers_is_kept(path):
+    arm = {"control_freq": 50, "controller_configs": {"type": "OSC_POSE"}}
+    with h5py.File(path, "a") as file:
+        file["data"].attrs["env_args"] = json.dumps({**ENV_ARGS, "env_kwargs": arm})
+        file["data/demo_0"].attrs["ep_meta"] = json.dumps({"lang": "lift the pot"})
+        file["data/demo_2"].attrs["ep_meta"] = "damaged"
+    log = load_dataset(str(path))
+    assert log.action_names == ("x", "y", "z", "rx", "ry", "rz", "gripper")
+    assert (log.cameras, log.tasks, log.control_rate) == (("image",), ("lift the pot",), 50)
+    assert log.successes.tolist() == [True, False, True]
+    two_arms = load_dataset(str(write(path.with_name("two.hdf5"))))
+    assert two_arms.action_names == ()
+
+
+def test_isaac_lab_s_success_and_rate_are_kept(tmp_path):
+    path = isaac(tmp_path / "recorded.hdf5")
+    with h5py.File(path, "a") as file:
+        simulated = {"dt": 0.01, "decimation": 2}
+        args = {"env_name": "Isaac-Lift-v0", "type": 2, "sim_args": simulated}
+        file["data"].attrs["env_args"] = json.dumps(args)
+    log = load_dataset(str(path))
+    assert (log.successes.tolist(), log.control_rate) == ([True, False], 50)

@@ -12,10 +12,11 @@ from jaxtyping import Bool, Float32
 from saqrl.datasets.assembly import mismatched_successors
 from saqrl.datasets.audit.behaviour import behaviour
 from saqrl.datasets.audit.suspicions import suspicions
-from saqrl.datasets.errors import counted, listing
+from saqrl.datasets.errors import counted, listing, printable
 from saqrl.datasets.scaling import ActionRange
 from saqrl.datasets.statistics import BLOCK_ROWS, ColumnStatistics, blocks, column_statistics
 from saqrl.datasets.transitions import Transitions
+from saqrl.environments.families import solving_reward
 
 HISTOGRAM_BINS = 8
 # Rows that the searches for patterns look at; statistics and counts use all of them.
@@ -24,6 +25,10 @@ SAMPLED_ROWS = 20_000
 AT_BOUND = 1e-3
 # The share of clipped entries in one action dimension that is worth a warning.
 OFTEN_CLIPPED = 0.2
+# The share of rows that a column of two values may lie between them, and has at each of them.
+SELDOM = 0.01
+# A reward of two that more steps get is one for being alive.
+OFTEN_PAID = 0.5
 # In standard deviations: farther out is a glitch of the sensor more often than a state.
 FAR_OUT = 50.0
 # A wrap-around is a step of a whole turn, less what the angle really moved in one step.
@@ -55,6 +60,10 @@ class ColumnAudit:
     at_low: float | None = None
     """Share of rows at the lower bound of the action range; None for observations."""
     at_high: float | None = None
+    two_valued: bool = False
+    """Whether it lies at its minimum or its maximum, as a gripper's command that is open or shut.
+
+    But for a hundredth of the rows; each of the two has as much."""
 
     @property
     def at_bounds(self) -> float:
@@ -68,6 +77,15 @@ class Audit:
     source: str
     format: str
     environment: str | None
+    robot: str
+    """What the file calls it; empty where it does not."""
+    control_rate: float | None
+    """Steps a second (Hz)."""
+    tasks: tuple[str, ...]
+    cameras: tuple[str, ...]
+    action_names: tuple[str, ...]
+    """Of each dimension; empty where the file has none."""
+    observation_names: tuple[str, ...]
     episodes: int
     steps: int
     length_min: int
@@ -75,6 +93,9 @@ class Audit:
     length_max: int
     terminated_episodes: int
     truncated_episodes: int
+    """All others: stopped by a time limit, by the end of a recording, or after success."""
+    successful_episodes: int | None
+    """In which the task was solved, by the file or by rewards that pay for nothing else."""
     has_rewards: bool
     return_min: float | None
     return_mean: float | None
@@ -91,6 +112,7 @@ class Audit:
     constant_observations: tuple[int, ...]
     constant_actions: tuple[int, ...]
     clipped_share: float
+    """Of the entries of actions that are not two-valued."""
     mismatched_successors: int
     jumps: tuple[int, ...]
     """Rows inside an episode after which the observation jumps as far as a reset would."""
@@ -142,6 +164,12 @@ def audit(transitions: Transitions) -> Audit:
         source=str(transitions.provenance.get("path", "")),
         format=str(transitions.provenance.get("format", "")),
         environment=transitions.environment.id if transitions.environment else None,
+        robot=printable(transitions.provenance.get("robot_type") or ""),
+        control_rate=transitions.control_rate,
+        tasks=transitions.tasks,
+        cameras=transitions.cameras,
+        action_names=transitions.action_names,
+        observation_names=transitions.column_names,
         episodes=transitions.num_episodes,
         steps=len(transitions),
         length_min=int(lengths.min()),
@@ -149,6 +177,7 @@ def audit(transitions: Transitions) -> Audit:
         length_max=int(lengths.max()),
         terminated_episodes=terminated,
         truncated_episodes=transitions.num_episodes - terminated,
+        successful_episodes=_successes(transitions),
         has_rewards=transitions.has_rewards,
         **_reward_findings(transitions),
         action_low=tuple(transitions.action_range.low.tolist()),
@@ -158,7 +187,7 @@ def audit(transitions: Transitions) -> Audit:
         actions=columns,
         constant_observations=_chosen(observed.constant),
         constant_actions=_chosen(acted.constant),
-        clipped_share=float(np.mean([column.at_bounds for column in columns])),
+        clipped_share=float(np.mean([c.at_bounds for c in columns if not c.two_valued] or [0])),
         mismatched_successors=int(
             mismatched_successors(
                 transitions.observations, transitions.next_observations, last
@@ -196,6 +225,26 @@ def _reward_findings(transitions: Transitions) -> dict[str, Any]:
     return dict(zip(names, map(float, found), strict=True))
 
 
+def _successes(transitions: Transitions) -> int | None:
+    """Episodes that solve the task; None where nothing tells.
+
+    Without the file's word, rewards of two values tell it, of which most steps get the lower, and
+    those of a task whose own test looks at nothing but the reward.
+    """
+    if transitions.successes is not None:
+        return int(transitions.successes.sum())
+    if not transitions.has_rewards:
+        return None
+    highest = np.maximum.reduceat(transitions.rewards, transitions.episode_starts)
+    environment = transitions.environment
+    if environment and (least := solving_reward(environment.id)) is not None:
+        return int((highest >= least).sum())
+    paid = transitions.rewards == highest.max()
+    others = transitions.rewards[~paid]
+    sparse = len(others) > 0 and np.ptp(others) == 0 and paid.mean() < OFTEN_PAID
+    return int((highest == highest.max()).sum()) if sparse else None
+
+
 def _columns(
     table: Float32[np.ndarray, "n columns"],
     statistics: ColumnStatistics,
@@ -204,15 +253,20 @@ def _columns(
     """Each column; with the range of actions, the share of rows at a bound that is no point."""
     bounds = list(zip(statistics.minimum, statistics.maximum, strict=True))
     counts = np.zeros((len(bounds), HISTOGRAM_BINS), np.int64)
-    clipped = np.zeros((2, len(bounds)))
+    clipped, extreme = np.zeros((2, 2, len(bounds)))
+    reach = AT_BOUND * (statistics.maximum - statistics.minimum)
     for block in blocks(table):
         counts += [_histogram(block[:, i], *ends) for i, ends in enumerate(bounds)]
+        extreme[0] += (block <= statistics.minimum + reach).sum(0)
+        extreme[1] += (block >= statistics.maximum - reach).sum(0)
         if action_range is not None:
             slack = AT_BOUND * action_range.half_width
             clipped[0] += (block <= action_range.low + slack).sum(0)
             clipped[1] += (block >= action_range.high - slack).sum(0)
     if action_range is not None:
         clipped = np.where(action_range.high > action_range.low, clipped / len(table), 0)
+    shares = extreme / len(table)
+    two_valued = (shares.sum(0) >= 1 - SELDOM) & (shares.min(0) >= SELDOM) & ~statistics.constant
     return tuple(
         ColumnAudit(
             column=column,
@@ -224,6 +278,7 @@ def _columns(
             histogram=tuple(counts[column].tolist()),
             at_low=None if action_range is None else float(clipped[0, column]),
             at_high=None if action_range is None else float(clipped[1, column]),
+            two_valued=bool(two_valued[column]),
         )
         for column in range(table.shape[1])
     )
@@ -379,7 +434,11 @@ def _column_warnings(found: Audit) -> Iterator[str]:
             f"Angle columns {listing(degrees)} run far beyond a turn in radians: convert degrees "
             "to radians."
         )
-    clipped = [c.column for c in found.actions if c.at_bounds > OFTEN_CLIPPED]
+    clipped = [
+        _named(c.column, found.action_names)
+        for c in found.actions
+        if c.at_bounds > OFTEN_CLIPPED and not c.two_valued
+    ]
     if clipped:
         yield (
             f"Actions at a bound in over {OFTEN_CLIPPED:.0%} of the rows of dimensions "
@@ -405,12 +464,16 @@ def _column_warnings(found: Audit) -> Iterator[str]:
             "go to; make sure that the environment takes positions, and beware that copying the "
             "state already looks like a good policy."
         )
-    far = [c.column for c in found.observations if _far_out(c)]
+    far = [_named(c.column, found.observation_names) for c in found.observations if _far_out(c)]
     if far:
         yield (
             f"Observation columns {listing(far)} have values over {FAR_OUT:g} standard deviations "
             "from their mean: look for glitches of the sensor there."
         )
+
+
+def _named(column: int, names: tuple[str, ...]) -> str:
+    return f"{column} ({names[column]})" if names else str(column)
 
 
 def _far_out(column: ColumnAudit) -> bool:

@@ -77,7 +77,7 @@ def _lengths(axes: "Axes", transitions: Transitions) -> None:
     lengths = transitions.episode_lengths
     ended = transitions.terminated[transitions.episode_ends - 1]
     edges = np.histogram_bin_edges(lengths, _bins(len(lengths)))
-    parts = [(lengths[ended], "terminated", BLUE), (lengths[~ended], "truncated", ORANGE)]
+    parts = [(lengths[ended], "terminated", BLUE), (lengths[~ended], "not terminated", ORANGE)]
     kept = [part for part in parts if len(part[0])]
     axes.hist(
         [values for values, _, _ in kept],

@@ -1,15 +1,19 @@
 """The findings of an audit for a terminal: compact, in as many blocks as its width allows."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from saqrl.datasets.audit.findings import OFTEN_CLIPPED, Audit, ColumnAudit
+from saqrl.datasets.errors import listing
 
 BARS, ASCII_BARS = "▁▂▃▄▅▆▇█", "_.-=+*#@"
 BLOCK_WIDTH = 39
+# Characters of a column's name, and tasks of a list, that are shown.
+NAME_WIDTH, TASKS_SHOWN = 19, 3
 
 
 def render(audit: Audit) -> RenderableType:
@@ -23,15 +27,15 @@ class _AuditText:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         audit, ascii_only = self.audit, options.ascii_only
-        blocks = max(1, (options.max_width + 1) // (BLOCK_WIDTH + 1))
+        shown: dict[str, Any] = {"width": options.max_width, "ascii_only": ascii_only}
         yield _title(audit)
         yield _summary(audit)
         yield Text()
         yield _section("actions", f"{len(audit.actions)} dimensions, {_range_text(audit)}")
-        yield _blocks(audit.actions, audit, blocks, ascii_only=ascii_only)
+        yield _blocks(audit.actions, audit.action_names, audit, **shown)
         yield Text()
         yield _section("observations", f"{len(audit.observations)} columns")
-        yield _blocks(audit.observations, audit, blocks, ascii_only=ascii_only)
+        yield _blocks(audit.observations, audit.observation_names, audit, **shown)
         if audit.notes:
             yield Text()
             yield _sentences("note", audit.notes, style="cyan")
@@ -51,34 +55,60 @@ def _title(audit: Audit) -> Text:
 
 def _summary(audit: Audit) -> Table:
     table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim")
+    table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    ends = [
-        f"{count:,} {how}"
-        for count, how in (
-            (audit.terminated_episodes, "terminated"),
-            (audit.truncated_episodes, "truncated"),
-        )
-        if count
-    ]
-    table.add_row("episodes", f"{audit.episodes:,}, of which {' and '.join(ends)}")
-    table.add_row("steps", f"{audit.steps:,}")
-    table.add_row(
-        "lengths",
-        f"{audit.length_min:,} to {audit.length_max:,}, median {audit.length_median:,g}"
-        if audit.length_min < audit.length_max
-        else f"{audit.length_min:,} each",
-    )
-    for name, text in _reward_rows(audit):
-        table.add_row(name, text)
-    table.add_row(
+    for name, text in _summary_rows(audit):
+        # The words are a file's, and no markup.
+        table.add_row(name, Text(text))
+    return table
+
+
+def _summary_rows(audit: Audit) -> Iterator[tuple[str, str]]:
+    if audit.robot:
+        yield "robot", audit.robot
+    if audit.tasks:
+        yield "task", listing(audit.tasks, limit=TASKS_SHOWN)
+    if audit.cameras:
+        yield "cameras", f"{listing(audit.cameras)} (images are not used)"
+    yield "episodes", f"{audit.episodes:,}: {_ends(audit)}"
+    if audit.successful_episodes is not None:
+        share = audit.successful_episodes / audit.episodes
+        yield "success", f"{audit.successful_episodes:,} of {audit.episodes:,} ({share:.0%})"
+    rate = audit.control_rate
+    at_rate = f" at {rate:.3g} Hz, {_duration(audit.steps / rate)}" if rate else ""
+    yield "steps", f"{audit.steps:,}{at_rate}"
+    median = f" ({_duration(audit.length_median / rate)})" if rate else ""
+    if audit.length_min < audit.length_max:
+        spread = f"{audit.length_min:,} to {audit.length_max:,}"
+        yield "lengths", f"{spread}, median {audit.length_median:,g}{median}"
+    else:
+        yield "lengths", f"{audit.length_min:,} each{median}"
+    yield from _reward_rows(audit)
+    yield (
         "codes",
         f"{audit.supported_codes}, for chunks of {audit.chunk}"
         if audit.chunk > 1
         else f"{audit.supported_codes}, for single actions",
     )
-    table.add_row("clipped", f"{audit.clipped_share:.1%} of action entries lie at a bound")
-    return table
+    two_valued = any(column.two_valued for column in audit.actions)
+    aside = " (dimensions of two values aside)" if two_valued else ""
+    yield "clipped", f"{audit.clipped_share:.1%} of action entries lie at a bound{aside}"
+
+
+def _ends(audit: Audit) -> str:
+    if not audit.truncated_episodes:
+        return "all terminate"
+    others = "at a time limit or the end of the recording"
+    if not audit.terminated_episodes:
+        return f"none terminates, they stop {others}"
+    return f"{audit.terminated_episodes:,} terminate, {audit.truncated_episodes:,} stop {others}"
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"
 
 
 def _reward_rows(audit: Audit) -> Iterable[tuple[str, str]]:
@@ -114,26 +144,45 @@ def _section(name: str, detail: str) -> Text:
 
 
 def _blocks(
-    columns: Sequence[ColumnAudit], audit: Audit, blocks: int, *, ascii_only: bool
+    columns: Sequence[ColumnAudit],
+    names: Sequence[str],
+    audit: Audit,
+    *,
+    width: int,
+    ascii_only: bool,
 ) -> Table:
-    """The columns in up to `blocks` tables side by side, filled downwards."""
-    height = -(-len(columns) // blocks)
+    """The columns in as many tables side by side as the width holds, filled downwards."""
+    shown = [_shortened(name) for name in names]
+    needed = BLOCK_WIDTH + 1 + (max(map(len, shown)) + 1 if shown else 0)
+    height = -(-len(columns) // max(1, (width + 1) // needed))
     side_by_side = Table.grid(padding=(0, 1, 0, 0))
     parts = [columns[start : start + height] for start in range(0, len(columns), height)]
-    side_by_side.add_row(*(_block(part, audit, ascii_only=ascii_only) for part in parts))
+    side_by_side.add_row(*(_block(part, shown, audit, ascii_only=ascii_only) for part in parts))
     return side_by_side
 
 
-def _block(columns: Sequence[ColumnAudit], audit: Audit, *, ascii_only: bool) -> Table:
+def _shortened(name: str) -> str:
+    """Cut in its middle: names of columns differ at their ends."""
+    return name if len(name) <= NAME_WIDTH else f"{name[:8]}..{name[-(NAME_WIDTH - 10) :]}"
+
+
+def _block(
+    columns: Sequence[ColumnAudit], names: Sequence[str], audit: Audit, *, ascii_only: bool
+) -> Table:
     table = Table.grid(padding=(0, 1, 0, 0))
-    for _ in range(5):
+    table.add_column(justify="right", no_wrap=True)
+    if names:
+        table.add_column(no_wrap=True)
+    for _ in range(4):
         table.add_column(justify="right", no_wrap=True)
     table.add_column(no_wrap=True)
-    table.add_row(*(Text(name, style="dim") for name in ("", "min", "mean", "max", "std", "")))
+    heads = ("", *([""] if names else []), "min", "mean", "max", "std", "")
+    table.add_row(*(Text(head, style="dim") for head in heads))
     for column in columns:
         numbers = (column.minimum, column.mean, column.maximum, column.deviation)
         table.add_row(
             Text(str(column.column), style="cyan"),
+            *([Text(names[column.column])] if names else []),
             *(Text(f"{number(value):>6}") for value in numbers),
             _shape(column, audit, ascii_only=ascii_only),
         )
@@ -141,9 +190,11 @@ def _block(columns: Sequence[ColumnAudit], audit: Audit, *, ascii_only: bool) ->
 
 
 def _shape(column: ColumnAudit, audit: Audit, *, ascii_only: bool) -> Text:
-    """The histogram as bars, or the word that says more: constant, angle?."""
+    """The histogram as bars, or the word that says more: constant, 2 values, angle?."""
     if column.constant:
         return Text("constant", style="yellow")
+    if column.two_valued:
+        return Text("2 values", style="green")
     if column.at_low is None and column.column in audit.likely_angles:
         return Text("angle?", style="yellow")
     if column.at_low is None and column.column in audit.angles:
@@ -162,7 +213,7 @@ def _sentences(kind: str, sentences: Iterable[str], *, style: str) -> Group:
     rows.add_column(style=style, no_wrap=True)
     rows.add_column(overflow="fold")
     for sentence in sentences:
-        rows.add_row(kind, sentence)
+        rows.add_row(kind, Text(sentence))
     return Group(rows)
 
 

@@ -6,26 +6,22 @@ file without rewards gets them with --dataset.rewards success-at-end, or has non
 """
 
 import json
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from saqrl.datasets.assembly import assemble
-from saqrl.datasets.budget import budget
-from saqrl.datasets.errors import DatasetError, counted, listing, nearest
+from saqrl.datasets.errors import DatasetError, listing, nearest
 from saqrl.datasets.extras import extras_of
+from saqrl.datasets.formats.lerobot_frames import INFO, Frames, require_stored
 from saqrl.datasets.options import DEFAULT, ReadOptions
 from saqrl.datasets.source import damage_named, existing_file, parsed_object, text_of
 from saqrl.datasets.transitions import Transitions
 from saqrl.environments.packages import import_packages
 from saqrl.environments.rates import as_rate
-
-if TYPE_CHECKING:
-    import pyarrow
-    import pyarrow.parquet as parquet
 
 SUMMARY = "LeRobot data set v2.1 or v3.0: a folder with meta/info.json and data/*.parquet"
 SUFFIXES = ()
@@ -37,13 +33,9 @@ STATES = ("observation.state", "observation.environment_state")
 NEXT = "next.observation"
 TERMINATED = "next.terminated"
 TASK = "task_index"
-INFO, EXTRAS = "meta/info.json", "meta/saqrl.json"
+EXTRAS = "meta/saqrl.json"
 # Frames a second where the log does not say: the format wants a number.
 FRAMES_PER_SECOND = 20
-# Numbers that one byte of parquet may stand for: a robot with a thousand joints that stands still.
-MOST_VALUES = 256
-# Of a data set: more are not looked for by their number.
-MOST_EPISODES = 1_000_000
 
 
 def recognises(path: Path) -> bool:
@@ -62,7 +54,7 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
         )
     info = _info(path, folder)
     columns = _chosen_columns(path, info["features"], options)
-    frames = _Frames(path, folder, info, [*columns["wanted"], "episode_index", "frame_index"])
+    frames = Frames(path, folder, info, [*columns["wanted"], "episode_index", "frame_index"])
     episode_index = frames.numbers("episode_index")
     ends = _episode_ends(path, episode_index, frames.numbers("frame_index"), info)
     observed = {key: frames.vectors(key) for key in columns["observations"]}
@@ -81,7 +73,9 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
     tasks = _tasks(path, folder)
     terminals = _terminals(frames, columns, ends, options, notes)
     ours = (folder / EXTRAS).is_file()
-    return assemble(
+    extras = parsed_object(path, EXTRAS, text_of(path, folder, EXTRAS)) if ours else {}
+    features = info["features"]
+    transitions = assemble(
         arrays | {"terminals": terminals, "timeouts": ends & ~terminals},
         source=str(path),
         provenance={
@@ -98,8 +92,45 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
         keys={"actions": listing(columns["action"]), "rewards": "next.reward"},
         observation_keys=() if list(observed) == [STATES[0]] else layout,
         control_rate=as_rate(info.get("fps")),
-        extras=parsed_object(path, EXTRAS, text_of(path, folder, EXTRAS)) if ours else None,
+        extras=extras,
     )
+    return transitions.named(
+        actions=_names(features, columns["action"]),
+        observations=_names(features, observed),
+        cameras=[
+            name.removeprefix("observation.images.").removeprefix("observation.")
+            for name, feature in features.items()
+            if feature.get("dtype") in ("video", "image")
+        ],
+        # Our conversions write one where there is none: the format wants a task.
+        tasks=() if "tasks" in extras else tasks,
+        successes=_solved(frames, columns, ends, options),
+    )
+
+
+def _names(features: dict[str, dict[str, Any]], chosen: Iterable[str]) -> list[object]:
+    """What meta/info.json calls the numbers of these features; none where one of them has none.
+
+    Files hold a list, a list in a list, or an object of lists.
+    """
+    found: list[object] = []
+    for key in chosen:
+        names = features[key].get("names")
+        parts = list(names.values()) if isinstance(names, dict) else names
+        if not isinstance(parts, list) or not parts:
+            return []
+        found += chain.from_iterable(p if isinstance(p, list) else [p] for p in parts)
+    return found
+
+
+def _solved(
+    frames: Frames, columns: dict[str, list[str]], ends: np.ndarray, options: ReadOptions
+) -> np.ndarray | None:
+    """Whether next.success is set anywhere in an episode, where the file has it."""
+    if "next.success" not in columns["wanted"] or options.rewards != "file":
+        return None
+    starts = np.append(0, np.flatnonzero(ends)[:-1] + 1)
+    return np.logical_or.reduceat(frames.numbers("next.success") != 0, starts)
 
 
 def _info(path: Path, folder: Path) -> dict[str, Any]:
@@ -151,147 +182,8 @@ def _chosen_columns(
     return {"observations": states, "action": actions, "wanted": [*states, *actions, *extra]}
 
 
-class _Frames:
-    """The chosen columns of all parquet files, one row a frame."""
-
-    def __init__(
-        self, path: Path, folder: Path, info: dict[str, object], columns: list[str]
-    ) -> None:
-        import pyarrow
-        import pyarrow.parquet as parquet
-
-        self.path = path
-        found = (folder / "data").glob("**/*.parquet")
-        files = sorted(
-            (file for file in found if not file.name.startswith("._")),  # of macOS, no data
-            key=lambda file: [int(n) for n in re.findall(r"\d{1,18}", file.as_posix())],
-        )
-        if not files:
-            raise DatasetError(f"{path}: no parquet file below data; copy the whole folder again")
-        total = info.get("total_episodes")
-        if info["codebase_version"] != "v3.0" and isinstance(total, int) and len(files) != total:
-            there = {int(n) for file in files for n in re.findall(r"\d{1,18}", file.stem)[-1:]}
-            absent = [e for e in range(min(total, MOST_EPISODES)) if e not in there]
-            raise DatasetError(
-                f"{path}: {INFO} promises {total:,} episodes and data holds "
-                f"{counted(len(files), 'file')}{_absent(absent)}; if they were deleted, correct "
-                "total_episodes and total_frames there; else copy it again"
-            )
-        tables = []
-        wanted = list(dict.fromkeys(columns))
-        for file in files:
-            name = str(file.relative_to(folder))
-            with damage_named(path, name):
-                opened = parquet.ParquetFile(existing_file(file))
-                held = opened.schema_arrow.names
-                if twice := {column for column in held if held.count(column) > 1}:
-                    raise DatasetError(
-                        f"{path}: {name} has the column {listing(sorted(twice))} twice; remove one"
-                    )
-                _require_stored(path, name, file, opened, wanted)
-                if missing := [column for column in wanted if column not in held]:
-                    raise DatasetError(
-                        f"{path}: {name} lacks the column {listing(missing)}, which "
-                        f"{INFO} promises; it has {listing(held)}; copy it again"
-                    )
-                tables.append(opened.read(columns=wanted, use_threads=False))
-        self.columns: dict[str, list[pyarrow.Array]] = {
-            column: [chunk for table in tables for chunk in table.column(column).chunks]
-            for column in wanted
-        }
-        self.rows = sum(table.num_rows for table in tables)
-        if self.rows == 0:
-            raise DatasetError(f"{path}: the parquet files hold no frames; copy it again")
-
-    def numbers(self, column: str) -> np.ndarray:
-        """One number a frame."""
-        vectors = self.vectors(column)
-        if vectors.shape[1] != 1:
-            raise DatasetError(
-                f"{self.path}: {column} has {vectors.shape[1]} numbers a frame; one is expected"
-            )
-        return vectors[:, 0]
-
-    def vectors(self, column: str) -> np.ndarray:
-        """One vector a frame, all of one width."""
-        chunks = [chunk for chunk in self.columns[column] if len(chunk)]
-        tables = [self._vectors(column, chunk) for chunk in chunks]
-        types = {str(chunk.type) for chunk in chunks}
-        widths = {table.shape[1] for table in tables}
-        if len(types) > 1 or len(widths) > 1:
-            raise DatasetError(
-                f"{self.path}: {column} is {listing(sorted(types))} of width "
-                f"{listing(sorted(widths))} from file to file; every file needs the same"
-            )
-        return np.concatenate(tables)
-
-    def _vectors(self, column: str, chunk: "pyarrow.Array") -> np.ndarray:
-        import pyarrow.types as types
-
-        values, lengths = chunk, np.ones(len(chunk), np.int64)
-        if types.is_list(chunk.type) or types.is_large_list(chunk.type):
-            lengths, values = np.diff(np.asarray(chunk.offsets)), chunk.flatten()
-        elif types.is_fixed_size_list(chunk.type):
-            lengths, values = np.full(len(chunk), chunk.type.list_size), chunk.flatten()
-        numeric = types.is_integer(values.type) or types.is_floating(values.type)
-        if not (numeric or types.is_boolean(values.type)):
-            raise DatasetError(
-                f"{self.path}: {column} holds {chunk.type}; numbers or flat lists of them are "
-                "expected: choose other features with --dataset.keys"
-            )
-        if chunk.null_count or values.null_count:
-            raise DatasetError(
-                f"{self.path}: {column} has empty entries; every frame needs a value: remove the "
-                "episodes that lack it"
-            )
-        if len(set(lengths.tolist())) > 1:
-            raise DatasetError(
-                f"{self.path}: {column} is {lengths.min()} to {lengths.max()} numbers wide; every "
-                "frame needs as many"
-            )
-        array: np.ndarray = values.to_numpy(zero_copy_only=False).reshape(len(chunk), -1)
-        return array
-
-
-def _absent(episodes: list[int]) -> str:
-    """A clause that names the episodes that are missing."""
-    return f" (episode {listing(episodes, limit=3)} is missing)" if episodes else ""
-
-
-def _require_stored(
-    path: Path,
-    name: str,
-    file: Path,
-    opened: "parquet.ParquetFile",
-    columns: Sequence[str] | None = None,
-) -> None:
-    """Refuse a footer that promises more than the file can mean, before memory is set aside.
-
-    Equal values in a row take no room in parquet, so that a few bytes may stand for any number of
-    them. Real frames differ at least in their index.
-    """
-    size, described = file.stat().st_size, opened.metadata
-    values = sum(
-        described.row_group(group).column(column).num_values
-        for group in range(described.num_row_groups)
-        for column in range(described.num_columns)
-    )
-    if described.num_rows > size or values > MOST_VALUES * size:
-        raise DatasetError(
-            f"{path}: {name} promises {described.num_rows:,} rows of {values:,} numbers, which its "
-            f"{size:,} bytes cannot hold; the file is damaged, copy it again"
-        )
-    budget().admit(file)
-    for group in range(described.num_row_groups):
-        for place in range(described.num_columns):
-            column = described.row_group(group).column(place)
-            if columns is None or column.path_in_schema.startswith(tuple(columns)):
-                size = max(column.num_values * 8, column.total_uncompressed_size)
-                budget().take(path, f"{name}, {column.path_in_schema}", size)
-
-
 def _task_warnings(
-    frames: _Frames, columns: dict[str, list[str]], tasks: list[str]
+    frames: Frames, columns: dict[str, list[str]], tasks: list[str]
 ) -> Iterator[str]:
     """Several tasks that nothing in an observation tells apart."""
     if TASK not in columns["wanted"] or TASK in columns["observations"]:
@@ -336,7 +228,7 @@ def _episode_ends(
 
 
 def _terminals(
-    frames: _Frames,
+    frames: Frames,
     columns: dict[str, list[str]],
     ends: np.ndarray,
     options: ReadOptions,
@@ -369,7 +261,7 @@ def _tasks(path: Path, folder: Path) -> list[str]:
 
     with damage_named(path, table):
         opened = parquet.ParquetFile(existing_file(folder / table))
-        _require_stored(path, table, folder / table, opened)
+        require_stored(path, table, folder / table, opened)
         read = opened.read(use_threads=False)
         # pandas writes the task as the index, without a name of its own.
         named = [n for n in ("task", "__index_level_0__") if n in read.column_names]
@@ -401,9 +293,8 @@ def write(path: Path, transitions: Transitions) -> None:
         "index": np.arange(len(transitions)),
         "task_index": np.zeros(len(transitions), np.int64),
     }
-    tasks = transitions.provenance.get("tasks")
     unnamed = transitions.environment.id if transitions.environment else "unknown"
-    task = str(tasks[0]) if isinstance(tasks, list) and tasks else unnamed
+    task = transitions.tasks[0] if transitions.tasks else unnamed
     for folder in ("meta/episodes/chunk-000", "data/chunk-000"):
         (path / folder).mkdir(parents=True)
 
@@ -431,6 +322,8 @@ def write(path: Path, transitions: Transitions) -> None:
     )
     parquet.write_table(listed, path / "meta/episodes/chunk-000/file-000.parquet")
     parquet.write_table(_task_table(task), path / "meta/tasks.parquet")
+    states = transitions.observation_names
+    words = {"action": transitions.action_names, STATES[0]: states, NEXT: states}
     info = {
         "codebase_version": "v3.0",
         "robot_type": transitions.provenance.get("robot_type"),
@@ -444,7 +337,10 @@ def write(path: Path, transitions: Transitions) -> None:
         "splits": {"train": f"0:{count}"},
         "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
         "video_path": None,
-        "features": {name: _feature(values) for name, values in columns.items()},
+        "features": {
+            name: _feature(values) | {"names": list(words.get(name, ())) or None}
+            for name, values in columns.items()
+        },
     }
     statistics = {name: _statistics(values) for name, values in columns.items()}
     documents = {INFO: info, "meta/stats.json": statistics, EXTRAS: extras_of(transitions)}
@@ -473,7 +369,7 @@ def _task_table(task: str) -> Any:
 
 def _feature(values: np.ndarray) -> dict[str, object]:
     width = [values.shape[1]] if values.ndim == 2 else [1]
-    return {"dtype": str(values.dtype), "shape": width, "names": None}
+    return {"dtype": str(values.dtype), "shape": width}
 
 
 def _statistics(values: np.ndarray) -> dict[str, object]:

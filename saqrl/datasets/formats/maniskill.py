@@ -22,10 +22,18 @@ from saqrl.datasets.formats.episodes import (
     parts_of,
     require_members,
 )
-from saqrl.datasets.formats.hdf5 import local_dataset, local_group, names_of, open_hdf5
+from saqrl.datasets.formats.hdf5 import (
+    is_group,
+    local_dataset,
+    local_group,
+    names_of,
+    numbers,
+    open_hdf5,
+)
 from saqrl.datasets.options import DEFAULT, ReadOptions
 from saqrl.datasets.source import existing_file, file_record, parsed_object, text_of
 from saqrl.datasets.transitions import Transitions
+from saqrl.environments.rates import as_rate
 from saqrl.environments.robomimic_keys import natural_order
 
 if TYPE_CHECKING:
@@ -53,12 +61,16 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
     """
     episodes: dict[str, Fields] = {}
     layout: Layout = ()
+    solved: list[bool | None] = []
+    cameras: list[str] = []
     with open_hdf5(path) as file:
         names = [name for name in names_of(path, file) if TRAJECTORY.fullmatch(name)]
         if not names:
             raise DatasetError(f"{path}: there is no traj_0, traj_1, ...; name another format")
         for name in sorted(names, key=natural_order):
             episodes[name], found = _episode(path, name, file, options.keys)
+            solved.append(_solved(path, name, file))
+            cameras += _cameras(path, name, file)
             layout = layout or found
             if found != layout:
                 raise DatasetError(
@@ -73,20 +85,24 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
         notes.append(
             f"terminated is also set on {counted(held, 'earlier row')}: trajectories stay whole."
         )
-    named = _environment_id(path)
+    recorded = _record(path)
+    named = _environment_id(recorded)
     if named:
         notes.append(
             f"The recording is of ManiSkill's {named}: to evaluate in it say --env "
             f"mani_skill.envs:{named}."
         )
-    return assemble(
+    transitions = assemble(
         arrays | {"terminals": last & done, "timeouts": last & ~done},
         source=str(path),
         provenance={"format": "maniskill", **file_record(existing_file(path)), "recorded": named},
         notes=notes,
         keys={"terminals": "terminated", "timeouts": "terminated"},
         observation_keys=layout if layout[0][0] else (),
+        control_rate=_control_rate(recorded),
     )
+    known = None not in solved
+    return transitions.named(cameras=cameras, successes=np.asarray(solved, bool) if known else None)
 
 
 def _episode(
@@ -125,12 +141,40 @@ def _described(layout: Layout) -> str:
     return listing(f"{key or 'a vector'} ({width})" for key, width in layout)
 
 
-def _environment_id(path: Path) -> str | None:
-    """The id in the JSON file beside the recording, where there is one."""
+def _solved(path: Path, name: str, file: "h5py.File") -> bool | None:
+    """Whether the task was ever solved in a trajectory, where it is recorded."""
+    group = local_group(path, name, file)
+    if "success" not in names_of(path, group):
+        return None
+    return bool(numbers(path, f"{name}/success", group).any())
+
+
+def _cameras(path: Path, name: str, file: "h5py.File") -> list[str]:
+    place, group = f"{name}/obs/sensor_data", local_group(path, name, file)
+    if not is_group(path, f"{name}/obs", group):
+        return []
+    observed = local_group(path, f"{name}/obs", group)
+    inside = "sensor_data" in names_of(path, observed) and is_group(path, place, observed)
+    return names_of(path, local_group(path, place, observed)) if inside else []
+
+
+def _record(path: Path) -> dict[str, object]:
+    """What the JSON file beside the recording says of the environment, where there is one."""
     beside = path.expanduser().with_suffix(".json")
     if not beside.exists():
-        return None
+        return {}
     record = parsed_object(path, beside.name, text_of(path, beside.parent, beside.name))
     found = record.get("env_info")
-    named = found.get("env_id") if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _control_rate(recorded: dict[str, object]) -> float | None:
+    match recorded.get("env_kwargs"):
+        case {"sim_config": {"control_freq": rate}}:
+            return as_rate(rate)
+    return None
+
+
+def _environment_id(recorded: dict[str, object]) -> str | None:
+    named = recorded.get("env_id")
     return named if isinstance(named, str) and re.fullmatch(r"[\w-]{1,100}", named) else None

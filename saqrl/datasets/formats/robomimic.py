@@ -5,6 +5,7 @@ object. robomimic marks every step on which the task is solved as done; a demons
 here and terminates on its last row if it is solved there.
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -52,6 +53,8 @@ OPTIONS = ("keys", "mask")
 
 # env_args["type"], from robomimic.envs.env_base.EnvType.
 ROBOSUITE, GYM = 1, 2
+# Of a hand's pose: places, a rotation vector, the gripper.
+OSC_POSE = ("x", "y", "z", "rx", "ry", "rz", "gripper")
 # The only key of an observation whose parts have no names.
 WHOLE = "state"
 # What asks for drawing or images, which nothing here looks at.
@@ -99,6 +102,7 @@ class _Log:
         extras = self._extras()
         stored = extras.get("stored_keys")
         own = tuple(map(str, stored)) if isinstance(stored, list) else ()
+        self.cameras: list[str] = []
         self.keys = self._keys(options.keys or own)
         # What our own conversion recorded of observations describes all keys, in its order.
         names = (*BOUNDS, "control_rate") if options.keys else extras
@@ -168,7 +172,44 @@ class _Log:
             control_rate=_control_rate(recorded),
             extras=self.extras,
         )
+        transitions = transitions.named(
+            actions=_action_names(recorded, transitions.actions.shape[1]),
+            cameras=self.cameras,
+            tasks=self._tasks(demos),
+            successes=self._successes(arrays, last, demos, recorded),
+        )
         return replace(transitions, starts=starts if len(starts) == len(demos) else None)
+
+    def _tasks(self, demos: Sequence[str]) -> list[str]:
+        """What demonstrations are told to do, in words, as robosuite and RoboCasa record it."""
+        groups = [local_group(self.path, f"data/{demo}", self.data) for demo in demos]
+        found = []
+        for text in values_of([Record(group, "ep_meta", is_attribute=True) for group in groups]):
+            with contextlib.suppress(DatasetError):
+                spoken = parsed_object(self.path, "ep_meta", text).get("lang") if text else None
+                found += [spoken] if isinstance(spoken, str) else []
+        return found
+
+    def _successes(
+        self,
+        arrays: Fields,
+        last: Bool[np.ndarray, " n"],
+        demos: Sequence[str],
+        recorded: dict[str, object],
+    ) -> Bool[np.ndarray, " episodes"] | None:
+        """Of each demonstration, by a reward that pays for success alone or by its attribute."""
+        if _pays_for_success(arrays, recorded):
+            starts = np.append(0, np.flatnonzero(last)[:-1] + 1)
+            return np.logical_or.reduceat(arrays["rewards"].reshape(len(last)) > 0, starts)
+        attributes = self._attributes(demos)
+        if all(isinstance(value, float) for value in attributes):
+            return np.asarray([value != 0 for value in attributes])
+        return None
+
+    def _attributes(self, demos: Sequence[str]) -> list[str | float | None]:
+        """The attribute success of each demonstration, as Isaac Lab records it."""
+        groups = [local_group(self.path, f"data/{demo}", self.data) for demo in demos]
+        return values_of([Record(group, "success", is_attribute=True) for group in groups])
 
     def _start(self, demo: str) -> RecordedStart | None:
         """The simulator's state before the first action, where it is recorded."""
@@ -233,6 +274,11 @@ class _Log:
             for name, dataset in found.items()
             if dataset.ndim <= 2 and dataset.dtype.kind in "fiub"
         }
+        self.cameras = [
+            name.rpartition("/")[2].removesuffix("_image").removesuffix("_rgb")
+            for name, dataset in found.items()
+            if dataset.ndim == 4
+        ]
         if unknown := [key for key in asked if key not in vectors]:
             other = unknown[0] in found
             why = "holds images or text" if other else f"is missing{nearest(unknown[0], parts)}"
@@ -272,12 +318,9 @@ class _Log:
             return arrays["terminated"].reshape(steps) != 0
         done = arrays.get("dones", np.ones(1)).reshape(-1) != 0
         done = done if len(done) == steps else np.ones(steps, bool)
-        keywords = recorded.get("env_kwargs")
-        shaped = isinstance(keywords, dict) and keywords.get("reward_shaping") is True
-        if recorded.get("type") == ROBOSUITE and "rewards" in arrays and not shaped:
+        if _pays_for_success(arrays, recorded):
             return done & (arrays["rewards"].reshape(steps) > 0)
-        groups = [local_group(self.path, f"data/{demo}", self.data) for demo in demos]
-        attributes = values_of([Record(group, "success", is_attribute=True) for group in groups])
+        attributes = self._attributes(demos)
         if all(isinstance(value, float) for value in attributes):
             count = sum(value != 0 for value in attributes)
             notes.append(f"The attribute success ends {counted(count, 'episode')} as solved.")
@@ -312,6 +355,23 @@ class _Log:
         return EnvironmentSpec(
             f"robosuite/{name}", {**kept, "observation_keys": [key for key, _ in self.keys]}
         )
+
+
+def _pays_for_success(arrays: Fields, recorded: dict[str, object]) -> bool:
+    """Whether rewards are robosuite's own, which pay for nothing else."""
+    keywords = recorded.get("env_kwargs")
+    shaped = isinstance(keywords, dict) and keywords.get("reward_shaping") is True
+    return recorded.get("type") == ROBOSUITE and "rewards" in arrays and not shaped
+
+
+def _action_names(recorded: dict[str, object], width: int) -> tuple[str, ...]:
+    """Of one arm that is moved by its hand's pose, robosuite's usual controller."""
+    keywords = recorded.get("env_kwargs")
+    controller = keywords.get("controller_configs") if isinstance(keywords, dict) else None
+    parts = controller.get("body_parts") if isinstance(controller, dict) else None
+    arms = list(parts.values()) if isinstance(parts, dict) else [controller]
+    posed = len(arms) == 1 and isinstance(arms[0], dict) and arms[0].get("type") == "OSC_POSE"
+    return OSC_POSE if posed and width == len(OSC_POSE) else ()
 
 
 def _control_rate(recorded: dict[str, object]) -> float | None:

@@ -91,7 +91,8 @@ def first_difference(one: Transitions, other: Transitions) -> str | None:
     for end in ("low", "high"):
         if not _same_bits(getattr(one.action_range, end), getattr(other.action_range, end)):
             return f"action_{end}"
-    for name in ("has_rewards", "observation_keys", "environment", "control_rate"):
+    words = ("action_names", "observation_names", "tasks")
+    for name in ("has_rewards", "observation_keys", "environment", "control_rate", *words):
         if getattr(one, name) != getattr(other, name):
             return name
     return None
@@ -110,6 +111,9 @@ def first_difference_of_parts(logs: Iterable[Transitions], whole: Transitions) -
             environment=log.environment,
             observation_keys=log.observation_keys,
             control_rate=log.control_rate,
+            action_names=log.action_names,
+            observation_names=log.observation_names,
+            tasks=log.tasks,
         )
         if (difference := first_difference(log, part)) is not None:
             return difference
