@@ -14,8 +14,21 @@ from typing import Any, Literal
 
 from saqrl.records import require_types, shown
 
-Act = Literal["greedy", "sample"]
-"""How a policy chooses among codes: the best scored, or one drawn by its score."""
+Act = Literal["greedy", "sample", "mean"]
+"""How a policy acts on codes: the best scored, one drawn by its probability, or the expectation of
+the decoded action."""
+
+# Of acting: beyond these float32 holds no difference between codes.
+COLDEST, HOTTEST = 1e-6, 1e6
+
+
+def require_temperature(temperature: float) -> None:
+    """ValueError where log-probabilities cannot be divided by it."""
+    if not COLDEST <= temperature <= HOTTEST:
+        raise ValueError(
+            f"act-temperature is {temperature:g}; above 0, from {COLDEST:g} to {HOTTEST:g} (towards"
+            " 0 only the best code is played: --act greedy)"
+        )
 
 
 # Names that an error lists where none is near.
@@ -129,6 +142,8 @@ class Registry:
         cls = self.load(values.pop("name"))
         aliases: Mapping[str, str] = getattr(cls, "aliases", {})
         values = {aliases.get(name, name): value for name, value in values.items()}
+        retired: Mapping[str, str] = getattr(cls, "retired", {})
+        values = {name: value for name, value in values.items() if name not in retired}
         known = {field.name for field in fields(cls)}
         if unknown := sorted(values.keys() - known):
             raise ValueError(
@@ -137,6 +152,14 @@ class Registry:
             )
         require_types(values, cls, where=f"{self.kind} {description['name']!r}")
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+    def earlier(self, description: Mapping[str, Any]) -> dict[str, Any]:
+        """What an older description says in retired fields, by the flags that replace them.
+
+        A class lists these in `retired`; `rebuild` takes no notice of them.
+        """
+        retired: Mapping[str, str] = getattr(self.load(description["name"]), "retired", {})
+        return {flag: description[name] for name, flag in retired.items() if name in description}
 
     def _require_fit(self, name: str, found: Any) -> None:
         """ValueError in one line that says what is missing."""

@@ -72,6 +72,7 @@ class Run:
         episodes: int = 50,
         *,
         act: Act | None = None,
+        act_temperature: float | None = None,
         env: str | None = None,
         env_kwargs: str | None = None,
         step: int | None = None,
@@ -81,15 +82,17 @@ class Run:
     ) -> Scores:
         """Play the policy in its environment, or in `env`, with `env_kwargs` (a JSON object).
 
-        act: how codes are chosen, by default as the run was set. step: of a policy that the run
-        kept on its way. seed: of the starts and the sampling, disjoint from what makes data.
-        video: a file (.mp4, .gif) for the first episode. ValueError where there is no environment.
+        act: greedy, sample or mean, by default, as act_temperature, as the run was set. step: of a
+        policy that the run kept on its way. seed: of the starts and the sampling, disjoint from
+        what makes data. video: a file (.mp4, .gif) for the first episode. ValueError where there
+        is no environment.
         """
         policy = self.policy if step is None else load_policy(policy_folder(self.path, step))
         return play(
             policy,
             episodes,
             act=act,
+            act_temperature=act_temperature,
             env=env,
             env_kwargs=env_kwargs,
             seed=seed,
@@ -107,6 +110,7 @@ def play(
     episodes: int,
     *,
     act: Act | None = None,
+    act_temperature: float | None = None,
     env: str | None = None,
     env_kwargs: str | None = None,
     seed: int = 0,
@@ -119,7 +123,8 @@ def play(
     environment = _environment_of(policy, env, parsed_keywords(env_kwargs))
     if video is not None:
         check_video_path(Path(video))
-    act = act or policy.default_act
+    policy = policy.acting(act, act_temperature)
+    act = policy.default_act
     with open_arena(environment) as arena:
         scores = evaluate(
             policy,

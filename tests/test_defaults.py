@@ -39,7 +39,7 @@ VQVAE = BOOKS | {"encodings": "bounded", "first_codes": "kmeans", "codebook": "a
 
 DEFAULTS = {
     AGENTS: {
-        "bc": CLONES | {"steps": 10_000, "temperature": 1.0},
+        "bc": CLONES | {"steps": 10_000},
         "cql": CRITICS | {"alpha": 5.0, "threshold": 0.01, "target_period": 1, "temperature": 0.5},
         "iql": CRITICS | {"expectile": 0.9, "temperature": 1.0, "prior_floor": -8.0},
         "brac": CRITICS | {"alpha": 1.0, "prior_floor": -8.0, "temperature": 1.0},

@@ -6,6 +6,7 @@ Source: SAQ (arXiv 2310.11731), section 3: the cross-entropy of the data's codes
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import equinox as eqx
 import optax
@@ -23,15 +24,12 @@ class BC(nn.Training):
 
     steps: int = 10_000
     weight_decay: float = 1e-4
-    temperature: float = 1.0
-    """Of codes that are sampled: towards 0 the most probable one, 1 as often as in the data."""
     discount: float = 0.99
     """Not in the loss: every agent states the discount that its transitions are coded with."""
 
     default_act = "sample"
-
-    def __post_init__(self) -> None:
-        nn.require_positive(temperature=self.temperature)
+    # How a policy acts, by the flag that says it now for every agent.
+    retired: ClassVar[dict[str, str]] = {"temperature": "act_temperature"}
 
     def init(self, key: Key[Array, ""], example: CodedTransitions) -> State:
         network = self.network(key, example.observations.shape[-1], example.num_codes)
@@ -53,15 +51,13 @@ class BC(nn.Training):
         return state.model
 
     def actor(self, state: State) -> "BehaviourActor":
-        return BehaviourActor(self.temperature)
+        return BehaviourActor()
 
 
 class BehaviourActor(eqx.Module):
-    """Acts with pi_b, sharpened."""
-
-    temperature: float = eqx.field(static=True)
+    """Acts with pi_b."""
 
     def logits(
         self, observation: Float[Array, " features"], log_prior: Float[Array, " codes"]
     ) -> Float[Array, " codes"]:
-        return log_prior / self.temperature
+        return log_prior

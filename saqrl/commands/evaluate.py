@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 from saqrl.commands.output import print_json, say
 from saqrl.commands.parser import Word, parse
+from saqrl.registry import Act
 from saqrl.training.progress import Reporter
-from saqrl.training.summary import score_words
+from saqrl.training.summary import act_words, score_words
 
 
 @dataclass
@@ -21,8 +21,10 @@ class Evaluate:
     """episodes to play"""
     step: int | None = None
     """of the agent, where the run kept policies with --keep-every; default: its last"""
-    act: Literal["greedy", "sample"] | None = None
-    """how to choose codes; default: as the run was set"""
+    act: Act | None = None
+    """greedy, sample or mean (of the decoded actions); default: as the run was set"""
+    act_temperature: float | None = None
+    """of sample and mean: below 1 nearer to greedy; default: as the run was set"""
     seed: int = 0
     """of the environment's starts and the sampling; disjoint from what makes data"""
     env: str | None = None
@@ -57,6 +59,7 @@ def main(arguments: Sequence[str]) -> int:
         policy,
         asked.episodes,
         act=asked.act,
+        act_temperature=asked.act_temperature,
         env=asked.env,
         env_kwargs=asked.env_kwargs,
         seed=asked.seed,
@@ -66,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
     record = asdict(scores)
     if asked.video is not None:
         say(f"video: {asked.video}")
-    say(f"{score_words(record)}  ({asked.episodes} episodes, {scores.act})")
+    say(f"{score_words(record)}  ({asked.episodes} episodes, {act_words(record)})")
     if asked.json:
         about = {name: trained.get(name) for name in ("agent", "actions", "dataset")}
         environment = asked.env or (policy.environment and policy.environment.id)
@@ -91,19 +94,22 @@ def _offline(asked: Evaluate, path: Path, reporter: Reporter) -> int:
     from saqrl.training.train import saved_settings
 
     settings = saved_settings(path)
-    act, found = value_run(
+    policy, found = value_run(
         path,
         step=asked.step,
         act=asked.act,
+        act_temperature=asked.act_temperature,
         algorithm=FittedQ(steps=asked.offline_steps),
         dataset=asked.dataset,
         seed=asked.seed,
         reporter=reporter,
     )
+    way = {"act": policy.default_act, "act_temperature": policy.act_temperature}
     say(
         f"value {found.value:.4g} [{found.low:.4g}, {found.high:.4g}] over "
         f"{found.initial_states} initial states, {found.spread:.2g} between the networks; the "
-        f"data's own episodes {found.data_value:.4g}  (discount {settings.agent.discount}, {act})"
+        f"data's own episodes {found.data_value:.4g}  (discount {settings.agent.discount}, "
+        f"{act_words(way)})"
     )
     if asked.json:
         print_json(
@@ -112,7 +118,7 @@ def _offline(asked: Evaluate, path: Path, reporter: Reporter) -> int:
                 "agent": settings.agent_name,
                 "dataset": settings.data.dataset,
                 "step": asked.step,
-                "act": act,
+                **way,
                 "discount": settings.agent.discount,
                 "offline": asdict(found),
                 "gradient_steps": asked.offline_steps,

@@ -12,6 +12,8 @@ from saqrl.commands.parser import Word, parse
 from saqrl.datasets import Transitions
 from saqrl.datasets.chunks import chunk_actions
 from saqrl.datasets.windows import windows
+from saqrl.registry import Act
+from saqrl.training.summary import act_words
 
 # Rows of the held-out episodes that the written file is compared on.
 COMPARED = 512
@@ -29,8 +31,10 @@ class Export:
     """onnx for onnxruntime, npz for NumPy alone; default: by the name of --out"""
     step: int | None = None
     """of the agent, where the run kept policies with --keep-every; default: its last"""
-    act: Literal["greedy", "sample"] | None = None
-    """how to choose codes; a sampling file takes its noise as an input; default: as the run"""
+    act: Act | None = None
+    """greedy, sample (the file takes its noise as an input) or mean; default: as the run"""
+    act_temperature: float | None = None
+    """of sample and mean: below 1 nearer to greedy; default: as the run"""
     part: Literal["policy", "encoder", "decoder"] = "policy"
     """the whole policy, or half of its quantizer alone"""
     dataset: str | None = None
@@ -54,7 +58,8 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError(f"--out {out} does not tell the format: add --format onnx or npz")
     versions = read_config(path).get("versions", {})
     settings, policy = saved_settings(path), load_policy(policy_folder(path, asked.step))
-    act = asked.act or policy.default_act
+    policy = policy.acting(asked.act, asked.act_temperature)
+    way = {"act": policy.default_act, "act_temperature": policy.act_temperature}
     spec = asked.dataset or training_spec(path, settings)
     data = load_training_data(path, settings, policy, dataset=spec)
     training, held_out = split(data, settings)
@@ -67,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
         out,
         file_format=file_format,  # type: ignore[arg-type]
         part=asked.part,
-        act=act,
+        act=policy.default_act,
         observations=windows(training, policy.history),
         held_out=windows(compared, policy.history, rows),
         held_out_actions=_chunks(compared, settings.features.chunk)[rows],
@@ -83,8 +88,8 @@ def main(arguments: Sequence[str]) -> int:
     size = out.stat().st_size
     ties = f", {verification.ties} ties between codes" if verification.ties else ""
     say(
-        f"{out}: {asked.part} ({act}), {size / 1024:,.0f} KiB; differs from the policy by at most "
-        f"{verification.largest_difference:.1e} on {verification.observations} "
+        f"{out}: {asked.part} ({act_words(way)}), {size / 1024:,.0f} KiB; differs from the policy "
+        f"by at most {verification.largest_difference:.1e} on {verification.observations} "
         f"{'held-out' if held_out else 'training'} observations{ties}"
     )
     if asked.part == "policy":
@@ -94,7 +99,7 @@ def main(arguments: Sequence[str]) -> int:
             "out": str(out),
             "format": file_format,
             "part": asked.part,
-            "act": act,
+            **way,
             "bytes": size,
             "observations": verification.observations,
             "largest_difference": verification.largest_difference,

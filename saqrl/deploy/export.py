@@ -23,6 +23,7 @@ from saqrl.deploy.graph import Graph, UnsupportedOperator
 from saqrl.deploy.graph.files import npz_bytes, onnx_bytes
 from saqrl.deploy.graph.tracing import draws_of, trace
 from saqrl.policy.policy import Act, CodeController, Policy
+from saqrl.quantizers.binary import BinaryCodec
 
 FileFormat = Literal["onnx", "npz"]
 Part = Literal["policy", "encoder", "decoder"]
@@ -135,7 +136,8 @@ def graph_of(
         if part == "policy":
             reference = Reference.fit(policy.observation_scaling(observations))
             names = ["action", "distance"]
-            names += ["code", "entropy"] if isinstance(controller, CodeController) else []
+            if isinstance(controller, CodeController):
+                names += ["entropy"] if act == "mean" else ["code", "entropy"]
             return trace(_decision(policy, reference, act), inputs, names, draws=act == "sample")
         if not isinstance(controller, CodeController):
             raise ExportError("a continuous policy has no quantizer to export; use --part policy")
@@ -172,13 +174,16 @@ def _decision(policy: Policy, reference: Reference, act: Act) -> Callable[..., A
         distance = reference.distance(features)
         # Greedy choices do not look at their key.
         drawn = jax.random.key(0) if key is None else key
+        way: Any = {"act": act, "temperature": policy.act_temperature}
         codes: tuple[Array, ...] = ()
         if isinstance(controller, CodeController):
-            code = controller.choose(features, drawn, greedy=act == "greedy")
+            codes = (operators.entropy(controller.quantizer.log_prior(features)),)
+        if isinstance(controller, CodeController) and act != "mean":
+            code = controller.choose(features, drawn, **way)
             unit: Any = controller.quantizer.decode(features, code)
-            codes = code, operators.entropy(controller.quantizer.log_prior(features))
+            codes = code, *codes
         else:
-            unit = controller.decide(features, drawn, greedy=act == "greedy")
+            unit = controller.decide(features, drawn, **way)
         action = policy.action_range.from_unit(unit.reshape(_chunk_shape(policy)))
         return action, distance, *codes
 
@@ -214,7 +219,8 @@ def verify_policy(
 
     Two float32 programs may pick different codes where the best scores are equal to within TIE.
     Such rows are counted, must be few, and the action must be the one that the policy itself
-    decodes from the code that the file chose.
+    decodes from the code that the file chose. So with means where both values of a dimension that
+    has two are equally probable: either value is right.
     """
     keys = jax.random.split(jax.random.key(0), len(observations))
     expected = policy.plan(observations, keys, act=act)
@@ -222,15 +228,21 @@ def verify_policy(
     features = jnp.asarray(policy.observation_scaling(observations))
     noise = {}
     if act == "sample":
-        drawn = jax.jit(jax.vmap(partial(draws_of, partial(controller.decide, greedy=False))))(
-            features, keys
-        )
+        decide = partial(controller.decide, act=act, temperature=policy.act_temperature)
+        drawn = jax.jit(jax.vmap(partial(draws_of, decide)))(features, keys)
         names = [draw["name"] for draw in engine.metadata["draws"]]
         noise = dict(zip(names, map(np.asarray, drawn), strict=True))
     found = engine({"observation": observations, **noise})
     ties = 0
-    if isinstance(controller, CodeController):
-        scores = np.asarray(jax.jit(jax.vmap(controller.scores))(features))
+    if isinstance(controller, CodeController) and act == "mean":
+        values = jax.jit(jax.vmap(partial(_equal_values, policy)))(features)
+        for value in map(policy.action_range.from_unit, map(np.asarray, values)):
+            near = np.abs(found["action"] - value) <= AGREEMENT * policy.action_range.half_width
+            ties += int((near & (expected != value)).any((1, 2)).sum())
+            expected = np.where(near, value, expected)
+    elif isinstance(controller, CodeController):
+        scored = partial(controller.scores, temperature=policy.act_temperature)
+        scores = np.asarray(jax.jit(jax.vmap(scored))(features))
         other = _tied(scores + noise.get("noise", 0), found["code"])
         ties = int(other.sum())
         if ties:
@@ -259,6 +271,23 @@ def _tied(
             "all with equal scores: the agent cannot tell codes apart; nothing was written"
         )
     return other
+
+
+def _equal_values(policy: Policy, features: Any) -> tuple[Any, Any]:
+    """Both values (chunk, act) of a dimension with two, where equally probable; elsewhere NaN."""
+    controller: Any = policy.controller
+    quantizer, shape = controller.quantizer, _chunk_shape(policy)
+    if not isinstance(quantizer.codec, BinaryCodec):
+        return jnp.full(shape, jnp.nan), jnp.full(shape, jnp.nan)
+    binary = quantizer.codec.binary
+    probabilities = jax.nn.softmax(controller.scores(features, temperature=policy.act_temperature))
+    decoded = jax.vmap(quantizer.decode, (None, 0))(features, jnp.arange(quantizer.num_codes))
+    even = jnp.abs(probabilities @ binary.widen(decoded)) < TIE
+    low, high = (
+        jnp.where(binary.two_valued & even, value, jnp.nan).reshape(shape)
+        for value in (binary.low, binary.high)
+    )
+    return low, high
 
 
 def verify_decoder(
@@ -334,6 +363,7 @@ def _metadata(
         "agent": policy.description.get("agent"),
         "quantizer": policy.description.get("quantizer"),
         "act": act,
+        "act_temperature": policy.act_temperature,
         "env": policy.environment and policy.environment.id,
         "observation_size": policy.observation_size,
         "history": policy.history,

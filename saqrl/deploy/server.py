@@ -182,8 +182,10 @@ class PolicyServer:
             "distance": float(plan.distance[0]),
             "clipped": self._policy.on_edge(plan.actions[0]),
         }
-        if plan.code is not None and plan.entropy is not None:
-            found |= {"code": int(plan.code[0]), "entropy": float(plan.entropy[0])}
+        if plan.code is not None:
+            found["code"] = int(plan.code[0])
+        if plan.entropy is not None:
+            found["entropy"] = float(plan.entropy[0])
         found["server_timing"] = {"infer_ms": 1000 * (time.perf_counter() - began)}
         return pack(found)
 

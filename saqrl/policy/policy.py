@@ -1,67 +1,25 @@
-"""Controllers and the policy around them."""
+"""The policy around a controller: raw observations in, the robot's actions out."""
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, Protocol
+from typing import Any
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int, Key
+from jaxtyping import Array, Float, Float32, Key
 
-from saqrl import agents, baselines
 from saqrl.datasets import EnvironmentSpec
 from saqrl.datasets.scaling import ActionRange, ObservationScaling
 from saqrl.policy.checks import check_batch, check_numbers, window_name
 from saqrl.policy.coding import PolicyQuantizer
+from saqrl.policy.controllers import CodeController as CodeController
+from saqrl.policy.controllers import ContinuousController as ContinuousController
+from saqrl.policy.controllers import Controller as Controller
 from saqrl.policy.window import Window
-from saqrl.quantizers import ActionQuantizer
 from saqrl.registry import Act as Act
-
-
-class Controller(Protocol):
-    """From features to an action chunk in [-1, 1], for one state. A pytree of arrays."""
-
-    def decide(
-        self, features: Float[Array, " features"], key: Key[Array, ""], *, greedy: bool
-    ) -> Float[Array, " chunk_act"]: ...
-
-
-class CodeController(eqx.Module):
-    """Chooses a code by the actor's scores and decodes it in this state."""
-
-    quantizer: ActionQuantizer
-    actor: agents.Actor
-
-    def decide(
-        self, features: Float[Array, " features"], key: Key[Array, ""], *, greedy: bool
-    ) -> Float[Array, " chunk_act"]:
-        return self.quantizer.decode(features, self.choose(features, key, greedy=greedy))
-
-    def choose(
-        self, features: Float[Array, " features"], key: Key[Array, ""], *, greedy: bool
-    ) -> Int[Array, ""]:
-        """The code to play: the best scored, or one drawn by its score."""
-        scores = self.scores(features)
-        return jnp.argmax(scores) if greedy else jax.random.categorical(key, scores)
-
-    def scores(self, features: Float[Array, " features"]) -> Float[Array, " codes"]:
-        """The actor's unnormalised log-probabilities."""
-        return self.actor.logits(features, self.quantizer.log_prior(features))
-
-
-class ContinuousController(eqx.Module):
-    """A continuous actor as a controller."""
-
-    actor: baselines.Actor
-
-    def decide(
-        self, features: Float[Array, " features"], key: Key[Array, ""], *, greedy: bool
-    ) -> Float[Array, " chunk_act"]:
-        return self.actor.act(features, key, greedy=greedy)
+from saqrl.registry import require_temperature
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -79,8 +37,12 @@ class Policy:
     chunk: int = 1
     action_horizon: int = 1
     default_act: Act = "greedy"
+    act_temperature: float = 1.0
     environment: EnvironmentSpec | None = None
     description: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require_temperature(self.act_temperature)
 
     def __repr__(self) -> str:
         agent = self.description.get("agent", {}).get("name", type(self.controller).__name__)
@@ -116,6 +78,14 @@ class Policy:
         """Start an episode of `act`: forget what is left of a chunk, and what was seen."""
         self._own_player.reset()
 
+    def acting(self, act: Act | None = None, temperature: float | None = None) -> "Policy":
+        """The same with another way of acting; what is None stays. ValueError."""
+        return replace(
+            self,
+            default_act=act or self.default_act,
+            act_temperature=self.act_temperature if temperature is None else temperature,
+        )
+
     def player(self, *, seed: int = 0, act: Act | None = None) -> "Player":
         """A player for one robot, at the start of an episode."""
         return Player(self, jax.random.key(seed), act=act or self.default_act)
@@ -135,7 +105,7 @@ class Policy:
         """
         rows = check_batch(observations, (self.window_size,), what=window_name(self.history))
         features = self.observation_scaling(rows)
-        unit = _decide_batch(self.controller, features, keys, greedy=act == "greedy")
+        unit = _decide_batch(self.controller, features, keys, self.act_temperature, act=act)
         chunks = np.asarray(unit).reshape(len(rows), self.chunk, -1)
         if not np.isfinite(chunks).all():
             raise ValueError("the policy gives an action that is not finite: its weights overflow")
@@ -187,13 +157,14 @@ class Player:
         self._window.clear()
 
 
-@partial(jax.jit, static_argnames="greedy")
+@partial(jax.jit, static_argnames="act")
 def _decide_batch(
     controller: Controller,
     features: Float[Array, "n features"],
     keys: Key[Array, " n"],
+    temperature: float,
     *,
-    greedy: bool,
+    act: Act,
 ) -> Float[Array, "n chunk_act"]:
-    decide = partial(type(controller).decide, controller, greedy=greedy)
+    decide = partial(type(controller).decide, controller, act=act, temperature=temperature)
     return jax.vmap(decide)(features, keys)

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,10 @@ from saqrl import agents, baselines, nn, quantizers
 from saqrl.arrays import LARGEST_FILE, named_leaves, read_npz, rebuild_tree, write_atomically
 from saqrl.datasets import EnvironmentSpec
 from saqrl.datasets.scaling import ActionRange, ObservationScaling
-from saqrl.policy.policy import CodeController, ContinuousController, Controller, Policy
+from saqrl.policy.policy import Act, CodeController, ContinuousController, Controller, Policy
 from saqrl.records import (
     NULL,
+    NUMBER,
     OBJECT,
     TEXT,
     among,
@@ -37,7 +38,8 @@ RECORD = {
     "history": whole(1, 1 << 16),
     "chunk": whole(1, 1 << 16),
     "action_horizon": whole(1, 1 << 16),
-    "default_act": among("greedy", "sample"),
+    "default_act": among(*get_args(Act)),
+    "act_temperature": NUMBER | NULL,
     "environment": OBJECT | NULL,
     "controller": OBJECT,
 }
@@ -75,6 +77,7 @@ def save_policy(policy: Policy, folder: Path) -> None:
         "chunk": policy.chunk,
         "action_horizon": policy.action_horizon,
         "default_act": policy.default_act,
+        "act_temperature": policy.act_temperature,
         "environment": policy.environment and asdict(policy.environment),
         "controller": dict(policy.description),
     }
@@ -173,9 +176,21 @@ def _loaded(folder: Path) -> Policy:
         chunk=chunk,
         action_horizon=described["action_horizon"],
         default_act=described["default_act"],
+        act_temperature=_act_temperature(described),
         environment=environment and EnvironmentSpec(**environment),
         description=described["controller"],
     )
+
+
+def _act_temperature(described: Mapping[str, Any]) -> float:
+    """Of the policy; files from before it was one hold that of an agent which has retired it."""
+    if (temperature := described.get("act_temperature")) is not None:
+        return float(temperature)
+    controller = described["controller"]
+    earlier = (
+        agents.AGENTS.earlier(controller["agent"]) if controller["kind"] == "quantized" else {}
+    )
+    return float(earlier.get("act_temperature", 1.0))
 
 
 def _require_numbers(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> None:

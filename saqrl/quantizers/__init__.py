@@ -12,9 +12,11 @@ from typing import Any, Protocol
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from saqrl import nn
+from saqrl.quantizers.binary import BinaryCodec
 from saqrl.registry import QUANTIZERS as QUANTIZERS
 
 
@@ -85,6 +87,21 @@ class ActionQuantizer(eqx.Module):
     ) -> Float[Array, " act"]:
         """The action that `code` stands for in this state."""
         return self.codec.decode(observation, code)
+
+    def mean(
+        self, observation: Float[Array, " features"], probabilities: Float[Array, " codes"]
+    ) -> Float[Array, " act"]:
+        """The expectation sum_k p_k D(s, k) of the decoded action, over all codes.
+
+        A dimension that the codec knows to take two values, as a gripper's, takes the one with more
+        probability, at each step of a chunk for itself; of equally probable ones the lower.
+        """
+        decoded = jax.vmap(self.decode, (None, 0))(observation, jnp.arange(self.num_codes))
+        if not isinstance(self.codec, BinaryCodec):
+            return probabilities @ decoded
+        # Widened to -1 and 1, the sign of the mean is the majority.
+        binary = self.codec.binary
+        return binary.narrow(probabilities @ binary.widen(decoded))
 
     def log_prior(self, observation: Float[Array, " features"]) -> Float[Array, " codes"]:
         """Log pi_b(k|s), normalised."""

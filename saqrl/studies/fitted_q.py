@@ -154,20 +154,33 @@ def evaluate_offline(
 def log_policy_of(
     policy: Policy, features: Float[Array, "n features"], *, act: Act
 ) -> Float[Array, "n codes"]:
-    """Log pi(k|s) of how the policy acts: its softmax where it samples, else all on the best."""
-    return _log_policy(_code_controller(policy), features, greedy=act == "greedy")
+    """Log pi(k|s) of how the policy acts: its softmax where it samples, else all on one code.
+
+    That is the best scored one, or the code that stands for the mean action (nearly: the value of
+    an action that no code stands for exactly is not known).
+    """
+    return _log_policy(_code_controller(policy), features, policy.act_temperature, act=act)
 
 
-@partial(jax.jit, static_argnames="greedy")
+@partial(jax.jit, static_argnames="act")
 def _log_policy(
-    controller: CodeController, features: Float[Array, "n features"], *, greedy: bool
+    controller: CodeController,
+    features: Float[Array, "n features"],
+    temperature: float,
+    *,
+    act: Act,
 ) -> Float[Array, "n codes"]:
     def one(row: Float[Array, " features"]) -> Float[Array, " codes"]:
-        logits = controller.scores(row)
-        if not greedy:
-            return jax.nn.log_softmax(logits)
-        best = jnp.arange(len(logits)) == jnp.argmax(logits)
-        return jnp.where(best, 0.0, operators.DISALLOWED)
+        if act == "sample":
+            return jax.nn.log_softmax(controller.scores(row, temperature=temperature))
+        key = jax.random.key(0)  # neither rule draws
+        if act == "greedy":
+            played = controller.choose(row, key, act=act)
+        else:
+            mean = controller.decide(row, key, act=act, temperature=temperature)
+            played = controller.quantizer.encode(row, mean)
+        codes = jnp.arange(controller.quantizer.num_codes)
+        return jnp.where(codes == played, 0.0, operators.DISALLOWED)
 
     return jax.lax.map(one, features, batch_size=BLOCK)
 

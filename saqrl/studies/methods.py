@@ -31,15 +31,15 @@ class Method:
 def methods(agents: Sequence[str], actions: Sequence[Actions]) -> list[Method]:
     """Every agent with each kind of actions that it exists for, without repetitions.
 
-    An agent is `NAME`, or `saq-NAME` for its quantized kind alone; `:greedy` or `:sample` behind it
-    makes it act so. ValueError where no agent of the kinds asked for is called so.
+    An agent is `NAME`, or `saq-NAME` for its quantized kind alone; `:greedy`, `:sample` or `:mean`
+    behind it makes it act so. ValueError where no agent of the kinds asked for is called so.
     """
     found: dict[Method, None] = {}
     for word in agents:
         full, _, wanted = word.partition(":")
         act = next((act for act in get_args(Act) if act == wanted), None)
         if wanted and act is None:
-            raise ValueError(f"agent {word!r}: after the colon comes greedy or sample")
+            raise ValueError(f"agent {word!r}: after the colon comes greedy, sample or mean")
         name = full.removeprefix("saq-")
         asked = [kind for kind in actions if name == full or kind == "quantized"]
         kinds = [kind for kind in asked if name in _REGISTRIES[kind]]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from saqrl.arrays import write_atomically
 from saqrl.datasets.naming import distinct_names
-from saqrl.policy import Act
+from saqrl.policy import Act, Policy
 from saqrl.policy.storage import load_policy
 from saqrl.records import NUMBER, OBJECT, read_record, require
 from saqrl.studies.fitted_q import FittedQ, PolicyValue, evaluate_offline
@@ -56,26 +56,28 @@ def value_run(
     run: Path,
     *,
     act: Act | None,
+    act_temperature: float | None = None,
     algorithm: FittedQ,
     seed: int,
     reporter: Reporter,
     step: int | None = None,
     dataset: str | None = None,
-) -> tuple[Act, PolicyValue]:
-    """How a run's policy acts and what that is worth, estimated now and kept beside it.
+) -> tuple[Policy, PolicyValue]:
+    """A run's policy as it acts and what that is worth, estimated now and kept beside it.
 
     `dataset` says where the run's data lie now.
     ValueError where the policy or its data do not allow it.
     """
     settings, policy = saved_settings(run), load_policy(policy_folder(run, step))
-    act = act or policy.default_act
+    policy = policy.acting(act, act_temperature)
+    act = policy.default_act
     data = load_training_data(run, settings, policy, dataset=dataset)
     found = evaluate_offline(
         data, settings, policy, act=act, algorithm=algorithm, seed=seed, reporter=reporter
     )
-    record = _question(act, algorithm, seed) | {"estimate": asdict(found)}
+    record = _question(act, policy.act_temperature, algorithm, seed) | {"estimate": asdict(found)}
     write_atomically(_estimate_file(run, step), (json.dumps(record, indent=2) + "\n").encode())
-    return act, found
+    return policy, found
 
 
 def value_runs(
@@ -99,7 +101,12 @@ def value_runs(
         summary = read_result(run)
         returns: dict[int | None, float | None] = {None: summary["return_mean"]}
         returns |= {r["step"]: r["return_mean"] for r in agent_evaluations(run)}
-        question: dict[str, Any] = {"act": summary["act"], "algorithm": algorithm, "seed": seed}
+        question: dict[str, Any] = {
+            "act": summary["act"],
+            "act_temperature": summary.get("act_temperature") or 1.0,
+            "algorithm": algorithm,
+            "seed": seed,
+        }
         for step in (*kept_steps(run), None):
             found = kept_estimate(run, step=step, **question)
             try:
@@ -124,7 +131,13 @@ def value_runs(
 
 
 def kept_estimate(
-    run: Path, *, act: Act, algorithm: FittedQ, seed: int, step: int | None = None
+    run: Path,
+    *,
+    act: Act,
+    act_temperature: float = 1.0,
+    algorithm: FittedQ,
+    seed: int,
+    step: int | None = None,
 ) -> PolicyValue | None:
     """What offline.json holds, if it answers this question."""
     file = _estimate_file(run, step)
@@ -132,7 +145,7 @@ def kept_estimate(
         return None
     record = read_record(file, {"estimate": OBJECT})
     found = record.pop("estimate")
-    if record != _question(act, algorithm, seed):
+    if record != _question(act, act_temperature, algorithm, seed):
         return None
     names = [field.name for field in fields(PolicyValue)]
     require(found, dict.fromkeys(names, NUMBER), where=f"{file}, estimate")
@@ -168,6 +181,6 @@ def _estimate_file(run: Path, step: int | None) -> Path:
     return (run if step is None else policy_folder(run, step)) / OFFLINE
 
 
-def _question(act: Act, algorithm: FittedQ, seed: int) -> dict[str, Any]:
+def _question(act: Act, act_temperature: float, algorithm: FittedQ, seed: int) -> dict[str, Any]:
     plain = json.loads(json.dumps(asdict(algorithm)))
-    return {"act": act, "seed": seed, "algorithm": plain}
+    return {"act": act, "act_temperature": act_temperature, "seed": seed, "algorithm": plain}

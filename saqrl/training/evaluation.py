@@ -24,6 +24,7 @@ class Scores:
 
     act: Act
     episodes: int
+    act_temperature: float = 1.0
     return_mean: float | None = None
     return_std: float | None = None
     success_rate: float | None = None
@@ -58,6 +59,7 @@ def evaluate(
     return Scores(
         act=act,
         episodes=episodes,
+        act_temperature=policy.act_temperature,
         return_mean=mean,
         return_std=float(played.returns.std()),
         success_rate=None if played.successes is None else float(played.successes.mean()),

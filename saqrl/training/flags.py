@@ -83,6 +83,9 @@ def _place(settings: Settings, name: str) -> tuple[str, str, Any]:
     if not dot or owner not in OWNERS:
         raise ValueError(_unknown(settings, name))
     record = ReadOptions if owner == "dataset" else type(getattr(settings, owner))
+    retired = getattr(record, "retired", {})
+    if owner == "agent" and field_name in retired:
+        return FLAGS[retired[field_name]]
     field_name = getattr(record, "aliases", {}).get(field_name, field_name)
     if field_name not in {each.name for each in fields(record)}:
         raise ValueError(_unknown(settings, name))

@@ -66,6 +66,7 @@ RESULT = {
     "dataset": TEXT | NULL,
     "env": TEXT | NULL,
     "act": TEXT,
+    "act_temperature": NUMBER | NULL,
     "episodes": whole(),
     "seed": whole(),
     "gradient_steps": whole(),

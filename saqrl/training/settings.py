@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from saqrl.datasets.options import DEFAULT, ReadOptions
 from saqrl.datasets.scaling import Scale
 from saqrl.records import NULL, among, require, require_types, shown, whole
-from saqrl.registry import AGENTS, BASELINES, QUANTIZERS, Act, Registry, closest
+from saqrl.registry import (
+    AGENTS,
+    BASELINES,
+    QUANTIZERS,
+    Act,
+    Registry,
+    closest,
+    require_temperature,
+)
 
 if TYPE_CHECKING:
     from saqrl.agents import Agent
@@ -116,7 +124,9 @@ class Evaluation:
     """How the policy acts, and how it is judged."""
 
     act: Act = "greedy"
-    """greedy or sample; default: the agent's own way"""
+    """greedy, sample or mean (of the decoded actions); default: the agent's own way"""
+    act_temperature: float = 1.0
+    """of sample and mean: below 1 nearer to greedy"""
     action_horizon: int = 1
     """actions of a chunk to play; default: all"""
     episodes: int = _named("eval_episodes", 50)
@@ -128,6 +138,7 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         _require_at_least_one(self, "action_horizon", "episodes", "every")
+        require_temperature(self.act_temperature)
 
 
 @dataclass(frozen=True)
@@ -212,12 +223,19 @@ class Settings:
         _require_known("settings", values, cls)
         plain = {"actions": among("quantized", "continuous") | NULL, "seed": whole() | NULL}
         require(values, plain, where="settings")
+        earlier: dict[str, Any] = {}
         for name, registry in _registries(values.get("actions", "quantized")).items():
             if name not in values:
                 raise ValueError(f"settings: {name} is missing")
-            values[name] = registry.rebuild(values[name])
+            found = registry.rebuild(values[name])
+            if name == "agent":
+                earlier = registry.earlier(values[name])
+            values[name] = found
         for name, record in cls.RECORDS.items():
-            values[name] = _rebuilt(name, record, values.get(name, {}))
+            given = values.get(name, {})
+            if name == "evaluation" and isinstance(given, Mapping):
+                given = {**earlier, **given}
+            values[name] = _rebuilt(name, record, given)
         return cls(**values)
 
 

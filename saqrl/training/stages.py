@@ -125,11 +125,12 @@ class Learning:
 
     def _continuous(self, name: str, algorithm: Any) -> Stage:
         main = name == "agent"
-        act = self.settings.evaluation.act if main else algorithm.default_act
+        ways = self.settings.evaluation
+        act = (ways.act, ways.act_temperature) if main else (algorithm.default_act, 1.0)
 
         def policy(state: Any) -> Policy:
             described = {"kind": "continuous", "agent": BASELINES.describe(algorithm)}
-            return self._policy(ContinuousController(algorithm.actor(state)), described, act)
+            return self._policy(ContinuousController(algorithm.actor(state)), described, *act)
 
         def data() -> engine.Rows | engine.Stream:
             return self.features.columns(algorithm, Prepared.continuous)
@@ -190,9 +191,12 @@ class Learning:
             "agent": AGENTS.describe(agent),
         }
         controller = CodeController(ActionQuantizer(self.codec, prior), actor)
-        return self._policy(controller, described, settings.evaluation.act)
+        ways = settings.evaluation
+        return self._policy(controller, described, ways.act, ways.act_temperature)
 
-    def _policy(self, controller: Controller, described: dict[str, Any], act: Act) -> Policy:
+    def _policy(
+        self, controller: Controller, described: dict[str, Any], act: Act, temperature: float
+    ) -> Policy:
         settings, log = self.settings, self.features.log
         sizes = {
             "features": self.features.training.features.shape[1],
@@ -206,6 +210,7 @@ class Learning:
             chunk=settings.features.chunk,
             action_horizon=settings.evaluation.action_horizon,
             default_act=act,
+            act_temperature=temperature,
             environment=log.environment,
             description=sizes | described,
         )

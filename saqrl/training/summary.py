@@ -25,9 +25,16 @@ def method_name(result: Mapping[str, Any]) -> str:
     return f"SAQ-{result['agent'].upper()}" if quantized else f"continuous {result['agent']}"
 
 
+def act_words(record: Mapping[str, Any]) -> str:
+    """How a policy acted, with its temperature where one counts: sample at temperature 0.5."""
+    temperature = record.get("act_temperature") or 1.0
+    told = record["act"] != "greedy" and temperature != 1
+    return f"{record['act']} at temperature {temperature:g}" if told else str(record["act"])
+
+
 def summary_text(result: Mapping[str, Any]) -> str:
     """What result.json says for a person: the score, the codes, where the time went, what next."""
-    how = f"{result['episodes']} episodes, {result['act']}"
+    how = f"{result['episodes']} episodes, {act_words(result)}"
     lines = [f"{method_name(result)}: {score_words(result)}  ({how})"]
     beside = result.get("baseline") or {}
     if beside:

@@ -332,7 +332,7 @@ class _Training:
         log = self.features.held_out_log
         error = {"held_out_action_error": None if log is None else action_error(policy, log)}
         if self.environment is None:
-            scores = asdict(Scores(policy.default_act, 0))
+            scores = asdict(Scores(policy.default_act, 0, policy.act_temperature))
             del scores["length_mean"]  # of an evaluation alone
             return scores | error
         seen = [r for r in self.run.history("evaluations") if r["stage"] == stage]

@@ -91,13 +91,10 @@ def test_bc_follows_the_cross_entropy(batch):
     assert_gradient(after, loop, before.model)
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_bc_draws_codes_as_often_as_the_data_at_temperature_one_and_sharper_below(temperature):
+def test_bc_acts_by_the_behaviour_itself():
     prior = np.array([0.5, 0.3, 0.15, 0.05])
-    agent = BC(temperature=temperature)
-    expected = prior ** (1 / temperature) / (prior ** (1 / temperature)).sum()
-    found = probabilities(agent, None, jnp.zeros(FEATURES), jnp.log(jnp.asarray(prior)))
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    found = probabilities(BC(), None, jnp.zeros(FEATURES), jnp.log(jnp.asarray(prior)))
+    np.testing.assert_allclose(found, prior, rtol=1e-5)
 
 
 def test_cql_follows_bellman_error_and_conservative_gap(batch):

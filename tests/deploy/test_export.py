@@ -1,7 +1,6 @@
 """The exported file decides as the policy does, or there is no file."""
 
 import dataclasses
-import functools
 import json
 
 import equinox as eqx
@@ -20,33 +19,13 @@ from saqrl.deploy.graph.files import npz_bytes, onnx_bytes
 from saqrl.deploy.graph.tracing import draws_of, trace
 from saqrl.quantizers import QUANTIZERS, ActionBatch
 from saqrl.quantizers.binary import BinaryDimensions
-from tests.policy import test_policy
 from tests.policy.test_policy import ACT, CHUNK, OBSERVATION
+from tests.policy.test_policy import make_lively_policy as make_policy
 
 pytest.importorskip("onnxruntime")
 generator = np.random.default_rng(0)
 OBSERVATIONS = generator.normal(size=(64, OBSERVATION)).astype(np.float32)
 ACTIONS = generator.uniform(-1, 1, (64, CHUNK, ACT)).astype(np.float32)
-
-
-@functools.cache
-def make_policy(kind="quantized", name="bc"):
-    """The policy of test_policy with random weights: every code then stands for something."""
-    policy = test_policy.make_policy(kind, name)
-    return dataclasses.replace(policy, controller=enlivened(policy.controller))
-
-
-def enlivened(controller):
-    """The same with random weights."""
-    leaves, structure = jax.tree.flatten(controller)
-    draw = np.random.default_rng(5)
-
-    def lively(leaf):
-        if leaf.dtype == bool:
-            return jnp.arange(leaf.size).reshape(leaf.shape) % 4 == 0
-        return leaf + 0.3 * draw.normal(size=leaf.shape).astype(leaf.dtype)
-
-    return jax.tree.unflatten(structure, map(lively, leaves))
 
 
 def write(policy, path, **changes):
@@ -67,6 +46,7 @@ def write(policy, path, **changes):
     [
         ("quantized", "bc", "sample"),
         ("quantized", "cql", "greedy"),
+        ("quantized", "iql", "mean"),
         pytest.param("quantized", "iql", "sample", marks=pytest.mark.slow),
         pytest.param("quantized", "brac", "greedy", marks=pytest.mark.slow),
         pytest.param("continuous", "bc", "greedy", marks=pytest.mark.slow),
@@ -156,6 +136,59 @@ def test_an_encoder_that_keeps_a_gripper_agrees_too(suffix, tmp_path):
     np.testing.assert_array_equal(codes, own)
     free = eqx.tree_at(lambda c: c.binary.only, codec, jnp.zeros(CHUNK * ACT, bool))
     assert (jax.vmap(free.encode)(scaling(OBSERVATIONS), unit) != own).any()
+
+
+@pytest.mark.parametrize("act", ["sample", "mean"])
+def test_a_temperature_is_exported_too(act, tmp_path):
+    policy = make_policy("quantized", "iql").acting(act, 0.3)
+    write(policy, tmp_path / "policy.npz", act=act)
+    loaded = runtime.load(tmp_path / "policy.npz")
+    assert loaded.metadata["act_temperature"] == 0.3
+    plan = loaded.plan(OBSERVATIONS)
+    assert (plan.code is None) == (act == "mean")
+    assert plan.entropy is not None
+    other = write(policy.acting(temperature=1.0), tmp_path / "other.npz", act=act)
+    assert other.observations == 64
+    with pytest.raises(ExportError, match=r"differs from the policy|other codes"):
+        exporting.verify_policy(
+            policy, runtime.load_graph(tmp_path / "other.npz"), OBSERVATIONS, act=act
+        )
+
+
+def test_a_gripper_may_take_either_of_two_equally_probable_values(tmp_path):
+    policy = make_policy("quantized", "bc")
+    gripper = np.arange(CHUNK * ACT) % ACT == ACT - 1
+    half = jnp.full(CHUNK * ACT, 0.5)
+    binary = BinaryDimensions(-half, half, jnp.asarray(gripper))
+    policy = dataclasses.replace(
+        policy,
+        controller=eqx.tree_at(
+            # Two codes as good as each other, one of them with the other value.
+            lambda c: (c.quantizer.codec.binary, c.quantizer.prior),
+            policy.controller,
+            (binary, lambda features: jnp.where(jnp.arange(6) < 2, 0.0, -1e9)),
+        ),
+    )
+    keys = jax.random.split(jax.random.key(0), len(OBSERVATIONS))
+    planned = policy.plan(OBSERVATIONS, keys, act="mean")
+    codes = [policy.quantizer.decode(OBSERVATIONS, np.full(64, code)) for code in (0, 1)]
+    split = codes[0][..., -1] != codes[1][..., -1]
+    assert split.any()
+
+    def engine(inputs):
+        found = planned.copy()
+        found[..., -1] = np.where(split, codes[0][..., -1], planned[..., -1])
+        return {"action": found}
+
+    verified = exporting.verify_policy(policy, engine, OBSERVATIONS, act="mean")
+    assert verified.ties > 0
+    with pytest.raises(ExportError, match="differs"):
+        exporting.verify_policy(
+            policy,
+            lambda inputs: {"action": planned + 0.1 * split[..., None]},
+            OBSERVATIONS,
+            act="mean",
+        )
 
 
 def test_a_file_that_disagrees_is_not_left_behind(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """From raw observation to environment action, to disk and back, and in an environment."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
 
@@ -56,6 +57,26 @@ def make_policy(kind: str = "quantized", name: str = "bc", **changes) -> Policy:
     return dataclasses.replace(policy, **changes)
 
 
+@functools.cache
+def make_lively_policy(kind: str = "quantized", name: str = "bc") -> Policy:
+    """With random weights: every code then stands for something."""
+    policy = make_policy(kind, name)
+    return dataclasses.replace(policy, controller=enlivened(policy.controller))
+
+
+def enlivened(controller):
+    """The same with random weights."""
+    leaves, structure = jax.tree.flatten(controller)
+    draw = np.random.default_rng(5)
+
+    def lively(leaf):
+        if leaf.dtype == bool:
+            return jnp.arange(leaf.size).reshape(leaf.shape) % 4 == 0
+        return leaf + 0.3 * draw.normal(size=leaf.shape).astype(leaf.dtype)
+
+    return jax.tree.unflatten(structure, map(lively, leaves))
+
+
 ACTORS = [
     *(("quantized", name) for name in AGENTS),
     *(("continuous", name) for name in BASELINES),
@@ -92,9 +113,9 @@ def test_a_plan_is_the_controllers_decision_in_the_robots_units_and_compiled_onc
     traced = []
 
     class Counted(eqx.Module):
-        def decide(self, features, key, *, greedy):
-            traced.append(greedy)
-            noise = 0.0 if greedy else jax.random.uniform(key)
+        def decide(self, features, key, *, act, temperature):
+            traced.append(act)
+            noise = 0.0 if act == "greedy" else jax.random.uniform(key)
             return jnp.tile(features[:2] / 10, CHUNK) + noise
 
     policy = make_policy(controller=Counted())
@@ -102,7 +123,7 @@ def test_a_plan_is_the_controllers_decision_in_the_robots_units_and_compiled_onc
     keys = jax.random.split(jax.random.key(1), 5)
     for _ in range(3):
         plans = {act: policy.plan(observations, keys, act=act) for act in ("greedy", "sample")}
-    assert sorted(traced) == [False, True]
+    assert sorted(traced) == ["greedy", "sample"]
     unit = np.tile(policy.observation_scaling(observations)[:, None, :2] / 10, (1, CHUNK, 1))
     noise = np.asarray(jax.vmap(jax.random.uniform)(keys))[:, None, None]
     for act, decided in (("greedy", unit), ("sample", unit + noise)):
@@ -116,10 +137,10 @@ def test_a_greedy_code_is_the_best_scored_and_sampled_codes_follow_their_probabi
     assert isinstance(controller, CodeController)
     features = jnp.asarray([0.3, -0.2, 0.8, 0.1])
     logits = controller.actor.logits(features, controller.quantizer.log_prior(features))
-    greedy = controller.choose(features, jax.random.key(0), greedy=True)
+    greedy = controller.choose(features, jax.random.key(0), act="greedy")
     assert greedy == logits.argmax()
     keys = jax.random.split(jax.random.key(0), 4000)
-    drawn = jax.vmap(lambda key: controller.choose(features, key, greedy=False))(keys)
+    drawn = jax.vmap(lambda key: controller.choose(features, key, act="sample"))(keys)
     share = np.bincount(drawn, minlength=len(logits)) / len(drawn)
     # Four standard deviations of a share of 4000 draws.
     np.testing.assert_allclose(share, jax.nn.softmax(logits), atol=4 * 0.5 / np.sqrt(4000))
@@ -266,7 +287,7 @@ class Corridor(gymnasium.Env):
         return self.state, reward, self.left == 0, False, {"success": reward > 5}
 
 
-@pytest.mark.parametrize("act", ["greedy", "sample"])
+@pytest.mark.parametrize("act", ["greedy", "sample", "mean"])
 def test_scores_do_not_depend_on_how_many_environments_run_side_by_side(act):
     results = []
     for lanes in (1, 4):
@@ -324,6 +345,6 @@ def test_continuous_controller_is_what_its_actor_says():
     assert isinstance(controller, ContinuousController)
     features = jnp.asarray([0.3, -0.2, 0.8, 0.1])
     np.testing.assert_array_equal(
-        controller.decide(features, jax.random.key(0), greedy=True),
+        controller.decide(features, jax.random.key(0), act="greedy"),
         controller.actor.act(features, jax.random.key(0), greedy=True),
     )

@@ -17,9 +17,9 @@ from saqrl.policy.discrete_env import QuantizedActions
 from saqrl.policy.rollout import EVALUATION_SEEDS, Arena
 from saqrl.policy.storage import controller_skeleton, load_policy, save_policy
 from saqrl.training.preparation import fit_scaling, prepare
-from tests.deploy.test_export import enlivened, write
 from tests.deploy.test_export import make_policy as lively
-from tests.policy.test_policy import CHUNK, OBSERVATION, Corridor, described
+from tests.deploy.test_export import write
+from tests.policy.test_policy import CHUNK, OBSERVATION, Corridor, described, enlivened
 from tests.training.test_stream import asked, walks
 from tests.walking import run, small
 

@@ -51,7 +51,7 @@ class Decision(NamedTuple):
     action: np.ndarray
     """(act,) in the environment's units, inside the range of the data."""
     code: int | None
-    """The code that was chosen; None for a continuous policy."""
+    """The code that was chosen; None for a continuous policy, and where all are averaged (mean)."""
     distance: float
     """Of the observation to the data: above 1 it is farther than 99 % of the data itself."""
     entropy: float | None
@@ -240,8 +240,9 @@ class RobotPolicy:
         expected: dict[str, tuple[np.ndarray, tuple[int, ...], str]] = {}
         expected["action"] = plan.actions, (1, self.metadata["chunk"], len(self._low)), "f"
         expected["distance"] = plan.distance, (1,), "f"
-        if plan.code is not None and plan.entropy is not None:
+        if plan.code is not None:
             expected["code"] = plan.code, (1,), "i"
+        if plan.entropy is not None:
             expected["entropy"] = plan.entropy, (1,), "f"
         for name, (array, shape, kind) in expected.items():
             if array.shape != shape or array.dtype.kind != kind:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -75,7 +76,12 @@ def check_metadata(path: object, metadata: Mapping[str, Any]) -> None:
     lower = metadata["action_low"]
     ordered = all(map(float.__le__, map(float, lower), map(float, metadata["action_high"])))
     require("action_high", lambda v: ordered, "bounds that are not below action_low")
-    require("act", lambda v: v in ("greedy", "sample"), "greedy or sample")
+    require("act", lambda v: v in ("greedy", "sample", "mean"), "greedy, sample or mean")
+    require(
+        "act_temperature",
+        lambda v: v is None or (type(v) in (int, float) and 0 < v < math.inf),
+        "a number above 0",
+    )
     require("agent", lambda v: v is None or isinstance(v, dict), "an object")
     require("draws", lambda v: isinstance(v, list) and all(map(is_draw, v)), "a list of draws")
 

@@ -1,0 +1,92 @@
+"""From the features of one state to an action chunk, by one of three rules (`Act`).
+
+greedy: the best scored code. sample: a code drawn by its probability. mean: the expectation of the
+decoded action, summed over all codes. A temperature T divides the actor's log-probabilities before
+they are normalised: below 1 acts more by the most probable codes, above 1 more evenly.
+"""
+
+from typing import Protocol
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from saqrl import agents, baselines
+from saqrl.quantizers import ActionQuantizer
+from saqrl.registry import Act
+
+Temperature = float | Float[Array, ""]
+
+
+class Controller(Protocol):
+    """From features to an action chunk in [-1, 1], for one state. A pytree of arrays."""
+
+    def decide(
+        self,
+        features: Float[Array, " features"],
+        key: Key[Array, ""],
+        *,
+        act: Act,
+        temperature: Temperature,
+    ) -> Float[Array, " chunk_act"]: ...
+
+
+class CodeController(eqx.Module):
+    """Scores the codes of this state, and plays one of them or their mean."""
+
+    quantizer: ActionQuantizer
+    actor: agents.Actor
+
+    def decide(
+        self,
+        features: Float[Array, " features"],
+        key: Key[Array, ""],
+        *,
+        act: Act,
+        temperature: Temperature = 1.0,
+    ) -> Float[Array, " chunk_act"]:
+        if act == "mean":
+            probabilities = jax.nn.softmax(self.scores(features, temperature=temperature))
+            return self.quantizer.mean(features, probabilities)
+        code = self.choose(features, key, act=act, temperature=temperature)
+        return self.quantizer.decode(features, code)
+
+    def choose(
+        self,
+        features: Float[Array, " features"],
+        key: Key[Array, ""],
+        *,
+        act: Act,
+        temperature: Temperature = 1.0,
+    ) -> Int[Array, ""]:
+        """The code to play: the best scored, or one drawn by its probability."""
+        if act == "greedy":  # no temperature changes which is best; rounding could
+            return jnp.argmax(self.scores(features))
+        return jax.random.categorical(key, self.scores(features, temperature=temperature))
+
+    def scores(
+        self, features: Float[Array, " features"], *, temperature: Temperature = 1.0
+    ) -> Float[Array, " codes"]:
+        """The actor's unnormalised log-probabilities at this temperature."""
+        return self.actor.logits(features, self.quantizer.log_prior(features)) / temperature
+
+
+class ContinuousController(eqx.Module):
+    """A continuous actor as a controller: mean is greedy, and no temperature changes anything.
+
+    What it plays greedily is the mean of its distribution already (its most probable component's,
+    of a mixture; before it is squashed, of a squashed one).
+    """
+
+    actor: baselines.Actor
+
+    def decide(
+        self,
+        features: Float[Array, " features"],
+        key: Key[Array, ""],
+        *,
+        act: Act,
+        temperature: Temperature = 1.0,
+    ) -> Float[Array, " chunk_act"]:
+        return self.actor.act(features, key, greedy=act != "sample")
