@@ -21,6 +21,10 @@ Extra = TypeVar("Extra")
 Batch = TypeVar("Batch", contravariant=True)
 
 
+# The least normal number of float32.
+LEAST = 2.0**-126
+
+
 class MLP(eqx.Module):
     """A ReLU network: linear layers, optionally normalised before each activation.
 
@@ -80,6 +84,12 @@ class Ensemble(eqx.Module):
     def pessimistic(self, inputs: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
         """Min over the heads (clipped double Q: Fujimoto et al. 2018, arXiv 1802.09477)."""
         return self(inputs).min(0)
+
+
+def log_mixture(logits: Float[Array, "members choices"]) -> Float[Array, " choices"]:
+    """Log of the mean of softmax over the members, at least that of LEAST."""
+    mean = jax.nn.softmax(logits).mean(0)
+    return jnp.log(jnp.maximum(mean, LEAST))
 
 
 def multiply(

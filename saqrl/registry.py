@@ -18,6 +18,9 @@ Act = Literal["greedy", "sample", "mean"]
 """How a policy acts on codes: the best scored, one drawn by its probability, or the expectation of
 the decoded action."""
 
+# Agents that act as one.
+LARGEST_ENSEMBLE = 64
+
 # Of acting: beyond these float32 holds no difference between codes.
 COLDEST, HOTTEST = 1e-6, 1e6
 

@@ -7,9 +7,11 @@ a new one is a file with such a class and a line in `saqrl.registry`, or, in a p
 a call of `saqrl.register` or an entry point.
 """
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from saqrl import nn
@@ -43,6 +45,36 @@ class Actor(Protocol):
     ) -> Float[Array, " codes"]:
         """Unnormalised log-probabilities; the policy takes their argmax or samples them."""
         ...
+
+
+class Members(eqx.Module):
+    """Actors of several agents that act as one: their probabilities are averaged.
+
+    pi(k|s) = (1/N) sum_m softmax(logits_m / T). To draw a code from it is to draw a member for each
+    decision and then one of that member's codes: one rule serves both.
+    """
+
+    actors: tuple[Actor, ...]
+
+    def log_policy(
+        self,
+        observation: Float[Array, " features"],
+        log_priors: Sequence[Float[Array, " codes"]],
+        *,
+        temperature: float | Float[Array, ""],
+    ) -> Float[Array, " codes"]:
+        """Log pi(k|s), normalised. `log_priors` are the members' own, or one that they share."""
+        own = list(log_priors) * (len(self.actors) // len(log_priors))
+        logits = [
+            actor.logits(observation, prior) / temperature
+            for actor, prior in zip(self.actors, own, strict=True)
+        ]
+        return nn.log_mixture(jnp.stack(logits))
+
+
+def together(actors: Sequence[Actor]) -> Actor | Members:
+    """One actor as it is, several as `Members`."""
+    return actors[0] if len(actors) == 1 else Members(tuple(actors))
 
 
 class Agent(nn.Algorithm[CodedTransitions], Protocol):

@@ -4,9 +4,12 @@ They read `ContinuousTransitions` and leave an `Actor` that gives actions in [-1
 a file and a line in `saqrl.registry`.
 """
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from saqrl import nn
@@ -36,6 +39,29 @@ class Actor(Protocol):
     ) -> Float[Array, " act"]:
         """An action in [-1, 1]: the distribution's mode where greedy, else a sample."""
         ...
+
+
+class Members(eqx.Module):
+    """Actors of several agents that act as one: greedily the mean of their actions.
+
+    Otherwise one of them is drawn for each decision, and acts.
+    """
+
+    actors: tuple[Actor, ...]
+
+    def act(
+        self, observation: Float[Array, " features"], key: Key[Array, ""], *, greedy: bool
+    ) -> Float[Array, " act"]:
+        member_key, action_key = jax.random.split(key)
+        actions = [actor.act(observation, action_key, greedy=greedy) for actor in self.actors]
+        if greedy:
+            return jnp.stack(actions).mean(0)
+        return jnp.stack(actions)[jax.random.categorical(member_key, jnp.zeros(len(actions)))]
+
+
+def together(actors: Sequence[Actor]) -> Actor:
+    """One actor as it is, several as `Members`."""
+    return actors[0] if len(actors) == 1 else Members(tuple(actors))
 
 
 class Baseline(nn.Algorithm[ContinuousTransitions], Protocol):

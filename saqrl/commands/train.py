@@ -47,6 +47,8 @@ class Method:
     """gradient steps of the agent"""
     quantizer_steps: int | None = None
     """gradient steps of the quantizer"""
+    members: int = 1
+    """agents of an ensemble, on one quantizer"""
     seed: int = 0
     """of networks, batches, split and collection"""
 

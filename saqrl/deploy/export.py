@@ -362,6 +362,7 @@ def _metadata(
         "kind": policy.description.get("kind"),
         "agent": policy.description.get("agent"),
         "quantizer": policy.description.get("quantizer"),
+        "members": policy.members,
         "act": act,
         "act_temperature": policy.act_temperature,
         "env": policy.environment and policy.environment.id,

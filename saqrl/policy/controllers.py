@@ -36,7 +36,7 @@ class CodeController(eqx.Module):
     """Scores the codes of this state, and plays one of them or their mean."""
 
     quantizer: ActionQuantizer
-    actor: agents.Actor
+    actor: agents.Actor | agents.Members
 
     def decide(
         self,
@@ -60,15 +60,22 @@ class CodeController(eqx.Module):
         act: Act,
         temperature: Temperature = 1.0,
     ) -> Int[Array, ""]:
-        """The code to play: the best scored, or one drawn by its probability."""
-        if act == "greedy":  # no temperature changes which is best; rounding could
-            return jnp.argmax(self.scores(features))
+        """The code to play: the best scored, or one drawn by its probability.
+
+        A temperature changes the best one only of members, before they are averaged.
+        """
+        if act == "greedy":
+            tempered = temperature if isinstance(self.actor, agents.Members) else 1.0
+            return jnp.argmax(self.scores(features, temperature=tempered))
         return jax.random.categorical(key, self.scores(features, temperature=temperature))
 
     def scores(
         self, features: Float[Array, " features"], *, temperature: Temperature = 1.0
     ) -> Float[Array, " codes"]:
-        """The actor's unnormalised log-probabilities at this temperature."""
+        """The unnormalised log-probabilities of the codes at this temperature."""
+        if isinstance(self.actor, agents.Members):
+            priors = self.quantizer.log_priors(features)
+            return self.actor.log_policy(features, priors, temperature=temperature)
         return self.actor.logits(features, self.quantizer.log_prior(features)) / temperature
 
 

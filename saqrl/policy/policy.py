@@ -49,11 +49,18 @@ class Policy:
         codes = ""
         if isinstance(self.controller, CodeController):
             codes = f" on {self.controller.quantizer.num_codes} codes"
+        if self.members > 1:
+            codes += f", {self.members} members"
         return (
             f"Policy({agent}{codes}, observations ({self.observation_size},), "
             f"actions ({len(self.action_range.low)},), chunk {self.chunk}, "
             f"action horizon {self.action_horizon}, {self.default_act})"
         )
+
+    @property
+    def members(self) -> int:
+        """Agents that act as one."""
+        return int(self.description.get("members") or 1)
 
     @property
     def history(self) -> int:

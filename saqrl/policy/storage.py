@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from saqrl import agents, baselines, nn, quantizers
+from saqrl.agents.bc import BC
 from saqrl.arrays import LARGEST_FILE, named_leaves, read_npz, rebuild_tree, write_atomically
 from saqrl.datasets import EnvironmentSpec
 from saqrl.datasets.scaling import ActionRange, ObservationScaling
@@ -29,6 +30,7 @@ from saqrl.records import (
     shown,
     whole,
 )
+from saqrl.registry import LARGEST_ENSEMBLE
 
 # 1 had `execute` in place of `action_horizon`.
 FORMAT = 2
@@ -50,6 +52,7 @@ CONTROLLER = {
     "prior": OBJECT | NULL,
     "features": whole(1, 1 << 21),
     "chunk_action_size": whole(1, 1 << 20),
+    "members": whole(1, LARGEST_ENSEMBLE) | NULL,
 }
 ENVIRONMENT = {"id": TEXT, "options": OBJECT}
 
@@ -208,6 +211,7 @@ def _require_numbers(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[i
 
 def controller_skeleton(described: Mapping[str, Any]) -> Controller:
     """A controller of the described shape with meaningless values; called for its shapes only."""
+    members = described.get("members") or 1
     features = jnp.zeros((1, described["features"]))
     actions = jnp.zeros((1, described["chunk_action_size"]))
     scalar = jnp.zeros(1)
@@ -215,7 +219,8 @@ def controller_skeleton(described: Mapping[str, Any]) -> Controller:
     if described["kind"] == "continuous":
         baseline = baselines.BASELINES.rebuild(described["agent"])
         data = baselines.ContinuousTransitions(features, actions, scalar, features, scalar, actions)
-        return ContinuousController(baseline.actor(baseline.init(key, data)))
+        actor = baseline.actor(baseline.init(key, data))
+        return ContinuousController(baselines.together([actor] * members))
     quantizer = quantizers.QUANTIZERS.rebuild(described["quantizer"])
     codec = quantizer.codec(quantizer.init(key, quantizers.ActionBatch(features, actions)))
     prior = agents.AGENTS.rebuild(described["prior"])
@@ -233,5 +238,8 @@ def controller_skeleton(described: Mapping[str, Any]) -> Controller:
         codes,
     )
     network: nn.MLP = prior.prior(prior.init(key, coded))
-    actor = agent.actor(agent.init(key, coded))
-    return CodeController(quantizers.ActionQuantizer(codec, network), actor)
+    # Of BC the members' networks are the prior.
+    own = members > 1 and isinstance(agent, BC)
+    behaviour = nn.Ensemble((network,) * members) if own else network
+    actor = agents.together([agent.actor(agent.init(key, coded))] * members)
+    return CodeController(quantizers.ActionQuantizer(codec, behaviour), actor)

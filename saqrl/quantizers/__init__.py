@@ -63,11 +63,15 @@ class Quantizer(nn.Algorithm[ActionBatch], Protocol):
         ...
 
 
+Prior = nn.MLP | nn.Ensemble
+"""Networks of the behaviour on codes; of several the probabilities are averaged."""
+
+
 class ActionQuantizer(eqx.Module):
     """A codec with the behaviour prior on its codes."""
 
     codec: Codec
-    prior: nn.MLP
+    prior: Prior
 
     def __repr__(self) -> str:
         return f"ActionQuantizer({type(self.codec).__name__}, {self.num_codes} codes)"
@@ -105,4 +109,15 @@ class ActionQuantizer(eqx.Module):
 
     def log_prior(self, observation: Float[Array, " features"]) -> Float[Array, " codes"]:
         """Log pi_b(k|s), normalised."""
-        return jax.nn.log_softmax(self.prior(observation))
+        return log_prior(self.prior, observation)
+
+    def log_priors(self, observation: Float[Array, " features"]) -> list[Float[Array, " codes"]]:
+        """`log_prior` of each of the prior's networks by itself."""
+        networks = [self.prior] if isinstance(self.prior, nn.MLP) else self.prior.heads
+        return [log_prior(network, observation) for network in networks]
+
+
+def log_prior(prior: Prior, observation: Float[Array, " features"]) -> Float[Array, " codes"]:
+    """Log pi_b(k|s), normalised; of several networks that of their mean probabilities."""
+    logits = prior(observation)
+    return jax.nn.log_softmax(logits) if isinstance(prior, nn.MLP) else nn.log_mixture(logits)

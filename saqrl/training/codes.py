@@ -4,8 +4,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from saqrl.nn import MLP
-from saqrl.quantizers import ActionBatch, Codec
+from saqrl.quantizers import ActionBatch, Codec, Prior, log_prior
 from saqrl.quantizers.binary import BinaryCodec
 
 # Rows that go through a network at once.
@@ -64,8 +63,6 @@ def decode_all(
 
 
 @jax.jit
-def log_prior_of(prior: MLP, observations: Float[Array, "n features"]) -> Float[Array, "n codes"]:
+def log_prior_of(prior: Prior, observations: Float[Array, "n features"]) -> Float[Array, "n codes"]:
     """Log pi_b(k|s) of every state."""
-    return jax.lax.map(
-        lambda observation: jax.nn.log_softmax(prior(observation)), observations, batch_size=BLOCK
-    )
+    return jax.lax.map(lambda row: log_prior(prior, row), observations, batch_size=BLOCK)

@@ -59,8 +59,8 @@ def changed(settings: Settings, said: Mapping[str, Any]) -> Settings:
             named["action_horizon"] = chunk
     records: dict[str, dict[str, Any]] = {}
     for name, value in named.items():
-        if name == "seed":
-            settings = replace(settings, seed=typed(name, int, value))
+        if name in ("seed", "members"):
+            settings = replace(settings, **{name: typed(name, int, value)})
             continue
         record, field_name, kind = _place(settings, name)
         records.setdefault(record, {})[field_name] = typed(name, kind, value)
@@ -99,7 +99,7 @@ def known_flags(settings: Settings) -> list[str]:
         for owner in OWNERS
         for each in fields(ReadOptions if owner == "dataset" else getattr(settings, owner))
     ]
-    return [*CHOICES, "seed", *SHORTCUTS, *FLAGS, *dotted]
+    return [*CHOICES, "seed", "members", *SHORTCUTS, *FLAGS, *dotted]
 
 
 def _unknown(settings: Settings, name: str) -> str:

@@ -41,6 +41,7 @@ def _state_bytes(settings: Settings, features: int, acted: int) -> int:
         widths = [features + acted, *hidden, outputs]
         weights = sum(a * b for a, b in itertools.pairwise(widths))
         networks = 2 * getattr(algorithm, "critics", 1) + 1
+        networks *= settings.members if algorithm is settings.agent else 1
         largest = max(largest, 4 * 3 * networks * weights)
     return largest
 

@@ -148,7 +148,9 @@ class _Recipe:
         if not self.quantized:
             return
         yield Choice("act", "sample", "one of several ways has to be taken")
-        yield Choice("act_temperature", 0.5, "rather a way that is often taken")
+        older = self.known.get("agent") == "bc" and "agent.temperature" in self.known
+        if not older:  # it was said, by the flag's older name
+            yield Choice("act_temperature", 0.5, "rather a way that is often taken")
         if len(self.log) < STEPS_FOR_ONE:
             few = f"{len(self.log):,} steps leave single networks uncertain"
             yield Choice("members", MEMBERS, few)

@@ -69,6 +69,7 @@ RESULT = {
     "act_temperature": NUMBER | NULL,
     "episodes": whole(),
     "seed": whole(),
+    "members": whole(1) | NULL,
     "gradient_steps": whole(),
     "wall_seconds": NUMBER,
     "seconds": mapped(NUMBER),

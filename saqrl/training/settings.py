@@ -16,6 +16,7 @@ from saqrl.records import NULL, among, require, require_types, shown, whole
 from saqrl.registry import (
     AGENTS,
     BASELINES,
+    LARGEST_ENSEMBLE,
     QUANTIZERS,
     Act,
     Registry,
@@ -105,7 +106,7 @@ class Features:
     chunk: int = 1
     """consecutive actions that one code stands for"""
     history: int = 1
-    """last observations of an episode that the networks see at once"""
+    """last observations that the networks see at once"""
     observation_scale: Scale = "columns"
     """columns (each by its own), common (one factor), none"""
     feature_deviation: float = 0.1
@@ -124,7 +125,7 @@ class Evaluation:
     """How the policy acts, and how it is judged."""
 
     act: Act = "greedy"
-    """greedy, sample or mean (of the decoded actions); default: the agent's own way"""
+    """greedy, sample or mean; default: the agent's own way"""
     act_temperature: float = 1.0
     """of sample and mean: below 1 nearer to greedy"""
     action_horizon: int = 1
@@ -132,7 +133,7 @@ class Evaluation:
     episodes: int = _named("eval_episodes", 50)
     """episodes of an evaluation"""
     every: int | None = _named("eval_every", None)
-    """agent steps between evaluations; default: only at the end"""
+    """agent steps between evaluations; default: at the end"""
     baseline: bool = False
     """train and evaluate plain continuous BC beside"""
 
@@ -166,6 +167,8 @@ class Settings:
     """quantized, or the continuous counterpart"""
     seed: int = 0
     """of the initial networks and batches, and of what is collected"""
+    members: int = 1
+    """agents of an ensemble, on one quantizer"""
     data: Data = Data()
     features: Features = Features()
     evaluation: Evaluation = Evaluation()
@@ -187,6 +190,8 @@ class Settings:
             )
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed is {self.seed}; 0 to {2**31 - 1}")
+        if not 1 <= self.members <= LARGEST_ENSEMBLE:
+            raise ValueError(f"members is {self.members}; 1 to {LARGEST_ENSEMBLE}")
         for owner in ("agent", "quantizer", "prior"):
             _check_algorithm(owner, vars(getattr(self, owner)))
         if self.quantizer.codes < 2:
@@ -205,6 +210,7 @@ class Settings:
     def to_json(self) -> dict[str, Any]:
         """JSON that `from_json` reads back to an equal record."""
         described: dict[str, Any] = {"version": VERSION, "actions": self.actions, "seed": self.seed}
+        described["members"] = self.members
         for name, registry in _registries(self.actions).items():
             described[name] = registry.describe(getattr(self, name))
         for name in self.RECORDS:
@@ -222,6 +228,8 @@ class Settings:
             )
         _require_known("settings", values, cls)
         plain = {"actions": among("quantized", "continuous") | NULL, "seed": whole() | NULL}
+        plain["members"] = whole(1, LARGEST_ENSEMBLE)
+        values.setdefault("members", 1)  # of runs from before there were several
         require(values, plain, where="settings")
         earlier: dict[str, Any] = {}
         for name, registry in _registries(values.get("actions", "quantized")).items():

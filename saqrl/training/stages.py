@@ -14,14 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
+from saqrl import agents, baselines, nn
 from saqrl.agents import AGENTS, CodedTransitions
 from saqrl.agents.bc import BC
 from saqrl.baselines import BASELINES
 from saqrl.baselines.bc import ContinuousBC
-from saqrl.nn import MLP
 from saqrl.policy import Act, CodeController, ContinuousController, Controller, Policy
 from saqrl.policy.storage import save_policy
-from saqrl.quantizers import QUANTIZERS, ActionQuantizer, Codec
+from saqrl.quantizers import QUANTIZERS, ActionQuantizer, Codec, Prior
 from saqrl.training import engine, interrupts
 from saqrl.training.codebook_health import (
     codebook_notes,
@@ -31,6 +31,7 @@ from saqrl.training.codebook_health import (
 )
 from saqrl.training.codes import encode_all
 from saqrl.training.features import Features
+from saqrl.training.members import ensemble, states_of
 from saqrl.training.preparation import Prepared
 from saqrl.training.progress import Reporter
 from saqrl.training.run_folder import RunFolder
@@ -101,14 +102,19 @@ class Learning:
             if not isinstance(agent, BC):
                 stages.append(Stage("prior", 1, settings.prior, self._unweighted))
             keeps = self._keeping(self._coded_policy)
-            stages.append(Stage("agent", 2, agent, self._coded, self._coded_policy, keeps))
+            stages.append(Stage("agent", 2, self.learner, self._coded, self._coded_policy, keeps))
         else:
-            stages.append(self._continuous("agent", agent))
+            stages.append(self._continuous("agent", agent, settings.members))
         if settings.evaluation.baseline:
             same = ("steps", "batch_size", "hidden", "precision")
             plain = ContinuousBC(**{n: getattr(agent, n) for n in same if hasattr(agent, n)})
             stages.append(self._continuous("baseline", plain))
         return stages
+
+    @property
+    def learner(self) -> Any:
+        """The agent, or its ensemble."""
+        return ensemble(self.settings.agent, self.settings.members)
 
     def ended(self, stage: Stage, state: Any) -> None:
         """A stage is done: the next ones build on its state."""
@@ -123,19 +129,23 @@ class Learning:
         steps = self.settings.agent.steps
         return [KeepPolicies(self.run.path, every, steps, policy)] if every else []
 
-    def _continuous(self, name: str, algorithm: Any) -> Stage:
+    def _continuous(self, name: str, algorithm: Any, members: int = 1) -> Stage:
+        learner = ensemble(algorithm, members)
         main = name == "agent"
         ways = self.settings.evaluation
         act = (ways.act, ways.act_temperature) if main else (algorithm.default_act, 1.0)
 
         def policy(state: Any) -> Policy:
-            described = {"kind": "continuous", "agent": BASELINES.describe(algorithm)}
-            return self._policy(ContinuousController(algorithm.actor(state)), described, *act)
+            described: dict[str, Any] = {"kind": "continuous", "members": members}
+            described["agent"] = BASELINES.describe(algorithm)
+            actors = [algorithm.actor(own) for own in states_of(learner, state)]
+            controller = ContinuousController(baselines.together(actors))
+            return self._policy(controller, described, *act)
 
         def data() -> engine.Rows | engine.Stream:
-            return self.features.columns(algorithm, Prepared.continuous)
+            return self.features.columns(learner, Prepared.continuous)
 
-        return Stage(name, 3, algorithm, data, policy, self._keeping(policy) if main else ())
+        return Stage(name, 3, learner, data, policy, self._keeping(policy) if main else ())
 
     def _actions(self) -> engine.Rows | engine.Stream:
         return self.features.columns(self.settings.quantizer, Prepared.action_batch)
@@ -145,9 +155,9 @@ class Learning:
         return self._coded_columns(self.settings.prior, None)
 
     def _coded(self) -> engine.Rows | engine.Stream:
-        return self._coded_columns(self.settings.agent, self.prior)
+        return self._coded_columns(self.learner, self.prior)
 
-    def _coded_columns(self, algorithm: Any, prior: MLP | None) -> engine.Rows | engine.Stream:
+    def _coded_columns(self, algorithm: Any, prior: nn.MLP | None) -> engine.Rows | engine.Stream:
         def build(rows: Prepared) -> CodedTransitions:
             padded = rows is self.features.padded
             codes = self.codes if padded else encode_all(self.codec, rows.action_batch())
@@ -166,8 +176,8 @@ class Learning:
         return encode_all(self.codec, self.features.padded.action_batch())
 
     @property
-    def prior(self) -> MLP | None:
-        """The behaviour on codes that an agent is kept to; BC learns it itself."""
+    def prior(self) -> nn.MLP | None:
+        """The behaviour on codes that all members are kept to; those of BC learn it themselves."""
         if isinstance(self.settings.agent, BC):
             return None
         return self.settings.prior.prior(self.states["prior"])
@@ -175,20 +185,27 @@ class Learning:
     @property
     def quantizer(self) -> ActionQuantizer:
         """The codec with its prior, once the agent has ended."""
-        behaviour: Any = self.settings.agent
-        return ActionQuantizer(self.codec, self.prior or behaviour.prior(self.states["agent"]))
+        return ActionQuantizer(self.codec, self.prior or self._own_prior(self.states["agent"]))
+
+    def _own_prior(self, state: Any) -> Prior:
+        """The networks of BC, which are the prior of its codes."""
+        clone: Any = self.settings.agent
+        networks = tuple(clone.prior(own) for own in states_of(self.learner, state))
+        return networks[0] if len(networks) == 1 else nn.Ensemble(networks)
 
     def _coded_policy(self, state: Any) -> Policy:
         """What the agent's state plays on the codes."""
         settings, agent = self.settings, self.settings.agent
         behaviour = agent if isinstance(agent, BC) else settings.prior
-        prior = self.prior or behaviour.prior(state)
-        actor: Any = agent.actor(state)
+        prior = self.prior or self._own_prior(state)
+        clones: Any = agent
+        actor: Any = agents.together([clones.actor(own) for own in states_of(self.learner, state)])
         described = {
             "kind": "quantized",
             "quantizer": QUANTIZERS.describe(settings.quantizer),
             "prior": AGENTS.describe(behaviour),
             "agent": AGENTS.describe(agent),
+            "members": settings.members,
         }
         controller = CodeController(ActionQuantizer(self.codec, prior), actor)
         ways = settings.evaluation

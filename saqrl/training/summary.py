@@ -22,7 +22,9 @@ def score_words(record: Mapping[str, Any]) -> str:
 def method_name(result: Mapping[str, Any]) -> str:
     """SAQ-IQL, or continuous iql."""
     quantized = result["actions"] == "quantized"
-    return f"SAQ-{result['agent'].upper()}" if quantized else f"continuous {result['agent']}"
+    name = f"SAQ-{result['agent'].upper()}" if quantized else f"continuous {result['agent']}"
+    members = result.get("members") or 1
+    return name if members == 1 else f"{name}, {members} members"
 
 
 def act_words(record: Mapping[str, Any]) -> str:

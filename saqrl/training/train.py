@@ -141,9 +141,10 @@ def default_out(settings: Settings, seeds: int = 1) -> Path:
     kind = "" if settings.quantized else "continuous-"
     chunk = f"-chunk{settings.features.chunk}" if settings.features.chunk > 1 else ""
     history = f"-history{settings.features.history}" if settings.features.history > 1 else ""
+    members = f"-members{settings.members}" if settings.members > 1 else ""
     first = settings.seed
     which = f"seed{first}" if seeds == 1 else f"seeds{first}-{first + seeds - 1}"
-    name = f"{data}-{kind}{settings.agent_name}{chunk}{history}-{which}"
+    name = f"{data}-{kind}{settings.agent_name}{chunk}{history}{members}-{which}"
     return RUNS / name.replace("/", "-").replace(" ", "-")
 
 
@@ -285,6 +286,7 @@ class _Training:
             "dataset": settings.data.dataset,
             "env": self.environment and self.environment.id,
             "seed": settings.seed,
+            "members": settings.members,
             **scores["agent"],
             "gradient_steps": steps,
         }

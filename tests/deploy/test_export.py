@@ -160,15 +160,15 @@ def test_a_gripper_may_take_either_of_two_equally_probable_values(tmp_path):
     gripper = np.arange(CHUNK * ACT) % ACT == ACT - 1
     half = jnp.full(CHUNK * ACT, 0.5)
     binary = BinaryDimensions(-half, half, jnp.asarray(gripper))
-    policy = dataclasses.replace(
-        policy,
-        controller=eqx.tree_at(
-            # Two codes as good as each other, one of them with the other value.
-            lambda c: (c.quantizer.codec.binary, c.quantizer.prior),
-            policy.controller,
-            (binary, lambda features: jnp.where(jnp.arange(6) < 2, 0.0, -1e9)),
-        ),
+    # Two codes as good as each other, and no other one.
+    prior = policy.controller.quantizer.prior
+    prior = eqx.tree_at(lambda net: net.weights[-1], prior, jnp.zeros_like(prior.weights[-1]))
+    biases = jnp.where(jnp.arange(6) < 2, 0.0, -1e9)
+    prior = eqx.tree_at(lambda net: net.biases[-1], prior, biases)
+    controller = eqx.tree_at(
+        lambda c: (c.quantizer.codec.binary, c.quantizer.prior), policy.controller, (binary, prior)
     )
+    policy = dataclasses.replace(policy, controller=controller)
     keys = jax.random.split(jax.random.key(0), len(OBSERVATIONS))
     planned = policy.plan(OBSERVATIONS, keys, act="mean")
     codes = [policy.quantizer.decode(OBSERVATIONS, np.full(64, code)) for code in (0, 1)]
@@ -177,7 +177,8 @@ def test_a_gripper_may_take_either_of_two_equally_probable_values(tmp_path):
 
     def engine(inputs):
         found = planned.copy()
-        found[..., -1] = np.where(split, codes[0][..., -1], planned[..., -1])
+        # The policy takes the lower one.
+        found[..., -1] = np.where(split, np.maximum(*codes)[..., -1], planned[..., -1])
         return {"action": found}
 
     verified = exporting.verify_policy(policy, engine, OBSERVATIONS, act="mean")

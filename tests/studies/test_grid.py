@@ -69,7 +69,7 @@ def test_unknown_agents_are_named():
         names("igl")
     with pytest.raises(ValueError, match="'gmm'"):
         names("gmm", actions=("quantized",))
-    with pytest.raises(ValueError, match="greedy or sample"):
+    with pytest.raises(ValueError, match="greedy, sample or mean"):
         names("bc:best")
 
 
