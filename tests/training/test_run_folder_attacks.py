@@ -222,7 +222,11 @@ def test_results_and_histories_are_checked_where_they_are_read(run):
         ("observation_size", 2**70, "observation_size is"),
         ("angles", [7], "expected columns of 3, once each"),
         ("angles", [1, 1], "expected columns of 3, once each"),
-        ("default_act", "\x1b[31m", r"default_act is '\\x1b.*expected greedy or sample or mean"),
+        (
+            "default_act",
+            "\x1b[31m",
+            r"default_act is '\\x1b\[31m'; expected greedy or sample or mean",
+        ),
         ("environment", {"id": 5, "options": {}}, "id is 5; expected text"),
         ("controller", [], r"controller is \[\]; expected an object"),
     ],
