@@ -20,6 +20,8 @@ from saqrl.training.interrupts import EXIT_INTERRUPTED, answered, told
 
 COMMANDS = {
     "train": "learn a policy from a dataset; without arguments: a demonstration in half a minute",
+    "view": "open the page of a run: how good it is, and how to see why",
+    "ls": "the runs in a folder, with their scores",
     "evaluate": "play a run's policy in its environment",
     "export": "write a run's policy as one file that needs no JAX",
     "serve": "answer policy queries over a WebSocket",
@@ -53,8 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"unknown command {words[0]!r}; {closest(words[0], COMMANDS)}")
     if not {"-h", "--help"} & set(words):
         keep_compiled_programs()
-    # The server has handlers of its own.
-    watched = contextlib.nullcontext() if words[0] == "serve" else answered()
+    # Servers end by themselves.
+    watched = contextlib.nullcontext() if words[0] in ("serve", "view") else answered()
     try:
         with watched:
             return int(import_module(f"saqrl.commands.{words[0]}").main(words[1:]))

@@ -16,6 +16,7 @@ from saqrl.environments.permitted import permitted
 from saqrl.policy import Act, Policy
 from saqrl.policy.storage import load_policy
 from saqrl.policy.video import check_video_path, record_episode
+from saqrl.studies.run_page import leave_page
 from saqrl.training.begin import begun, resumed
 from saqrl.training.data import IN_MEMORY, arranged
 from saqrl.training.evaluation import Scores, evaluate, open_arena
@@ -178,7 +179,7 @@ def fit(
     quiet: bool = False,
     **flags: Any,
 ) -> Run:
-    """Train a policy: `saqrl train` from Python.
+    """Train a policy: `saqrl train` from Python. The run's folder holds its page, index.html.
 
     data: a SPEC or path, `Transitions`, or none, with arrays of one row a step instead:
     observations (n, obs) and actions (n, act) in the robot's units, rewards (n), episode_ends (n),
@@ -223,11 +224,13 @@ def fit(
         if not resume:
             refuse_existing(path)
         train(resumed(path, flags), path, data=log, resume=True, reporter=reporter)
+        leave_page(path, log, reporter)
         return Run(path)
     settings, log, recipe = begun(settings, flags, path.parent if path else RUNS, reporter, log)
     path = path or default_out(settings)
     resume = resume and path.exists()
     train(settings, path, data=log, recipe=recipe, resume=resume, reporter=reporter)
+    leave_page(path, log, reporter)
     return Run(path)
 
 

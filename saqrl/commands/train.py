@@ -108,6 +108,7 @@ def main(arguments: Sequence[str]) -> int:
     if own.help_all:
         return _help_all(flags)
     settings, resume = read_flags(own, flags)
+    from saqrl.studies.run_page import leave_page
     from saqrl.training.begin import begun
     from saqrl.training.progress import Reporter
     from saqrl.training.run_folder import refuse_existing
@@ -133,6 +134,8 @@ def main(arguments: Sequence[str]) -> int:
             reporter=reporter,
             loggers=own.loggers,
         )
+        for seed in seeds:
+            leave_page(out / f"seed{seed}", data, reporter)
         _tell_seeds(summaries, out)
         record: dict[str, Any] = {"out": str(out), "seeds": seeds, "runs": summaries}
     else:
@@ -145,7 +148,10 @@ def main(arguments: Sequence[str]) -> int:
             reporter=reporter,
             loggers=own.loggers,
         )
+        page = leave_page(out, data, reporter)
         say(f"\n{summary_text(record)}")
+        if page is not None:
+            say(f"page: {page}  (saqrl view {out} opens it)")
     if own.json:
         print_json(record)
     return 0

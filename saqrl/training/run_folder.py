@@ -7,6 +7,7 @@ checkpoints/       NUMBER-STAGE.ckpt, the newest two of each stage
 policy/            what `saqrl evaluate` and a robot load
 policies/STEP/     policies of earlier steps of the agent, where they were asked for
 result.json        the summary of a finished run
+index.html         its page (`saqrl view`)
 """
 
 import contextlib
@@ -79,6 +80,7 @@ RESULT = {
     "return_std": NUMBER | NULL,
     "max_reward_mean": NUMBER | NULL,
     "held_out_action_error": NUMBER | NULL,
+    "held_out_skill": NUMBER | NULL,
     "baseline": OBJECT | NULL,
     "quantizer": OBJECT | NULL,
 }
@@ -417,6 +419,20 @@ def hold(path: Path) -> FileLock:
     with contextlib.suppress(OSError):  # a full disk: the name is a courtesy, the lock holds
         file.write_text(f"process {os.getpid()} on {platform.node()}\n")
     return lock
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process has the folder now, as far as this machine can tell."""
+    file = path / ".lock"
+    if file.is_symlink() or not file.is_file():
+        return False
+    try:
+        with FileLock(file, blocking=False):
+            return False
+    except Timeout:
+        return True
+    except OSError:
+        return False
 
 
 def _remove_unborn(path: Path) -> None:

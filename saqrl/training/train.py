@@ -30,6 +30,7 @@ from saqrl.training.data import (
 )
 from saqrl.training.evaluation import MEASURES, Scores, check_environment, evaluate, open_arena
 from saqrl.training.features import Features
+from saqrl.training.held_out_skill import held_out_skill
 from saqrl.training.interrupts import resumed_by
 from saqrl.training.loggers import open_loggers
 from saqrl.training.memory import require_memory
@@ -329,10 +330,14 @@ class _Training:
         """The last evaluation's scores, made now unless the stage has made them.
 
         Where there were three or more, the means over the last three stand beside them; a best
-        evaluation is never reported. Then how far greedy actions lie from the held-out data's.
+        evaluation is never reported. Then how far greedy actions lie from the held-out data's, and
+        how much nearer than the last command all lies that may be played.
         """
         log = self.features.held_out_log
-        error = {"held_out_action_error": None if log is None else action_error(policy, log)}
+        error = {
+            "held_out_action_error": None if log is None else action_error(policy, log),
+            "held_out_skill": None if log is None else held_out_skill(policy, log),
+        }
         if self.environment is None:
             scores = asdict(Scores(policy.default_act, 0, policy.act_temperature))
             del scores["length_mean"]  # of an evaluation alone

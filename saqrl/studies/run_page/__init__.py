@@ -1,0 +1,177 @@
+"""The page of a run: what was trained, how good it is, and how to see why. One file, no network."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from saqrl.arrays import write_atomically
+from saqrl.datasets import Transitions
+from saqrl.datasets.naming import dataset_name
+from saqrl.policy import Policy
+from saqrl.policy.storage import load_policy
+from saqrl.records import read_regular
+from saqrl.studies.page import Section, to_html
+from saqrl.studies.run_page import sections
+from saqrl.studies.run_page.evidence import Evidence
+from saqrl.studies.table import measure_of
+from saqrl.training.data import load_training_data
+from saqrl.training.preparation import split
+from saqrl.training.progress import Reporter
+from saqrl.training.run_folder import policy_folder, read_config, read_history, read_result
+from saqrl.training.settings import Settings
+from saqrl.training.summary import method_name, time_text
+from saqrl.training.train import saved_settings
+
+PAGE = "index.html"
+# Of a film that a page holds: with base64 a third more.
+LARGEST_FILM = 1_800_000
+# What figures of a result are called, and how they are told.
+FIGURES = {
+    "success_rate": ("success", "{:.0%}"),
+    "normalized_score": ("D4RL score", "{:.1f}"),
+    "max_reward_mean": ("highest reward of an episode, mean", "{:.2f}"),
+    "return_mean": ("return of an episode, mean", "{:,.4g}"),
+    "held_out_skill": ("held-out actions: nearer than holding the last command", "{:.0%}"),
+    "held_out_action_error": ("held-out actions: error of greedy ones, of the deviation", "{:.0%}"),
+}
+
+SKILL = (
+    "nearer to held-out recorded actions than holding the last command (100 %: each was certain to "
+    "be played; 0 % and below: it would do no better than repeat itself)"
+)
+
+
+def write_run_page(run: Path, data: Transitions | None = None) -> Path:
+    """Write index.html into the folder of a finished run; its path.
+
+    `data` are the run's own, read where they lie if they are not given. Where they are gone, the
+    page says so and shows the rest. RunError or PolicyError where the run has not finished.
+    """
+    result, config = read_result(run), read_config(run)
+    settings = saved_settings(run)
+    policy = load_policy(policy_folder(run))
+    missing, log, held_out = "", None, False
+    try:
+        data = load_training_data(run, settings, policy) if data is None else data
+        training, kept = split(data, settings)
+        log, held_out = (training, False) if kept is None else (kept, True)
+    except (ValueError, OSError, ImportError) as error:
+        missing = f"The data cannot be read any more, so nothing is compared with them: {error}"
+    own = Evidence(policy, log) if log is not None else None
+    beside = None
+    if log is not None and (run / "baseline" / "policy.json").is_file():
+        with contextlib.suppress(ValueError):
+            beside = Evidence(load_policy(run / "baseline"), log)
+    found = [
+        *_headline(result, settings, policy, own, config),
+        *sections.recipe(config),
+        *([Section(text=missing)] if missing else ()),
+    ]
+    if own is not None:
+        found += sections.along_episodes(own, beside, held_out=held_out)
+        found += sections.several_ways(own)
+        found += sections.code_usage(own, result.get("quantizer") or {})
+        found += sections.by_phase(own, beside)
+    metrics, evaluations = (read_history(run, name) for name in ("metrics", "evaluations"))
+    found += sections.learning_curves(metrics, evaluations)
+    found += _film(run, result)
+    found += _next(run, result, config)
+    page = run / PAGE
+    write_atomically(page, to_html(_title(result, config), found).encode())
+    return page
+
+
+def leave_page(run: Path, data: Transitions | None, reporter: Reporter) -> Path | None:
+    """The page of a run that has just finished; where it cannot be made, that is all that is said.
+
+    The run is finished and saved: nothing that goes wrong here may look as if it were not.
+    """
+    if is_current(run):
+        return run / PAGE
+    try:
+        return write_run_page(run, data)
+    except Exception as error:
+        reporter.say(f"note: the run has no page ({error}); saqrl view {run} tries it again")
+        return None
+
+
+def is_current(run: Path) -> bool:
+    """Whether the page is there, and not older than the result that it shows."""
+    page, result = run / PAGE, run / "result.json"
+    if not (page.is_file() and result.is_file()):
+        return False
+    return page.stat().st_mtime >= result.stat().st_mtime
+
+
+def _title(result: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    return f"{method_name(result)} on {dataset_name(result['dataset'] or result['env'] or 'data')}"
+
+
+def _headline(
+    result: Mapping[str, Any],
+    settings: Settings,
+    policy: Policy,
+    own: Evidence | None,
+    config: Mapping[str, Any],
+) -> Iterator[Section]:
+    held, tiles = config.get("data") or {}, []
+    beside = result.get("baseline") or {}
+    if result["env"] and result["return_mean"] is not None:
+        measure, _ = measure_of(result["env"], result)
+        episodes = f"{result['episodes']} episodes of {result['env']}, {result['act']}"
+        tiles.append((_told(measure, result), f"{FIGURES[measure][0]}, over {episodes}"))
+    if result.get("held_out_skill") is not None:
+        tiles.append((_told("held_out_skill", result), SKILL))
+    rows = [
+        (FIGURES[name][0], _told(name, result)) + ((_told(name, beside),) if beside else ())
+        for name in FIGURES
+        if result.get(name) is not None
+    ]
+    text = f"{result['gradient_steps']:,} gradient steps"
+    if "steps" in held and "episodes" in held:
+        text += f" on {held['steps']:,} recorded steps of {held['episodes']:,} episodes"
+    if settings.features.chunk > 1:
+        text += (
+            f"; decides {settings.features.chunk} actions at a time and plays "
+            f"{settings.evaluation.action_horizon}"
+        )
+    if settings.quantized:
+        text += f"; {settings.quantizer.codes} codes"
+    header = ("", method_name(result), "continuous BC") if beside else ()
+    yield Section(tiles=tiles, text=f"{text}.", header=header, rows=tuple(rows) if beside else ())
+
+
+def _told(name: str, record: Mapping[str, Any]) -> str:
+    if (value := record.get(name)) is None:
+        return "-"
+    return FIGURES[name][1].format(value).replace("%", " %").replace("-", "\N{MINUS SIGN}")
+
+
+def _film(run: Path, result: Mapping[str, Any]) -> Iterator[Section]:
+    name = result.get("rollouts")
+    if not result["env"]:
+        return
+    film, text = b"", ""
+    if name == "rollouts.mp4":
+        with contextlib.suppress(ValueError, OSError):
+            film = read_regular(run / name, at_most=LARGEST_FILM)
+    if film:
+        text = "The policy in its environment, each episode from a new start."
+    else:
+        text = f"To see it move: saqrl evaluate {run} --episodes 1 --video episode.mp4"
+    yield Section("Rollouts", text=text, film=film)
+
+
+def _next(run: Path, result: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[Section]:
+    commands = []
+    if result["env"]:
+        commands.append(f"saqrl evaluate {run} --episodes 100")
+    commands += [
+        f"saqrl export {run} --out policy.onnx   # one file that needs no JAX",
+        "saqrl serve policy.onnx            # answers a robot over a WebSocket",
+        f"saqrl report {run.parent}                # all runs beside each other",
+    ]
+    versions = ", ".join(f"{name} {found}" for name, found in config["versions"].items())
+    text = f"Trained in {time_text(result).removeprefix('time: ')}. Versions: {versions}."
+    yield Section("Next", text=text, commands=commands)
