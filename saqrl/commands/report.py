@@ -18,7 +18,7 @@ class Report:
     """Tables, intervals and plots of a comparison, as Markdown and one HTML page."""
 
     folder: Word
-    """what saqrl compare wrote, its table.jsonl, or a folder with runs below"""
+    """what saqrl compare wrote, its table.jsonl, or a folder with runs below, each on its own"""
     out: str | None = None
     """folder for report.md, report.html and the plots; default: report/ beside the table"""
     title: str | None = None
@@ -54,8 +54,10 @@ def main(arguments: Sequence[str]) -> int:
         for line in ranking:
             say(_words(line))
     markdown, page = write_report(rows, out, title=title, more=more)
-    failed = sum("error" in row for row in rows)
-    say(f"{len(rows) - failed} runs, {failed} failed")
+    failed = sum("error" in row and not row.get("unscored") for row in rows)
+    unscored = sum("unscored" in row for row in rows)
+    played = f", {unscored} of them played nowhere" if unscored else ""
+    say(f"{len(rows) - failed} runs{played}, {failed} failed")
     say(f"report: {page}")
     if asked.json:
         found = {"html": str(page), "markdown": str(markdown), "runs": len(rows) - failed}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from saqrl.datasets.naming import dataset_name
+from saqrl.studies.table import MEASURES, measure_of
 from saqrl.training.progress import time_words
 from saqrl.training.run_folder import is_held, read_config, read_history, read_result
 from saqrl.training.summary import score_words
@@ -115,13 +116,20 @@ def _asked(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _result(result: Mapping[str, Any]) -> dict[str, Any]:
-    score = score_words(result).partition(",")[0] if result["env"] else None
     return {
-        "score": score,
+        "score": _score(result),
         "held_out_action_error": result.get("held_out_action_error"),
         "held_out_skill": result.get("held_out_skill"),
         "seconds": result["wall_seconds"],
     }
+
+
+def _score(result: Mapping[str, Any]) -> str | None:
+    """What counts in its environment, in words."""
+    if not result["env"] or result.get("return_mean") is None:
+        return None
+    measure, _ = measure_of(result["env"], dict.fromkeys(MEASURES) | dict(result))
+    return score_words({measure: result[measure], "return_std": result.get("return_std")})
 
 
 def _cut(text: str) -> str:

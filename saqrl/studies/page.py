@@ -173,8 +173,6 @@ def _to_the_right(header: Cells, rows: Sequence[Cells]) -> list[bool]:
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; \
-style-src 'unsafe-inline'; img-src data:; media-src data:">
 <title>{title}</title>
 <style>{style}</style></head>
 <body>

@@ -52,16 +52,22 @@ def write_report(
 
     `more` stands first. Without it ValueError where no run was scored.
     """
-    scored = not more or any("error" not in row for row in rows)
-    contents = [*more, *(sections(rows) if scored else [])]
+    told = not more or any("error" not in row or row.get("unscored") for row in rows)
+    contents = [*more, *(sections(rows) if told else [])]
     return write_page(folder, title, contents, names=("report.md", "report.html"))
 
 
 def sections(rows: Sequence[Row]) -> list[Section]:
-    """Everything that the rows support, the summary first."""
+    """Everything that the rows support, the summary first.
+
+    Runs that were played nowhere have their held-out figures.
+    """
     finished = [row for row in rows if "error" not in row]
-    failed = [row for row in rows if "error" in row]
+    failed = [row for row in rows if "error" in row and not row.get("unscored")]
+    beside = [section for section in (_held_out(rows), _differing(rows)) if section is not None]
     if not finished:
+        if beside:
+            return beside
         raise ValueError("no run has finished: nothing to report yet")
     scores = scores_of(finished)
     shown = plots.colours(scores)
@@ -81,6 +87,7 @@ def sections(rows: Sequence[Row]) -> list[Section]:
         _improvement(scores, shown),
         _bars(contested, estimates, shown),
         _curves(contested or by_task, shown),
+        *beside,
         _codes(by_task),
         _protocol(finished, failed),
     ]
@@ -256,18 +263,68 @@ def _measures(by_task: ByTask) -> dict[str, str]:
     return {task: here[0]["measure"] for task, here in by_task.items()}
 
 
+def _held_out(rows: Sequence[Row]) -> Section | None:
+    """Of single runs: what their own held-out episodes say of them, the best first."""
+    told = [row for row in rows if row.get("held_out_action_error") is not None]
+    if not told:
+        return None
+    told.sort(key=lambda row: -float(row.get("held_out_skill") or -1e9))
+    by_task = _grouped(told, "task")
+    return Section(
+        "Held-out episodes",
+        "Skill: by what share all that a policy may play is nearer to the recorded actions than "
+        "holding the last command; 0 % is no better than that. Error: root mean square of the "
+        "greedy action, as a share of the actions' deviation; it orders policies badly.",
+        header=("data", "method", "seed", "skill", "error"),
+        rows=tuple(
+            (
+                task,
+                row["method"],
+                str(row["seed"]),
+                "-" if row["held_out_skill"] is None else f"{100 * row['held_out_skill']:.0f} %",
+                f"{100 * row['held_out_action_error']:.0f} %",
+            )
+            for task, here in by_task.items()
+            for row in here
+        ),
+    )
+
+
+def _differing(rows: Sequence[Row]) -> Section | None:
+    """All settings in which runs of one agent on one data set differ."""
+    lines = {
+        (row["task"], row["method"]): (
+            row["task"],
+            row["method"],
+            ", ".join(f"{name}={value}" for name, value in row["differs"].items()),
+            row["run"],
+        )
+        for row in reversed(rows)
+        if row.get("differs")
+    }
+    if not lines:
+        return None
+    header = ("data", "method", "all that differs", "run")
+    return Section("Settings", header=header, rows=tuple(reversed(lines.values())))
+
+
 def _codes(by_task: ByTask) -> Section | None:
     lines = []
     for task, here in by_task.items():
-        # Runs of one seed have their codes in common.
-        by_seed = {row["seed"]: row["quantizer"] for row in here if row["quantizer"]}
-        if reports := list(by_seed.values()):
+        # Runs of one seed have their codes in common, but for those that were trained otherwise.
+        ways: dict[str, dict[int, Any]] = {}
+        for row in here:
+            if row["quantizer"]:
+                way = row["method"].partition(" (")[1:]
+                ways.setdefault("".join(way), {})[row["seed"]] = row["quantizer"]
+        for way, by_seed in ways.items():
+            reports = list(by_seed.values())
             error, perplexity, accuracy = (
                 np.mean([report[name] for report in reports])
                 for name in ("error_per_deviation", "perplexity", "prior_accuracy")
             )
             shares = f"{100 * error:.1f} %", f"{perplexity:.1f}", f"{100 * accuracy:.0f} %"
-            lines.append((task, *shares, reports[0]["measured_on"]))
+            lines.append((f"{task}{way}", *shares, reports[0]["measured_on"]))
     if not lines:
         return None
     return Section(

@@ -106,9 +106,7 @@ class Learning:
         else:
             stages.append(self._continuous("agent", agent, settings.members))
         if settings.evaluation.baseline:
-            same = ("steps", "batch_size", "hidden", "precision")
-            plain = ContinuousBC(**{n: getattr(agent, n) for n in same if hasattr(agent, n)})
-            stages.append(self._continuous("baseline", plain))
+            stages.append(self._continuous("baseline", plain_cloning(agent)))
         return stages
 
     @property
@@ -231,6 +229,12 @@ class Learning:
             environment=log.environment,
             description=sizes | described,
         )
+
+
+def plain_cloning(agent: Any) -> ContinuousBC:
+    """The baseline beside an agent: continuous BC of the same size and as many steps."""
+    same = ("steps", "batch_size", "hidden", "precision")
+    return ContinuousBC(**{name: getattr(agent, name) for name in same if hasattr(agent, name)})
 
 
 class HeldOutError(Hook):
