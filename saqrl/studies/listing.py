@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from saqrl.datasets.naming import dataset_name
-from saqrl.studies.table import MEASURES, measure_of
+from saqrl.studies.table import MEASURES
+from saqrl.training.evaluation import measure_of
 from saqrl.training.progress import time_words
 from saqrl.training.run_folder import is_held, read_config, read_history, read_result
 from saqrl.training.summary import score_words

@@ -20,8 +20,10 @@ from saqrl.training.settings import Settings
 # Spread of the returns over their mean size from which quality counts as mixed, and the steps
 # that values need to be learned from.
 MIXED_RETURNS, STEPS_FOR_VALUES = 0.5, 50_000
-# An ensemble evens out what single networks make of few decisions.
+# An ensemble evens out what single networks make of few steps; a strong decay keeps them from
+# learning the noise of very few.
 MEMBERS, STEPS_FOR_ONE = 3, 50_000
+DECAY, STEPS_TO_DECAY = 0.3, 2_000
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,15 @@ class _Recipe:
         self.demonstrations = found.has_choices or not found.known
 
     def __iter__(self) -> Iterator[Choice]:
-        for rule in (self.agent, self.actions, self.chunk, self.inputs, self.codes, self.acting):
+        for rule in (
+            self.agent,
+            self.actions,
+            self.chunk,
+            self.inputs,
+            self.codes,
+            self.acting,
+            self.few_steps,
+        ):
             for choice in rule():
                 self.known.setdefault(choice.flag, choice.value)
                 yield choice
@@ -134,8 +144,10 @@ class _Recipe:
             yield Choice("chunk", steps, f"who goes another way keeps to it over {over}")
 
     def inputs(self) -> Iterator[Choice]:
-        if self.demonstrations or self.mixed:
-            yield Choice("feature_deviation", 1.0, "choices and values turn sharply with the state")
+        if self.known["agent"] != "bc":
+            yield Choice("feature_deviation", 1.0, "values turn sharply with the state")
+        elif self.demonstrations:
+            yield Choice("feature_deviation", 0.3, "choices turn sharply with the state")
 
     def codes(self) -> Iterator[Choice]:
         if self.quantized:
@@ -151,6 +163,10 @@ class _Recipe:
         older = self.known.get("agent") == "bc" and "agent.temperature" in self.known
         if not older:  # it was said, by the flag's older name
             yield Choice("act_temperature", 0.5, "rather a way that is often taken")
+
+    def few_steps(self) -> Iterator[Choice]:
+        steps = f"{len(self.log):,} steps"
+        if len(self.log) < STEPS_TO_DECAY and self.known["agent"] == "bc":
+            yield Choice("agent.weight_decay", DECAY, f"{steps}: a network would learn their noise")
         if len(self.log) < STEPS_FOR_ONE:
-            few = f"{len(self.log):,} steps leave single networks uncertain"
-            yield Choice("members", MEMBERS, few)
+            yield Choice("members", MEMBERS, f"{steps} leave a single network uncertain")

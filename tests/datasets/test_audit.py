@@ -340,9 +340,9 @@ def test_the_coverage_hint_counts_correlated_actions_once():
     }
     log = assemble(arrays, source="log")
     found = audit(log)
-    # White noise forgets at once, and is no choice: 4000 decisions, 20 a code.
+    # White noise forgets at once, and is no choice: 4000 decisions, whose root is 63.
     assert (found.action_correlation, found.independent_actions) == (1, 4000)
-    assert (found.chunk, found.supported_codes) == (1, 128)
+    assert (found.chunk, found.supported_codes) == (1, 64)
     held = np.repeat(log.actions[::16], 16, axis=0)
     slow = audit(replace(log, actions=held))
     assert slow.action_correlation in (12, 16)

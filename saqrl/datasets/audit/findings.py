@@ -38,8 +38,7 @@ WRAP_STEP = 2 * np.pi - 0.6
 RECORDED, FOLLOWED = 0.01, 0.25
 # The same of action and observation of one row: the observation holds the answer.
 COPIED = 1e-3
-# Actions that a code needs to be learned from, counting correlated ones once; our rule of thumb.
-ACTIONS_PER_CODE = 20
+# Codes that are worth trying at all; measured in docs/recipe.md.
 FEWEST_CODES, MOST_CODES = 16, 128
 # Lags (steps) at which actions are compared with themselves.
 LAGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
@@ -346,12 +345,13 @@ def _duplicates(transitions: Transitions) -> tuple[tuple[int, ...], ...]:
 
 
 def codes_for(steps: int, chunk: int = 1) -> int:
-    """How many codes a log is worth: a power of two, ACTIONS_PER_CODE decisions for each.
+    """How many codes a log is worth: the power of two nearest the root of its decisions.
 
-    A decision is a chunk of steps; between FEWEST_CODES and MOST_CODES.
+    A decision is a chunk of steps. As of a histogram's bins, each code and each code's share of
+    the states then get better known alike with more data; between FEWEST_CODES and MOST_CODES.
     """
-    codes = max(steps // chunk // ACTIONS_PER_CODE, 1)
-    return int(np.clip(1 << (codes.bit_length() - 1), FEWEST_CODES, MOST_CODES))
+    decisions = max(steps // chunk, 1)
+    return int(np.clip(2 ** round(np.log2(decisions) / 2), FEWEST_CODES, MOST_CODES))
 
 
 def _action_correlation(transitions: Transitions, statistics: ColumnStatistics) -> int:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from saqrl.datasets.audit.findings import ACTIONS_PER_CODE
 from saqrl.datasets.errors import listing
 from saqrl.studies.codebooks.material import Material
 from saqrl.studies.codebooks.study import Examination
@@ -134,8 +133,8 @@ def _notes(material: Material, chosen: Sequence[Mapping[str, Any]]) -> Iterator[
         names = listing(f"{r['quantizer']} {r['codes']}" for r in many)
         yield (
             f"the suggested {names} are more than the {material.supported} codes that saqrl train "
-            f"takes for the episodes trained on ({ACTIONS_PER_CODE} decisions each): an agent may "
-            "not tell so many apart; try fewer as well, or record more"
+            "takes for the episodes trained on: an agent may not tell so many apart; try fewer as "
+            "well, or record more"
         )
     width = material.data.actions.shape[1]
     found = {r["quantizer"]: overlooked(r, width) for r in chosen}

@@ -14,8 +14,8 @@ from saqrl.records import read_regular
 from saqrl.studies.page import Section, to_html
 from saqrl.studies.run_page import sections
 from saqrl.studies.run_page.evidence import Evidence
-from saqrl.studies.table import measure_of
 from saqrl.training.data import load_training_data
+from saqrl.training.evaluation import measure_of
 from saqrl.training.preparation import split
 from saqrl.training.progress import Reporter
 from saqrl.training.run_folder import policy_folder, read_config, read_history, read_result

@@ -1,0 +1,173 @@
+"""The recipe alone against fixed defaults, the best hand-set codes, and regression.
+
+    python benchmarks/recipe.py [--only TEXT] [--method NAME] [--seeds 3] [--list]
+
+Nothing but `--dataset` (and an environment to score in) is said for the recipe. Every cell is a
+final policy over 50 episodes. benchmarks/results/recipe.jsonl gets a line for each cell as it
+finishes; one that is there is not run again.
+
+What the columns have to answer: is the recipe ever below 95 % of the best quantized settings
+known for a set, or below the best regression by more than its standard error?
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import saqrl
+from saqrl.studies.table import row_of
+from saqrl.training.run_folder import read_config
+
+RESULTS = Path(__file__).parent / "results" / "recipe.jsonl"
+OUT = Path("runs/recipe")
+DATA = "../shared/data"
+EPISODES = 50
+# Steps of the opponents, as in compare.py: what was tuned there on seeds from 100 on.
+STEPS = {"steps": 5_000, "quantizer_steps": 6_000}
+FEW = {"quantizer.codes": 16, "quantizer.state_scale": 0.3}
+WIDE, WIDEST = {"feature_deviation": 0.3}, {"feature_deviation": 1.0}
+
+Flags = Mapping[str, Any]
+
+
+class Set(NamedTuple):
+    """A data set, what has to be said of it, and its opponents' best settings."""
+
+    name: str
+    said: Flags
+    codes: Flags
+    """The best hand-set quantized configuration known."""
+    regression: Flags
+    """Of continuous BC and GMM."""
+
+
+def _d4rl(name: str, env: str, **flags: Any) -> Flags:
+    return {"dataset": f"d4rl:{DATA}/d4rl/{name}.hdf5", "env": env, **flags}
+
+
+def _robomimic(task: str, **flags: Any) -> Flags:
+    return {"dataset": f"robomimic:{DATA}/robomimic/{task}/ph-scripted/low_dim.hdf5", **flags}
+
+
+DOOR, PEN, HAMMER = (f"AdroitHand{name}-v1" for name in ("Door", "Pen", "Hammer"))
+PUSHT = {"dataset": f"npz:{DATA}/npz/pusht-human.npz", "env": "gym_pusht/PushT-v0"}
+CUBE = {
+    "dataset": f"ogbench:{DATA}/ogbench/cube-single-play-v0.npz",
+    "env": "cube-single-singletask-task2-v0",
+}
+CHUNKED = {"chunk": 8, "quantizer.codes": 64, "act_temperature": 0.5, **WIDE}
+GREEDY = {"act": "greedy"}
+SETS = (
+    Set("pusht", PUSHT, {**CHUNKED, "angles": (4,)}, {"chunk": 8, "angles": (4,), **WIDE}),
+    Set("pen-25", _d4rl("pen-expert", PEN, data_episodes=25), FEW, {}),
+    Set("door-5", _d4rl("door-expert", DOOR, data_episodes=5), FEW, {"agent.weight_decay": 0.3}),
+    Set("door-25", _d4rl("door-expert", DOOR, data_episodes=25), FEW, {}),
+    Set("door-100", _d4rl("door-expert", DOOR), FEW, {}),
+    Set("hammer-25", _d4rl("hammer-expert", HAMMER, data_episodes=25), FEW, {}),
+    Set("hopper-expert", _d4rl("hopper-expert", "Hopper-v4"), GREEDY, {}),
+    Set("hopper-medium", _d4rl("hopper-medium", "Hopper-v4"), {**WIDEST, **GREEDY}, {}),
+    Set("halfcheetah-medium", _d4rl("halfcheetah-medium", "HalfCheetah-v4"), WIDEST, {}),
+    Set(
+        "hopper-mixed",
+        _d4rl("hopper-mixed", "Hopper-v4"),
+        {**WIDEST, "agent": "cql", "agent.alpha": 1.0},
+        {},
+    ),
+    Set("door-human", _d4rl("door-human", DOOR), {"quantizer.codes": 16}, {}),
+    Set(
+        "cube-single-task2",
+        CUBE,
+        {
+            **WIDEST,
+            "agent": "iql",
+            "chunk": 5,
+            "quantizer.codes": 128,
+            "agent.temperature": 0.3,
+            "steps": 30_000,
+        },
+        {},
+    ),
+    Set("lift-50", _robomimic("lift", data_episodes=50), {"quantizer.codes": 16}, {}),
+    Set("can-50", _robomimic("can", data_episodes=50), {"chunk": 8, **WIDE}, {}),
+    Set("lift-200", _robomimic("lift"), {"quantizer.codes": 16}, {}),
+    Set("can-200", _robomimic("can"), {"chunk": 8, **WIDE}, {}),
+)
+
+
+def methods(chosen: Set) -> dict[str, Flags]:
+    """What is compared on a set: the flags of each method."""
+    plain = {"recipe": "plain"}
+    continuous = {**plain, "actions": "continuous", "steps": 5_000, **chosen.regression}
+    kept = {k: v for k, v in continuous.items() if k != "agent.weight_decay"}
+    return {
+        "recipe": {},
+        "plain": plain,
+        "codes": {**plain, **STEPS, **chosen.codes},
+        "bc": {**continuous, "agent": "bc"},
+        "gmm": {**kept, "agent": "gmm"},
+    }
+
+
+def cells(asked: argparse.Namespace) -> Iterator[tuple[Set, str, Flags, int]]:
+    """One seed of every method and set before the next seed."""
+    for seed in range(asked.seeds):
+        for chosen in SETS:
+            for method, flags in methods(chosen).items():
+                if asked.only in chosen.name and asked.method in ("", method):
+                    yield chosen, method, flags, seed
+
+
+def run(chosen: Set, method: str, flags: Flags, seed: int) -> dict[str, Any]:
+    """Train and score one cell; its row of the table."""
+    out = OUT / f"{chosen.name}-{method}-seed{seed}"
+    shutil.rmtree(out, ignore_errors=True)
+    said = {**chosen.said, **flags, "seed": seed, "eval_episodes": EPISODES}
+    trained = saqrl.fit(out=out, quiet=True, **said)
+    row = row_of(out)
+    recipe = read_config(out)["recipe"]
+    kept = ("measure", "final", "episodes", "act", "gradient_steps", "wall_seconds", "versions")
+    described = {name: row[name] for name in kept}
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
+    return {
+        "set": chosen.name,
+        "method": method,
+        "seed": seed,
+        **described,
+        "actions": trained.settings.actions,
+        "agent": trained.settings.agent_name,
+        "said": {name: value for name, value in said.items() if name != "dataset"},
+        "recipe": {choice["flag"]: choice["value"] for choice in recipe},
+        "machine": machine,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="data sets whose name holds this")
+    parser.add_argument("--method", default="", help="only this method")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--list", action="store_true", help="say what would be trained, and stop")
+    asked = parser.parse_args()
+    done = set()
+    if RESULTS.exists():
+        rows = map(json.loads, RESULTS.read_text().splitlines())
+        done = {(row["set"], row["method"], row["seed"]) for row in rows}
+    for chosen, method, flags, seed in cells(asked):
+        if (chosen.name, method, seed) in done:
+            continue
+        print(chosen.name, method, seed, flush=True)
+        if asked.list:
+            continue
+        row = run(chosen, method, flags, seed)
+        print(f"  {row['final']:.1f} {row['measure']} in {row['wall_seconds']:.0f} s", flush=True)
+        with RESULTS.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    main()
