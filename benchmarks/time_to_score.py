@@ -17,7 +17,8 @@ from typing import Any
 
 from throughput import machine
 
-from saqrl.studies.table import MEASURES, measure_of
+from saqrl.studies.table import MEASURES
+from saqrl.training.evaluation import measure_of
 from saqrl.training.flags import changed
 from saqrl.training.presets import build_settings
 from saqrl.training.progress import Reporter

@@ -255,7 +255,8 @@ def _tell_seeds(summaries: Sequence[dict[str, Any]], out: Path) -> None:
     for summary in summaries:
         say(f"seed {summary['seed']}: {score_words(summary)}")
     if summaries[0]["env"]:
-        from saqrl.studies.table import MEASURES, measure_of
+        from saqrl.studies.table import MEASURES
+        from saqrl.training.evaluation import measure_of
 
         measure, scale = measure_of(summaries[0]["env"], summaries[0])
         scores = [scale * summary[measure] for summary in summaries]

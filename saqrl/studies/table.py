@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from saqrl.arrays import write_atomically
 from saqrl.datasets.naming import distinct_names
 from saqrl.studies.methods import Method
+from saqrl.training.evaluation import measure_of
 from saqrl.training.flags import FLAGS
 from saqrl.training.run_folder import read_config, read_history, read_result
 from saqrl.training.settings import Settings
@@ -115,21 +116,6 @@ def row_of(path: Path, stage: str = "agent") -> dict[str, Any]:
         "shared": config.get("shared", []),
         "versions": config["versions"],
     }
-
-
-def measure_of(environment_id: str, record: Mapping[str, Any]) -> tuple[str, float]:
-    """The field that counts in an environment, and what makes it a percentage.
-
-    Push-T counts the highest reward of an episode, D4RL's tasks their normalised score, others
-    success where they report it, else the return.
-    """
-    if environment_id.startswith("gym_pusht/"):
-        return "max_reward_mean", 100.0
-    if record["normalized_score"] is not None:
-        return "normalized_score", 1.0
-    if record["success_rate"] is not None:
-        return "success_rate", 100.0
-    return "return_mean", 1.0
 
 
 def collect_rows(folder: Path) -> Iterator[dict[str, Any]]:

@@ -1,17 +1,20 @@
 """Scores of a policy in an environment, as one record."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import Any
 
 import gymnasium
 import numpy as np
+from jaxtyping import Float
 
 from saqrl.datasets import EnvironmentSpec, Transitions
 from saqrl.environments.flat import FlatEnvironment
 from saqrl.environments.make import make_environment
 from saqrl.environments.scores import normalized_score
 from saqrl.policy import Act, Policy
-from saqrl.policy.rollout import Arena
+from saqrl.policy.rollout import Arena, Episodes
 from saqrl.training.progress import Reporter
 
 
@@ -67,6 +70,30 @@ def evaluate(
         max_reward_mean=float(played.max_rewards.mean()),
         length_mean=float(played.lengths.mean()),
     )
+
+
+def measure_of(environment_id: str, record: Mapping[str, Any]) -> tuple[str, float]:
+    """The field that counts in an environment, and what makes it a percentage.
+
+    Push-T counts the highest reward of an episode, D4RL's tasks their normalised score, others
+    success where they report it, else the return.
+    """
+    if environment_id.startswith("gym_pusht/"):
+        return "max_reward_mean", 100.0
+    if record["normalized_score"] is not None:
+        return "normalized_score", 1.0
+    if record["success_rate"] is not None:
+        return "success_rate", 100.0
+    return "return_mean", 1.0
+
+
+def episode_scores(environment_id: str, played: Episodes) -> Float[np.ndarray, " episodes"]:
+    """Of each episode, in the measure that counts in its environment."""
+    success = None if played.successes is None else float(played.successes.mean())
+    record = {"normalized_score": normalized_score(environment_id, 0.0), "success_rate": success}
+    columns = {"max_reward_mean": played.max_rewards, "success_rate": played.successes}
+    scores = columns.get(measure_of(environment_id, record)[0])
+    return np.asarray(played.returns if scores is None else scores, np.float64)
 
 
 def open_arena(environment: EnvironmentSpec | None) -> Arena:

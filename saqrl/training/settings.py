@@ -133,12 +133,16 @@ class Evaluation:
     episodes: int = _named("eval_episodes", 50)
     """episodes of an evaluation"""
     every: int | None = _named("eval_every", None)
-    """agent steps between evaluations; default: at the end"""
+    """agent steps between evaluations; default: only at the end"""
+    select: int = 0
+    """episodes to choose the acting rule by, other than the evaluation's; 0: as set"""
     baseline: bool = False
     """train and evaluate plain continuous BC beside"""
 
     def __post_init__(self) -> None:
         _require_at_least_one(self, "action_horizon", "episodes", "every")
+        if self.select < 0:
+            raise ValueError(f"select is {self.select}; 0 (off) or more")
         require_temperature(self.act_temperature)
 
 

@@ -37,6 +37,7 @@ from saqrl.training.memory import require_memory
 from saqrl.training.progress import Reporter
 from saqrl.training.recipe import Choice
 from saqrl.training.run_folder import RunFolder, read_config, read_result, refuse_existing
+from saqrl.training.selection import check_selection, choose_way
 from saqrl.training.settings import Settings
 from saqrl.training.stages import Diverged, Learning, Stage, train_stage
 from saqrl.training.versions import versions
@@ -246,6 +247,7 @@ class _Training:
     def __init__(self, settings: Settings, data: Transitions, run: RunFolder, reporter: Reporter):
         self.settings, self.run, self.reporter = settings, run, reporter
         self.environment = data.environment
+        self.selection: list[dict[str, Any]] = []
         self.features = Features(data, settings)
         codes, rows = settings.quantizer.codes, self.features.count
         if settings.quantized and codes > rows:
@@ -263,6 +265,9 @@ class _Training:
                     raise  # it is misspelt
                 reporter.say(f"warning: the run ends with its held-out report alone: {error}")
                 self.environment = None
+        if settings.evaluation.select and self.environment is None:
+            raise ValueError("--select plays episodes, and there is no environment: name --env")
+        check_selection(settings)
 
     def run_all(self) -> dict[str, Any]:
         """Train every stage, score what plays, write result.json and return it."""
@@ -276,6 +281,7 @@ class _Training:
                 if stage.policy is not None:
                     policy = stage.policy(state)
                     if stage.name == "agent":
+                        policy = self._selected(policy)
                         save_policy(policy, self.run.path / "policy")
                     scores[stage.name] = self._scores(policy, stage.name, step)
                 if stage.name != "baseline":
@@ -291,12 +297,24 @@ class _Training:
             **scores["agent"],
             "gradient_steps": steps,
         }
+        if self.selection:
+            summary["selection"] = self.selection
         if "baseline" in scores:
             summary["baseline"] = {"agent": "bc", "actions": "continuous", **scores["baseline"]}
         summary["quantizer"] = self._report(learning) if settings.quantized else None
         summary |= self._spent()
         write_atomically(self.run.path / "result.json", json.dumps(summary, indent=2).encode())
         return summary
+
+    def _selected(self, policy: Policy) -> Policy:
+        """The policy as it acts best, where episodes are given to find out."""
+        episodes = self.settings.evaluation.select
+        if not episodes or self.environment is None:
+            return policy
+        policy, self.selection = choose_way(
+            policy, self.arena, self.environment.id, episodes=episodes, reporter=self.reporter
+        )
+        return policy
 
     def _train(self, stage: Stage) -> tuple[int, Any]:
         settings = self.settings
@@ -343,7 +361,7 @@ class _Training:
             del scores["length_mean"]  # of an evaluation alone
             return scores | error
         seen = [r for r in self.run.history("evaluations") if r["stage"] == stage]
-        if not seen or seen[-1]["step"] != steps:
+        if not seen or seen[-1]["step"] != steps or self.selection:
             seen.append(self._evaluate(policy, stage, steps))
         scores = {k: v for k, v in seen[-1].items() if k not in ("stage", "step")}
         if len(seen) >= 3:

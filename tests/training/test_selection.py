@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
-from saqrl.training.selection import select
+from saqrl.policy.storage import load_policy
+from saqrl.training.flags import changed
+from saqrl.training.selection import check_selection, select
+from tests.walking import run, small
 
 
 def arms(means, *, noise: float = 0.0, seed: int = 0):
@@ -47,7 +50,28 @@ def test_noise_is_averaged_over_all_episodes_of_a_candidate():
     assert wins >= 45
 
 
-def test_too_few_episodes_are_refused():
-    play, _ = arms([0.0, 1.0, 2.0])
-    with pytest.raises(ValueError, match="select is 5 episodes for 3 ways of acting; at least 6"):
-        select(range(3), play, episodes=5)
+def test_too_few_episodes_are_refused_before_anything_is_trained(dataset):
+    settings = small(dataset, select=3)
+    with pytest.raises(ValueError, match="select is 3 episodes for 4 ways of acting; at least 8"):
+        check_selection(settings)
+    check_selection(changed(settings, {"select": 8}))
+    check_selection(changed(settings, {"select": 0}))
+
+
+def test_a_run_plays_the_way_that_scored_best_on_episodes_of_their_own(dataset, tmp_path):
+    settings = small(dataset, select=8, eval_episodes=2)
+    result = run(settings, tmp_path / "run")
+    trials = result["selection"]
+    assert sum(trial["episodes"] for trial in trials) <= 8
+    assert len({(t["act"], t["act_temperature"], t["action_horizon"]) for t in trials}) == 4
+    most = max(trial["episodes"] for trial in trials)
+    best = max((t for t in trials if t["episodes"] == most), key=lambda trial: trial["score"])
+    policy = load_policy(tmp_path / "run" / "policy")
+    assert (policy.default_act, policy.act_temperature) == (best["act"], best["act_temperature"])
+    assert (result["act"], result["episodes"]) == (best["act"], 2)
+
+
+def test_selection_without_an_environment_is_refused(dataset, tmp_path):
+    with pytest.raises(ValueError, match="--select plays episodes, and there is no environment"):
+        run(small(dataset, select=8, env="none"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
