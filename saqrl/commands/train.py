@@ -17,10 +17,9 @@ from saqrl.training.settings import Data, Evaluation, Features, Output, Settings
 from saqrl.training.summary import score_words, summary_text
 
 DESCRIPTION = """\
-Learn a policy from logged data: quantizer, agent, evaluation, in one run folder. Without
-arguments: collect demonstrations of a cube task, train, and compare with plain cloning.
-Every hyperparameter is a flag too (--agent.alpha 1): --help-all lists those of the agent and the
-quantizer that are named, with their defaults."""
+Learn a policy from logged data, in one run folder. What is not said is chosen from the data, with
+reasons. Without arguments: collect demonstrations of a cube task, train, and compare with plain
+cloning. Every hyperparameter is a flag too (--agent.alpha 1): see --help-all."""
 EXAMPLES = (
     "saqrl train --dataset my_log.npz                # demonstrations without rewards",
     "saqrl train --dataset my_log.hdf5 --agent iql   # a log with rewards",
@@ -42,7 +41,7 @@ class Method:
     actions: Literal["quantized", "continuous"] | None = None
     """quantized (codes), or continuous"""
     recipe: Literal["auto", "plain"] | None = None
-    """auto: what is not said is chosen from the data; plain: fixed defaults"""
+    """auto (by the data) or plain (fixed defaults)"""
     steps: int | None = None
     """gradient steps of the agent"""
     quantizer_steps: int | None = None
@@ -78,9 +77,11 @@ def train_parser() -> Parser:
     add_fields(parser.add_argument_group("data"), Data, names=names[Data])
     method = parser.add_argument_group("method")
     add_fields(method, Method)
-    add_fields(method, Features, names=names[Features])
+    # What the recipe chooses has no default to tell.
+    chosen = dict.fromkeys(("chunk", "feature_deviation"))
+    add_fields(method, Features, names=names[Features], shown=chosen)
     evaluation = parser.add_argument_group("evaluation")
-    shown = {"act": None, "action_horizon": None}
+    shown = dict.fromkeys(("act", "act_temperature", "action_horizon", "select"))
     add_fields(evaluation, Evaluation, names=names[Evaluation], shown=shown)
     for alias, name in ALIASES.items():
         parser.add_argument(f"--{alias}", dest=name, default=SUPPRESS, help=SUPPRESS)

@@ -73,7 +73,7 @@ class Data:
     """format:path or a path; several are a mixture: A 2*B; without it demonstrations are collected
     in --env"""
     env: str | None = None
-    """environment to evaluate in, a Gymnasium id or module:Id; none; default: the data's"""
+    """where to evaluate: a Gymnasium id, module:Id, or none"""
     env_kwargs: str | None = None
     """its keyword arguments as a JSON object"""
     demonstrations: int = 30
@@ -85,7 +85,7 @@ class Data:
     held_out: float = 0.1
     """share of the episodes that is measured on"""
     stream_rows: int | None = None
-    """rows on the device at a time; default: all, of mapped data 2**18"""
+    """rows on the device at a time"""
     reading: ReadOptions = DEFAULT
     """Which parts of the dataset are read."""
 
@@ -106,9 +106,9 @@ class Features:
     chunk: int = 1
     """consecutive actions that one code stands for"""
     history: int = 1
-    """last observations that the networks see at once"""
+    """last observations that are seen at once"""
     observation_scale: Scale = "columns"
-    """columns (each by its own), common (one factor), none"""
+    """columns, common (one factor), none"""
     feature_deviation: float = 0.1
     """of the networks' inputs; smaller is smoother"""
     reward_scale: RewardScale = "unit"
@@ -125,7 +125,7 @@ class Evaluation:
     """How the policy acts, and how it is judged."""
 
     act: Act = "greedy"
-    """greedy, sample or mean; default: the agent's own way"""
+    """greedy, sample or mean; default: as the data ask"""
     act_temperature: float = 1.0
     """of sample and mean: below 1 nearer to greedy"""
     action_horizon: int = 1
@@ -133,9 +133,9 @@ class Evaluation:
     episodes: int = _named("eval_episodes", 50)
     """episodes of an evaluation"""
     every: int | None = _named("eval_every", None)
-    """agent steps between evaluations; default: only at the end"""
+    """agent steps between evaluations"""
     select: int = 0
-    """episodes to choose the acting rule by, other than the evaluation's; 0: as set"""
+    """episodes to choose the acting rule by"""
     baseline: bool = False
     """train and evaluate plain continuous BC beside"""
 
@@ -153,7 +153,7 @@ class Output:
     log_every: int = 500
     """steps between lines of metrics.jsonl"""
     keep_every: int | None = None
-    """agent steps between policies that are kept beside the last"""
+    """agent steps between policies that are kept"""
 
     def __post_init__(self) -> None:
         _require_at_least_one(self, "log_every", "keep_every")
