@@ -223,14 +223,16 @@ def fit(
     if path is not None and path.exists():
         if not resume:
             refuse_existing(path)
+        finished = (path / "result.json").is_file()
         train(resumed(path, flags), path, data=log, resume=True, reporter=reporter)
-        leave_page(path, log, reporter)
+        leave_page(path, log, reporter, film=not finished)
         return Run(path)
     settings, log, recipe = begun(settings, flags, path.parent if path else RUNS, reporter, log)
     path = path or default_out(settings)
     resume = resume and path.exists()
+    finished = (path / "result.json").is_file()
     train(settings, path, data=log, recipe=recipe, resume=resume, reporter=reporter)
-    leave_page(path, log, reporter)
+    leave_page(path, log, reporter, film=not finished)
     return Run(path)
 
 

@@ -124,6 +124,8 @@ def main(arguments: Sequence[str]) -> int:
         settings, data, recipe = begun(settings, flags, folder, reporter)
     out = Path(own.out) if own.out else default_out(settings, own.seeds or 1)
     seeds = _seeds(own, settings, out)
+    runs = [out] if seeds is None else [out / f"seed{seed}" for seed in seeds]
+    film = {run: not (run / "result.json").is_file() for run in runs}
     if seeds is not None:
         summaries = train_seeds(
             settings,
@@ -135,8 +137,8 @@ def main(arguments: Sequence[str]) -> int:
             reporter=reporter,
             loggers=own.loggers,
         )
-        for seed in seeds:
-            leave_page(out / f"seed{seed}", data, reporter)
+        for run in runs:
+            leave_page(run, data, reporter, film=film[run])
         _tell_seeds(summaries, out)
         record: dict[str, Any] = {"out": str(out), "seeds": seeds, "runs": summaries}
     else:
@@ -149,7 +151,7 @@ def main(arguments: Sequence[str]) -> int:
             reporter=reporter,
             loggers=own.loggers,
         )
-        page = leave_page(out, data, reporter)
+        page = leave_page(out, data, reporter, film=film[out])
         say(f"\n{summary_text(record)}")
         if page is not None:
             say(f"page: {page}  (saqrl view {out} opens it)")

@@ -119,7 +119,7 @@ class _Axis:
         if from_zero:
             least, most = min(least, 0.0), max(most, 0.0)
         # What is constant but for rounding is drawn as a constant.
-        size = max(abs(least), abs(most), 1e-6)
+        size = max(abs(least), abs(most)) or 1.0
         room = 0.04 * (most - least) if most - least > 2e-3 * size else 0.1 * size
         self.least = least if from_zero and least == 0 else least - room
         self.most = most + room

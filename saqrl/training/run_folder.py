@@ -7,6 +7,7 @@ checkpoints/       NUMBER-STAGE.ckpt, the newest two of each stage
 policy/            what `saqrl evaluate` and a robot load
 policies/STEP/     policies of earlier steps of the agent, where they were asked for
 result.json        the summary of a finished run
+rollouts.mp4       a few episodes, where they can be drawn
 index.html         its page (`saqrl view`)
 """
 

@@ -5,15 +5,18 @@ import re
 import shutil
 from html.parser import HTMLParser
 
+import gymnasium
+import numpy as np
 import pytest
 
 import saqrl
 from saqrl.commands import view
-from saqrl.studies.run_page import PAGE, is_current, leave_page, write_run_page
+from saqrl.studies.run_page import PAGE, film, is_current, leave_page, write_run_page
 from saqrl.training.progress import Reporter
-from tests.walking import flags_of
+from tests.walking import Point, flags_of
 
 LARGEST = 3_000_000
+DRAWN = "saqrl-tests/PageDrawnPoint-v0"
 HOSTILE = '<script>alert("1")</script>&'
 
 
@@ -72,6 +75,58 @@ def trained(dataset, out, **flags):
 def chunked(dataset, tmp_path_factory):
     """Chunks of codes, with an environment and plain BC beside."""
     return trained(dataset, tmp_path_factory.mktemp("runs") / "chunked", chunk=2, baseline=True)
+
+
+class DrawnPoint(Point):
+    """The point; its place is the brightness of a picture."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 5}  # noqa: RUF012
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def render(self):
+        return np.full((64, 64, 3), np.clip(120 + 100 * self.place[0], 0, 255), np.uint8)
+
+
+@pytest.fixture
+def drawn(chunked, tmp_path):
+    """The chunked run as if trained in a world that can be drawn, without its page."""
+    pytest.importorskip("imageio_ffmpeg", reason="not installed: saqrl[video]")
+    gymnasium.register(DRAWN, entry_point=DrawnPoint)
+    copy = shutil.copytree(chunked, tmp_path / "drawn")
+    described = json.loads((copy / "policy" / "policy.json").read_text())
+    described["environment"]["id"] = DRAWN
+    (copy / "policy" / "policy.json").write_text(json.dumps(described))
+    (copy / PAGE).unlink()
+    yield copy
+    del gymnasium.registry[DRAWN]
+
+
+def test_rollouts_move_in_the_page_where_they_can_be_drawn(drawn):
+    assert leave_page(drawn, None, Reporter(quiet=True)) is not None
+    assert "Rollouts" in read(drawn)
+    assert 'src="data:video/mp4;base64,' in (drawn / PAGE).read_text()
+
+
+def test_a_world_that_is_slow_to_draw_is_not_drawn_and_said_so(drawn, monkeypatch):
+    monkeypatch.setattr(film, "WORTH", 0.0)
+    leave_page(drawn, None, Reporter(quiet=True))
+    assert "There is no film: an episode takes about" in read(drawn)
+    assert not (drawn / film.FILM).exists()
+
+
+def test_a_world_without_pictures_is_said(chunked):
+    words = read(chunked)
+    assert "There is no film: " in words
+    assert "--video episode.mp4" in words
+
+
+def test_viewing_makes_no_environment(drawn, monkeypatch):
+    """The folder may come from somebody else, and names the environment."""
+    monkeypatch.setattr(film, "make_environment", None)
+    assert view.main([str(drawn), "--no-open"]) == 0
+    assert "There is no film" in read(drawn)
 
 
 @pytest.fixture(scope="module")

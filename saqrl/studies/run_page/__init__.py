@@ -9,11 +9,13 @@ from saqrl.arrays import write_atomically
 from saqrl.datasets import Transitions
 from saqrl.datasets.naming import dataset_name
 from saqrl.policy import Policy
+from saqrl.policy.side_by_side import SPEED
 from saqrl.policy.storage import load_policy
 from saqrl.records import read_regular
 from saqrl.studies.page import Section, to_html
 from saqrl.studies.run_page import sections
 from saqrl.studies.run_page.evidence import Evidence
+from saqrl.studies.run_page.film import FILM, leave_film
 from saqrl.training.data import load_training_data
 from saqrl.training.evaluation import measure_of
 from saqrl.training.preparation import split
@@ -42,8 +44,10 @@ SKILL = (
 )
 
 
-def write_run_page(run: Path, data: Transitions | None = None) -> Path:
-    """Write index.html into the folder of a finished run; its path.
+def write_run_page(
+    run: Path, data: Transitions | None = None, *, unfilmed: str | None = None
+) -> Path:
+    """Write index.html into the folder of a finished run; its path. `unfilmed`: why no rollouts.
 
     `data` are the run's own, read where they lie if they are not given. Where they are gone, the
     page says so and shows the rest. RunError or PolicyError where the run has not finished.
@@ -74,23 +78,28 @@ def write_run_page(run: Path, data: Transitions | None = None) -> Path:
         found += sections.code_usage(own, result.get("quantizer") or {})
         found += sections.by_phase(own, beside)
     metrics, evaluations = (read_history(run, name) for name in ("metrics", "evaluations"))
-    found += sections.learning_curves(metrics, evaluations)
-    found += _film(run, result)
+    found += sections.learning_curves(metrics, evaluations, result["env"])
+    found += _film(run, result, unfilmed)
     found += _next(run, result, config)
     page = run / PAGE
     write_atomically(page, to_html(_title(result, config), found).encode())
     return page
 
 
-def leave_page(run: Path, data: Transitions | None, reporter: Reporter) -> Path | None:
+def leave_page(
+    run: Path, data: Transitions | None, reporter: Reporter, *, film: bool = True
+) -> Path | None:
     """The page of a run that has just finished; where it cannot be made, that is all that is said.
+
+    film: play and draw a few episodes for it first, of a run that this process has trained.
 
     The run is finished and saved: nothing that goes wrong here may look as if it were not.
     """
     if is_current(run):
         return run / PAGE
     try:
-        return write_run_page(run, data)
+        unfilmed = leave_film(run, read_result(run)) if film else None
+        return write_run_page(run, data, unfilmed=unfilmed)
     except Exception as error:
         reporter.say(f"note: the run has no page ({error}); saqrl view {run} tries it again")
         return None
@@ -148,30 +157,33 @@ def _told(name: str, record: Mapping[str, Any]) -> str:
     return FIGURES[name][1].format(value).replace("%", " %").replace("-", "\N{MINUS SIGN}")
 
 
-def _film(run: Path, result: Mapping[str, Any]) -> Iterator[Section]:
-    name = result.get("rollouts")
+def _film(run: Path, result: Mapping[str, Any], unfilmed: str | None) -> Iterator[Section]:
     if not result["env"]:
         return
-    film, text = b"", ""
-    if name == "rollouts.mp4":
-        with contextlib.suppress(ValueError, OSError):
-            film = read_regular(run / name, at_most=LARGEST_FILM)
+    film = b""
+    with contextlib.suppress(ValueError, OSError):
+        film = read_regular(run / FILM, at_most=LARGEST_FILM)
     if film:
-        text = "The policy in its environment, each episode from a new start."
-    else:
-        text = f"To see it move: saqrl evaluate {run} --episodes 1 --video episode.mp4"
-    yield Section("Rollouts", text=text, film=film)
+        yield Section("Rollouts", f"In its environment, at {SPEED} times the speed.", film=film)
+        return
+    if (run / FILM).is_file():
+        unfilmed = f"{FILM} is too large for a page"
+    why = f"There is no film: {unfilmed}." if unfilmed else "There is no film."
+    command = f"saqrl evaluate {run} --episodes 1 --video episode.mp4"
+    yield Section("Rollouts", f"{why} To make one:", commands=(command,))
 
 
 def _next(run: Path, result: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[Section]:
-    commands = []
-    if result["env"]:
-        commands.append(f"saqrl evaluate {run} --episodes 100")
-    commands += [
-        f"saqrl export {run} --out policy.onnx   # one file that needs no JAX",
-        "saqrl serve policy.onnx            # answers a robot over a WebSocket",
-        f"saqrl report {run.parent}                # all runs beside each other",
-    ]
+    commands = {
+        f"saqrl evaluate {run} --episodes 100": "",
+        f"saqrl export {run} --out policy.onnx": "one file that needs no JAX",
+        "saqrl serve policy.onnx": "answers a robot over a WebSocket",
+        f"saqrl report {run.parent}": "all runs beside each other",
+    }
+    if not result["env"]:
+        commands.pop(next(iter(commands)))
+    width = max(map(len, commands))
+    told = [f"{words:<{width}}  # {why}" if why else words for words, why in commands.items()]
     versions = ", ".join(f"{name} {found}" for name, found in config["versions"].items())
     text = f"Trained in {time_text(result).removeprefix('time: ')}. Versions: {versions}."
-    yield Section("Next", text=text, commands=commands)
+    yield Section("Next", text=text, commands=told)

@@ -17,6 +17,7 @@ from saqrl.studies.run_page.evidence import (
     Ways,
     action_names,
 )
+from saqrl.training.evaluation import measure_of
 
 # Dimensions of an action that get charts, and codes that get bars.
 MOST_DIMENSIONS, MOST_BARS = 14, 96
@@ -366,22 +367,21 @@ def _phase_hovers(lines: Sequence[Line]) -> list[Hover]:
 
 
 def learning_curves(
-    metrics: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]
+    metrics: Sequence[Mapping[str, Any]],
+    evaluations: Sequence[Mapping[str, Any]],
+    env: str | None,
 ) -> Iterator[Section]:
-    """Every stage's losses, and the scores on the way."""
+    """Every stage's losses, and the scores on the way in `env`."""
     drawings = []
     played = {stage: [r for r in evaluations if r["stage"] == stage] for stage in STAGES}
-    if len(played["agent"]) > 1:
-        for measure, words in MEASURES.items():
-            if played["agent"][-1].get(measure) is not None:
-                lines = [
-                    _history(played[stage], measure, look)
-                    for stage, look in (("agent", "policy"), ("baseline", "baseline"))
-                ]
-                drawings.append(
-                    chart(lines, title=f"{words} in the environment", x="steps of the agent")
-                )
-                break
+    if len(played["agent"]) > 1 and env is not None:
+        measure, _ = measure_of(env, dict.fromkeys(MEASURES) | dict(played["agent"][-1]))
+        lines = [
+            _history(played[stage], measure, look)
+            for stage, look in (("agent", "policy"), ("baseline", "baseline"))
+        ]
+        title = f"{MEASURES[measure]} in the environment"
+        drawings.append(chart(lines, title=title, x="steps of the agent"))
     stages = list(dict.fromkeys([*STAGES, *(str(r["stage"]) for r in metrics)]))
     for stage in stages:
         records = [record for record in metrics if record["stage"] == stage]

@@ -1,0 +1,176 @@
+"""Rollouts of several policies from the same starts, beside each other in one small film."""
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+
+from saqrl.datasets import EnvironmentSpec
+from saqrl.environments.make import make_environment
+from saqrl.policy.policy import Player, Policy
+from saqrl.policy.rollout import EVALUATION_SEEDS, evaluation_key
+from saqrl.policy.video import FRAMES_PER_SECOND, check_video_path
+
+# The film shows 3 seconds of the task in one, so it stays short and is soon drawn.
+SPEED = 3
+FILM_RATE = 15
+# Pixels of a policy's square picture and of the words above it: multiples of 16, as codecs want.
+SIDE, HEAD = 320, 48
+# How long the outcome stands, in frames.
+OUTCOME = 12
+
+Image = UInt8[np.ndarray, "height width 3"]
+
+
+@dataclass(frozen=True)
+class _Rollout:
+    """The pictures of one episode, and how it ended; None: the task reports no success."""
+
+    pictures: list[Image]
+    success: bool | None
+    total: float
+    seconds: float
+
+
+def side_by_side(
+    policies: Mapping[str, Policy],
+    environment: EnvironmentSpec,
+    path: Path,
+    *,
+    episodes: int = 3,
+    seed: int = 0,
+) -> None:
+    """Write the first episodes of an evaluation with this seed to `path` (.mp4 or .gif).
+
+    One column for each policy under its name, in the given order; each acts in its own way. An
+    episode that has ended stands still, with its outcome, until the others have.
+
+    ImportError without the extra `video`; RuntimeError where nothing can be drawn here; ValueError
+    where the environment cannot be made to be drawn.
+    """
+    import imageio.v2 as imageio
+
+    check_video_path(path)
+    film = partial(_rollouts, environment=environment, episodes=episodes, seed=seed)
+    with ThreadPoolExecutor(min(len(policies), os.cpu_count() or 1)) as threads:
+        columns = list(threads.map(film, policies.values()))
+    aside = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        with warnings.catch_warnings(), imageio.get_writer(aside, fps=FILM_RATE) as writer:
+            # JAX warns of any fork; the one that starts the encoder only execs.
+            warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
+            for number, rollouts in enumerate(zip(*columns, strict=True), 1):
+                start = f"start {number} of {episodes}"
+                for frame in _frames(dict(zip(policies, rollouts, strict=True)), start):
+                    writer.append_data(frame)  # type: ignore[attr-defined]
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _rollouts(
+    policy: Policy, *, environment: EnvironmentSpec, episodes: int, seed: int
+) -> list[_Rollout]:
+    """In one thread, as a drawing context belongs to the thread that made it."""
+    made = make_environment(environment.id, options=environment.options, render=True)
+    try:
+        _without_shadows(made)
+        return [_rollout(policy, made, seed, episode) for episode in range(episodes)]
+    finally:
+        made.close()
+
+
+def _rollout(policy: Policy, made: Any, seed: int, episode: int) -> _Rollout:
+    rate = made.metadata.get("render_fps") or FRAMES_PER_SECOND
+    stride = max(1, round(rate * SPEED / FILM_RATE))
+    key = jax.random.fold_in(evaluation_key(seed), episode)
+    player = Player(policy, key, act=policy.default_act)
+    observation, _ = made.reset(seed=EVALUATION_SEEDS + seed + episode)
+    pictures: list[Image] = []
+    success: bool | None = None
+    total, steps, ended = 0.0, 0, False
+    while not ended:
+        if steps % stride == 0:
+            pictures.append(_square(made.render()))
+        action = player.act(np.asarray(observation, np.float32))
+        observation, reward, terminated, truncated, info = made.step(action)
+        total, steps, ended = total + float(reward), steps + 1, terminated or truncated
+        if "success" in info:
+            success = bool(success) or bool(info["success"])
+    pictures.append(_square(made.render()))
+    return _Rollout(pictures, success, total, steps / rate)
+
+
+def _without_shadows(made: Any) -> None:
+    """Of MuJoCo: without a graphics card, shadows are three quarters of the time of a frame."""
+    with contextlib.suppress(AttributeError):
+        inner = made.unwrapped
+        model = inner.model if hasattr(inner, "model") else inner._model
+        model.light_castshadow[:] = 0
+
+
+def _square(drawn: Any) -> Image:
+    """A picture cut to its middle square, SIDE pixels wide."""
+    from PIL import Image as Pictures
+
+    whole = np.asarray(drawn, np.uint8)
+    height, width = whole.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    middle = Pictures.fromarray(whole[top : top + side, left : left + side])
+    return np.asarray(middle.resize((SIDE, SIDE)))
+
+
+def _frames(rollouts: Mapping[str, _Rollout], start: str) -> Iterator[Image]:
+    """The pictures of one start, column by column, and the outcomes at the end."""
+    columns = [
+        [_titled(picture, name, start) for picture in rollout.pictures[:-1]]
+        + [_titled(rollout.pictures[-1], name, _outcome(rollout), _colour(rollout))]
+        for name, rollout in rollouts.items()
+    ]
+    last = [column[-1] for column in columns]
+    for row in zip_longest(*columns):
+        yield np.hstack(
+            [now if now is not None else end for now, end in zip(row, last, strict=True)]
+        )
+    for _ in range(OUTCOME):
+        yield np.hstack(last)
+
+
+def _outcome(rollout: _Rollout) -> str:
+    if rollout.success is None:
+        return f"return {rollout.total:.1f} after {rollout.seconds:.1f} s"
+    word = "success" if rollout.success else "failure"
+    return f"{word} after {rollout.seconds:.1f} s"
+
+
+def _colour(rollout: _Rollout) -> tuple[int, int, int]:
+    """Green, red, or grey where the task reports no success; with words beside, for all eyes."""
+    if rollout.success is None:
+        return 110, 110, 110
+    return (0, 125, 60) if rollout.success else (190, 30, 45)
+
+
+def _titled(
+    picture: Image, name: str, words: str, colour: tuple[int, int, int] = (30, 30, 30)
+) -> Image:
+    """The picture below a line with the policy's name and one with what happens."""
+    from PIL import Image as Pictures
+    from PIL import ImageDraw
+
+    canvas = Pictures.new("RGB", (SIDE, SIDE + HEAD), colour)
+    canvas.paste(Pictures.fromarray(picture), (0, HEAD))
+    draw = ImageDraw.Draw(canvas)
+    draw.text((8, 3), name, fill="white", font_size=17)
+    draw.text((8, 24), words, fill="white", font_size=14)
+    return np.asarray(canvas)
