@@ -131,6 +131,11 @@ class _Recipe:
             noise = "what a state leaves open is noise of each step, which regression averages out"
             yield Choice("actions", "continuous", noise)
 
+    def values(self) -> Iterator[Choice]:
+        if self.quantized and self.known["agent"] == "iql" and self.mixed:
+            yield Choice("agent.temperature", 0.3, "values count more than a habit that is mixed")
+            yield Choice("steps", 30_000, "values spread from step to step")
+
     def chunk(self) -> Iterator[Choice]:
         found, rate = self.found, self.log.control_rate
         if not found.known:
