@@ -71,7 +71,7 @@ def behaviour(transitions: Transitions, *, seed: int = 0) -> Behaviour:
         return unknown
     draw = np.random.default_rng(seed)
     lags = _lags(transitions)
-    among = np.sort(draw.permutation(_rows_with(transitions, lags))[:CANDIDATES])
+    among = _rows_with(transitions, lags, draw)
     asked = draw.permutation(among)[:QUERIES]
     if len(asked) < FEWEST_PAIRS:
         return unknown
@@ -82,10 +82,14 @@ def behaviour(transitions: Transitions, *, seed: int = 0) -> Behaviour:
     nearest, distance = _nearest(features, episode, place)
     near = distance <= np.median(distance)
     ours, theirs = asked[near], among[nearest[near]]
-    actions = transitions.action_range.to_unit(transitions.actions).astype(np.float64)
-    apart = [actions[ours + lag] - actions[theirs + lag] for lag in range(lags)]
+    half_width = transitions.action_range.half_width.astype(np.float64)
+    apart = [
+        (transitions.actions[ours + lag] - transitions.actions[theirs + lag]) / half_width
+        for lag in range(lags)
+    ]
     size = [float(np.square(each).sum(1).mean()) for each in apart]
-    variance = float(actions.var(0).sum())
+    some = transitions.actions[:: max(len(transitions) // CANDIDATES, 1)]
+    variance = float((some / half_width).var(0).sum())
     if size[0] <= 0 or variance <= 0:
         return unknown
     together = [float((apart[0] * each).sum(1).mean()) for each in apart]
@@ -104,10 +108,16 @@ def _lags(transitions: Transitions) -> int:
     return LAGS[int(np.flatnonzero(enough).max())] if any(enough) else LAGS[0]
 
 
-def _rows_with(transitions: Transitions, following: int) -> Int64[np.ndarray, " rows"]:
-    """Rows that so many steps of their episode begin at."""
-    ends = np.repeat(transitions.episode_ends, transitions.episode_lengths)
-    return np.flatnonzero(ends - np.arange(len(transitions)) >= following)
+def _rows_with(
+    transitions: Transitions, following: int, draw: np.random.Generator
+) -> Int64[np.ndarray, " rows"]:
+    """Rows that so many steps of their episode begin at, in order; a choice of them of many."""
+    rows = np.arange(len(transitions))
+    if len(transitions) > 2 * CANDIDATES:  # which may be more than memory holds
+        rows = np.unique(draw.integers(len(transitions), size=2 * CANDIDATES))
+    episode = np.searchsorted(transitions.episode_starts, rows, side="right") - 1
+    rows = rows[transitions.episode_ends[episode] - rows >= following]
+    return np.sort(draw.permutation(rows)[:CANDIDATES])
 
 
 def _nearest(
