@@ -138,7 +138,9 @@ class _Recipe:
 
     def chunk(self) -> Iterator[Choice]:
         found, rate = self.found, self.log.control_rate
-        if not found.known:
+        if found.spread == 0:
+            yield Choice("chunk", 1, "assumed: actions never differ where episodes meet")
+        elif not found.known:
             few = "too few episodes come near each other to tell more"
             yield Choice("chunk", 1, f"assumed: {few}")
         elif not found.has_choices:

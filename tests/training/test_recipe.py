@@ -115,6 +115,14 @@ def test_an_angle_that_wraps_is_found():
     assert "angles 3: it turns by whole turns" in str(choices[0])
 
 
+def test_actions_that_never_differ_are_said_to_leave_it_open():
+    log = log_of(KEPT)
+    still = Transitions(**{**vars(log), "actions": np.zeros_like(log.actions)})
+    _, _, choices = recommended(still, said())
+    (chunk,) = (choice for choice in choices if choice.flag == "chunk")
+    assert (chunk.value, "never differ" in chunk.reason) == (1, True)
+
+
 def test_three_episodes_are_said_to_be_too_few_to_tell():
     _, _, choices = recommended(log_of(KEPT, episodes=2), said())
     (chunk,) = (choice for choice in choices if choice.flag == "chunk")

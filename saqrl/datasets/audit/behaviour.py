@@ -36,7 +36,8 @@ class Behaviour:
     persistence: tuple[float, ...]
     """Of lag 0 (which is 1), 1, 2, ...; empty where too few steps lie near each other."""
     spread: float | None
-    """Size of d(0) per root two, over the actions' deviation: what the state leaves open."""
+    """Size of d(0) per root two, over the actions' deviation: what the state leaves open; 0 where
+    actions never differ, None where that is not known."""
 
     @property
     def known(self) -> bool:
@@ -91,7 +92,7 @@ def behaviour(transitions: Transitions, *, seed: int = 0) -> Behaviour:
     some = transitions.actions[:: max(len(transitions) // CANDIDATES, 1)]
     variance = float((some / half_width).var(0).sum())
     if size[0] <= 0 or variance <= 0:
-        return unknown
+        return Behaviour((), 0.0)
     together = [float((apart[0] * each).sum(1).mean()) for each in apart]
     return Behaviour(
         tuple(
