@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,9 @@ FILM_RATE = 15
 SIDE, HEAD = 320, 48
 # How long the outcome stands, in frames.
 OUTCOME = 12
+
+# Warnings are silenced for a whole process while an environment is made.
+_MAKING = threading.Lock()
 
 Image = UInt8[np.ndarray, "height width 3"]
 
@@ -82,9 +86,10 @@ def _rollouts(
     policy: Policy, *, environment: EnvironmentSpec, episodes: int, seed: int
 ) -> list[_Rollout]:
     """In one thread, as a drawing context belongs to the thread that made it."""
-    made = make_environment(environment.id, options=environment.options, render=True)
+    with _MAKING:
+        made = make_environment(environment.id, options=environment.options, render=True)
     try:
-        _without_shadows(made)
+        without_shadows(made)
         return [_rollout(policy, made, seed, episode) for episode in range(episodes)]
     finally:
         made.close()
@@ -111,7 +116,7 @@ def _rollout(policy: Policy, made: Any, seed: int, episode: int) -> _Rollout:
     return _Rollout(pictures, success, total, steps / rate)
 
 
-def _without_shadows(made: Any) -> None:
+def without_shadows(made: Any) -> None:
     """Of MuJoCo: without a graphics card, shadows are three quarters of the time of a frame."""
     with contextlib.suppress(AttributeError):
         inner = made.unwrapped

@@ -73,7 +73,7 @@ def _placed(log: Transitions, settings: Settings) -> Transitions:
 
 
 def with_demonstrations(settings: Settings, folder: Path, reporter: Reporter) -> Settings:
-    """The settings; without a data set, with demonstrations that the expert of `env` makes.
+    """The settings; without a data set, with demonstrations that the oracle of `env` makes.
 
     They lie in `folder`, an ordinary data set that every run with the same settings reads.
     """
@@ -85,13 +85,12 @@ def with_demonstrations(settings: Settings, folder: Path, reporter: Reporter) ->
         return settings
     if asked.env is None:
         raise ValueError("name data with --dataset, or an environment with --env to collect in")
-    name = f"{asked.env}-expert-{asked.demonstrations}-seed{settings.seed}.npz"
-    path = folder / DEMONSTRATIONS / name.replace("/", "-")
+    path = folder / DEMONSTRATIONS / _demonstrations_name(settings)
     if not path.exists():
         with reporter.stage("collect", asked.demonstrations, unit="demonstrations") as update:
             arrays = collect(
                 asked.env,
-                style="expert",
+                style=asked.style,
                 episodes=asked.demonstrations,
                 seed=settings.seed,
                 progress=lambda done, total: update(done, ""),
@@ -99,6 +98,19 @@ def with_demonstrations(settings: Settings, folder: Path, reporter: Reporter) ->
         path.parent.mkdir(parents=True, exist_ok=True)
         save_arrays(path, arrays)
     return replace(settings, data=replace(asked, dataset=f"npz:{path}"))
+
+
+def _demonstrations_name(settings: Settings) -> str:
+    asked = settings.data
+    name = f"{asked.env}-{asked.style}-{asked.demonstrations}-seed{settings.seed}.npz"
+    return name.replace("/", "-")
+
+
+def collected_style(settings: Settings) -> str | None:
+    """How the data were demonstrated, where they are what `with_demonstrations` collects."""
+    path = Path(str(settings.data.dataset).removeprefix("npz:"))
+    own = path.parent.name == DEMONSTRATIONS and path.name == _demonstrations_name(settings)
+    return settings.data.style if own else None
 
 
 def data_record(log: Transitions, settings: Settings) -> dict[str, Any]:

@@ -263,6 +263,9 @@ PRESETS: Mapping[str, Preset] = {
         settings={
             "env": "cube-single-singletask-task2-v0",
             "demonstrations": 60,
+            "style": "human",  # on alike demonstrations, regression is level
+            "chunk": 4,
+            "action_horizon": 4,
             # A fifth of the time of the run, at two policies.
             "eval_episodes": 20,
             "feature_deviation": 0.3,

@@ -6,8 +6,9 @@ evaluations.jsonl  one line per evaluation
 checkpoints/       NUMBER-STAGE.ckpt, the newest two of each stage
 policy/            what `saqrl evaluate` and a robot load
 policies/STEP/     policies of earlier steps of the agent, where they were asked for
+baseline/          the policy of plain BC, where it was trained beside
 result.json        the summary of a finished run
-rollouts.mp4       a few episodes, where they can be drawn
+rollouts.mp4       a few episodes, the baseline's beside, where they can be drawn
 index.html         its page (`saqrl view`)
 """
 
@@ -83,6 +84,7 @@ RESULT = {
     "held_out_action_error": NUMBER | NULL,
     "held_out_skill": NUMBER | NULL,
     "baseline": OBJECT | NULL,
+    "collected": TEXT | NULL,
     "quantizer": OBJECT | NULL,
 }
 HEADER = {
@@ -173,7 +175,8 @@ class RunFolder:
             raise RunError(f"cannot write in the run folder {path}: {error.strerror}") from error
         run._settings = config.get("settings")
         try:
-            for folder in (path, path / "checkpoints", path / "policy", *path.glob("policies/*")):
+            own = [path / name for name in ("checkpoints", "policy", "baseline")]
+            for folder in (path, *own, *path.glob("policies/*")):
                 arrays.remove_leftovers(folder)
             run._cut_back(say)
         except BaseException:

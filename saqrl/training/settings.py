@@ -78,6 +78,8 @@ class Data:
     """its keyword arguments as a JSON object"""
     demonstrations: int = 30
     """episodes to collect where no dataset is given"""
+    style: Literal["expert", "human"] = "expert"
+    """of what is collected: expert (all alike), human (varied as people's)"""
     episodes: int | None = _named("data_episodes", None)
     """use only the first so many episodes"""
     angles: tuple[int, ...] = ()

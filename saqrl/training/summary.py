@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
+# Points of success below which 20 to 50 episodes tell no difference.
+LEVEL = 20
+
 
 def score_words(record: Mapping[str, Any]) -> str:
     """The scores of a record that are there, the task's own measure first."""
@@ -41,6 +44,7 @@ def summary_text(result: Mapping[str, Any]) -> str:
     beside = result.get("baseline") or {}
     if beside:
         lines.append(f"continuous BC on the same data: {score_words(beside)}")
+        lines += _comparison(result, beside)
     if (error := result["held_out_action_error"]) is not None:
         other = beside.get("held_out_action_error")
         plain = "" if other is None else f" (continuous BC {100 * other:.0f} %)"
@@ -58,7 +62,37 @@ def summary_text(result: Mapping[str, Any]) -> str:
     if result["env"]:
         video = " --video episode.mp4" if find_spec("imageio_ffmpeg") else ""
         lines.append(f"next: saqrl evaluate {result['run']} --episodes 100{video}")
+    if result.get("collected"):
+        lines.append("your own data: saqrl inspect FILE, then saqrl train --dataset FILE")
     return "\n".join(lines)
+
+
+def _comparison(result: Mapping[str, Any], beside: Mapping[str, Any]) -> list[str]:
+    """By how much the two policies differ, and why."""
+    lines = []
+    ours, theirs = result.get("success_rate"), beside.get("success_rate")
+    if ours is not None and theirs is not None:
+        points = round(100 * (ours - theirs))
+        name = method_name(result)
+        if abs(points) < LEVEL:
+            lines.append(f"{name} and continuous BC are level")
+        else:
+            more = "more" if points > 0 else "less"
+            lines.append(f"{name} succeeds {abs(points)} points {more} than continuous BC")
+        lines += _reason(result, points)
+    return lines
+
+
+def _reason(result: Mapping[str, Any], points: int) -> list[str]:
+    """Why, of the demonstrations that the run has collected: only there it is known."""
+    if result.get("collected") == "human" and points >= LEVEL:
+        return [
+            "why: people rest before they grasp. In one state most rows wait and some close the "
+            "gripper: regression plays their mean and keeps waiting; a code is one of them"
+        ]
+    if result.get("collected") == "expert" and abs(points) < LEVEL:
+        return ["why: these demonstrations are all alike; --style human varies them as people do"]
+    return []
 
 
 def time_text(result: Mapping[str, Any]) -> str:

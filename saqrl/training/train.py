@@ -22,6 +22,7 @@ from saqrl.policy import Policy
 from saqrl.policy.storage import save_policy
 from saqrl.training.codebook_health import action_error, quantizer_report
 from saqrl.training.data import (
+    collected_style,
     data_record,
     load_data,
     require_same_data,
@@ -279,10 +280,10 @@ class _Training:
                 step, state = self._train(stage)
                 learning.ended(stage, state)
                 if stage.policy is not None:
-                    policy = stage.policy(state)
+                    policy, folder = stage.policy(state), stage.name
                     if stage.name == "agent":
-                        policy = self._selected(policy)
-                        save_policy(policy, self.run.path / "policy")
+                        policy, folder = self._selected(policy), "policy"
+                    save_policy(policy, self.run.path / folder)
                     scores[stage.name] = self._scores(policy, stage.name, step)
                 if stage.name != "baseline":
                     steps += step
@@ -291,6 +292,7 @@ class _Training:
             "agent": settings.agent_name,
             "actions": settings.actions,
             "dataset": settings.data.dataset,
+            "collected": collected_style(settings),
             "env": self.environment and self.environment.id,
             "seed": settings.seed,
             "members": settings.members,

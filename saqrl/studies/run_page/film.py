@@ -7,14 +7,14 @@ from typing import Any
 
 from saqrl.datasets import EnvironmentSpec
 from saqrl.environments.make import make_environment
-from saqrl.policy.side_by_side import FILM_RATE, SPEED, side_by_side
+from saqrl.policy.side_by_side import FILM_RATE, SPEED, side_by_side, without_shadows
 from saqrl.policy.storage import load_policy
 from saqrl.policy.video import FRAMES_PER_SECOND
 from saqrl.training.summary import method_name
 
 FILM = "rollouts.mp4"
 # Seconds of drawing that a film is worth, and episodes where there is time for them.
-WORTH, EPISODES = 6.0, 2
+WORTH, EPISODES = 12.0, 2
 
 
 def leave_film(run: Path, result: Mapping[str, Any]) -> str | None:
@@ -32,7 +32,9 @@ def leave_film(run: Path, result: Mapping[str, Any]) -> str | None:
         shown = {method_name(result): policy}
         if (run / "baseline" / "policy.json").is_file():
             shown["continuous BC"] = load_policy(run / "baseline")
-        seconds = _seconds(policy.environment, float(result.get("length_mean") or 0)) * len(shown)
+        beside = result.get("baseline") or {}
+        steps = sum(record.get("length_mean") or 0 for record in (result, beside))
+        seconds = _seconds(policy.environment, float(steps))
         episodes = min(EPISODES, int(WORTH / max(seconds, 1e-3)))
         if not episodes:
             return f"an episode takes about {seconds:.0f} s to draw here"
@@ -46,6 +48,7 @@ def _seconds(environment: EnvironmentSpec, steps: float) -> float:
     """What drawing an episode of so many steps takes about."""
     made = make_environment(environment.id, options=environment.options, render=True)
     try:
+        without_shadows(made)
         made.reset(seed=0)
         made.render()  # the first one sets up the drawing
         began = time.perf_counter()
