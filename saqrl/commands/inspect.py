@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     console.print(render(findings))
     said = {"dataset": asked.dataset, **({"env": asked.env} if asked.env else {})}
     chosen = choices(transitions, said)
-    console.print(advice(chosen, said))
+    console.print(advice(chosen, said), soft_wrap=True)  # the command is one line to copy
     if asked.picture is not None:
         draw(transitions, findings, Path(asked.picture))
         say(f"picture: {asked.picture}")

@@ -100,6 +100,7 @@ class _Recipe:
         for rule in (
             self.agent,
             self.actions,
+            self.values,
             self.chunk,
             self.inputs,
             self.codes,

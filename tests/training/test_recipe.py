@@ -76,7 +76,10 @@ def test_mixed_returns_ask_for_values_where_there_are_steps_enough():
     assert "too few to learn values from" in str(few[2][0])
     rows = np.tile(np.arange(len(log)), 20)
     large = mixed.select_rows(rows, np.arange(60 * 20) * (len(log) // 60))
-    assert recommended(large, said())[0].agent_name == "iql"
+    values = recommended(large, said())[0]
+    assert (values.agent_name, values.agent.temperature, values.agent.steps) == ("iql", 0.3, 30_000)
+    noise = recommended(large, said(actions="continuous"))[0]
+    assert (noise.agent_name, noise.quantized) == ("iql", False)
 
 
 @pytest.mark.parametrize(
