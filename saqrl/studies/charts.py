@@ -182,10 +182,24 @@ def _drawn(mark: Mark, across: _Axis, up: _Axis) -> str:
         )
     faint = mark.opacity
     shades = [faint] * len(mark.x) if isinstance(faint, float | int) else faint
+    if not mark.told:
+        return _clouds(mark, shades, across, up)
     return "".join(
         f'<circle class="dot {mark.look}" cx="{across(a):.1f}" cy="{up(b):.1f}" '
         f'r="{mark.radius:g}" opacity="{shade:.2f}">{words}</circle>'
         for a, b, shade, words in zip(mark.x, mark.y, shades, told, strict=True)
+    )
+
+
+def _clouds(mark: Dots, shades: Sequence[float], across: _Axis, up: _Axis) -> str:
+    """Dots that tell nothing, those of about one shade as one path: a fifth of the bytes."""
+    places: dict[float, list[str]] = {}
+    for a, b, shade in zip(mark.x, mark.y, shades, strict=True):
+        places.setdefault(round(shade, 1) or 0.05, []).append(f"M{across(a):.0f} {up(b):.0f}h0")
+    return "".join(
+        f'<path class="cloud {mark.look}" d="{"".join(dots)}" opacity="{shade:g}" '
+        f'stroke-width="{2 * mark.radius:g}"/>'
+        for shade, dots in sorted(places.items())
     )
 
 

@@ -208,7 +208,8 @@ figcaption, .legend { font-size: .9rem; color: var(--faint) }
 svg { width: 100%; height: auto; font: 10px system-ui, sans-serif; fill: var(--faint) }
 svg .title { font-size: 11px; font-weight: 600; fill: var(--text) }
 .line { fill: none; stroke: currentColor; stroke-width: 1.5; stroke-linejoin: round }
-.dot, .bar { fill: currentColor } .grid { stroke: var(--rule) } .over { fill: transparent }
+.dot, .bar { fill: currentColor } .cloud { stroke: currentColor; stroke-linecap: round }
+.grid { stroke: var(--rule) } .over { fill: transparent }
 .over:hover { fill: var(--faint); fill-opacity: .18 }
 .recorded { color: var(--text) } .policy { color: var(--policy) }
 .baseline { color: var(--baseline) } .third { color: var(--third) }

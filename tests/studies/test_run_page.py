@@ -11,6 +11,7 @@ import pytest
 
 import saqrl
 from saqrl.commands import view
+from saqrl.studies.charts import Dots, chart
 from saqrl.studies.run_page import PAGE, film, is_current, leave_page, write_run_page
 from saqrl.training.progress import Reporter
 from tests.walking import Point, flags_of
@@ -242,3 +243,12 @@ def test_a_page_that_fails_does_not_fail_its_run(single, tmp_path, capsys):
     (copy / "policy" / "policy.json").write_text("{")
     assert leave_page(copy, None, Reporter()) is None
     assert "saqrl view" in capsys.readouterr().err
+
+
+def test_thousands_of_dots_are_one_path_a_shade():
+    draw = np.random.default_rng(0)
+    places, shades = draw.normal(size=(2, 5_000)), draw.choice([0.2, 0.5], 5_000)
+    drawn = chart([Dots(places[0].tolist(), places[1].tolist(), "policy", shades.tolist())])
+    assert drawn.count("<path") == 2
+    assert drawn.count("h0") == 5_000
+    assert len(drawn) < 20 * 5_000
