@@ -146,17 +146,36 @@ def run(chosen: Set, method: str, flags: Flags, seed: int) -> dict[str, Any]:
     }
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: each set's finals of every method, all seeds shown where they are few."""
+    names = [*methods(SETS[0])]
+    lines = ["| data | " + " | ".join(names) + " |", "|" + "---|" * (len(names) + 1)]
+    for chosen in SETS:
+        scores = {name: [] for name in names}
+        for row in rows:
+            if row["set"] == chosen.name:
+                scores[row["method"]].append(row["final"])
+        if any(scores.values()):
+            cells = (", ".join(f"{score:.0f}" for score in scores[name]) for name in names)
+            lines.append(f"| {chosen.name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="data sets whose name holds this")
     parser.add_argument("--method", default="", help="only this method")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--list", action="store_true", help="say what would be trained, and stop")
+    parser.add_argument("--table", action="store_true", help="print what is there, and stop")
     asked = parser.parse_args()
-    done = set()
-    if RESULTS.exists():
-        rows = map(json.loads, RESULTS.read_text().splitlines())
-        done = {(row["set"], row["method"], row["seed"]) for row in rows}
+    rows = (
+        [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    )
+    if asked.table:
+        print(table(rows))
+        return
+    done = {(row["set"], row["method"], row["seed"]) for row in rows}
     for chosen, method, flags, seed in cells(asked):
         if (chosen.name, method, seed) in done:
             continue

@@ -23,6 +23,7 @@ from tests import processes, walking
 pytestmark = processes.NEEDS_PROC
 
 FLAGS = {
+    "recipe": "plain",
     "env": "none",
     "agent": "bc",
     "agent.hidden": 16,
