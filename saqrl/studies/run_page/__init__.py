@@ -69,6 +69,7 @@ def write_run_page(
             beside = Evidence(load_policy(run / "baseline"), log)
     found = [
         *_headline(result, settings, policy, own, config),
+        *_film(run, result, unfilmed),
         *sections.recipe(config),
         *([Section(text=missing)] if missing else ()),
     ]
@@ -79,7 +80,6 @@ def write_run_page(
         found += sections.by_phase(own, beside)
     metrics, evaluations = (read_history(run, name) for name in ("metrics", "evaluations"))
     found += sections.learning_curves(metrics, evaluations, result["env"])
-    found += _film(run, result, unfilmed)
     found += _next(run, result, config)
     page = run / PAGE
     write_atomically(page, to_html(_title(result, config), found).encode())
