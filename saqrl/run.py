@@ -186,7 +186,8 @@ def fit(
     a mask of the last row of each episode, terminals (n), a mask of rows after which the task
     itself has ended. Without next_observations the last row of an episode only tells where its
     last action led. Without any data, demonstrations are collected in `env`.
-    continuous: train the continuous counterpart, as --actions continuous does.
+    continuous: train the continuous counterpart, as --actions continuous does; not said, the
+    recipe may choose it. actions="quantized" where the codes are wanted.
     out: the run folder, by default named as by the command; resume: go on with it.
     flags: those of `saqrl train`, as in chunk=8, eval_episodes=100 or **{"agent.alpha": 1}.
 

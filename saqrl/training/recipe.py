@@ -14,6 +14,7 @@ import numpy as np
 from saqrl.datasets import Transitions
 from saqrl.datasets.audit.behaviour import Behaviour, behaviour
 from saqrl.datasets.audit.findings import codes_for, likely_angles
+from saqrl.registry import BASELINES
 from saqrl.training.flags import canonical, known_flags, typed
 from saqrl.training.settings import Settings
 
@@ -128,7 +129,8 @@ class _Recipe:
             yield Choice("agent", "iql", f"{percent} over {log.num_episodes:,} episodes")
 
     def actions(self) -> Iterator[Choice]:
-        if "quantizer" not in self.known and not self.demonstrations:
+        codes = any(name.startswith(("quantizer", "prior")) for name in self.known)
+        if not codes and not self.demonstrations and self.known["agent"] in BASELINES:
             noise = "what a state leaves open is noise of each step, which regression averages out"
             yield Choice("actions", "continuous", noise)
 

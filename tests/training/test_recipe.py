@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from saqrl.agents.bc import BC
 from saqrl.datasets import Transitions
 from saqrl.datasets.assembly import assemble
+from saqrl.registry import AGENTS
 from saqrl.run import fit
 from saqrl.training.flags import changed
 from saqrl.training.presets import settings_from
@@ -56,8 +58,17 @@ def test_noise_asks_for_single_steps_and_regression():
     assert not settings.quantized
 
 
-def test_regression_is_not_chosen_where_a_quantizer_is_named():
-    settings, _, _ = recommended(log_of(DRAWN), said(quantizer="kmeans"))
+@pytest.mark.parametrize(
+    "flags", [{"quantizer": "kmeans"}, {"quantizer.codes": 9}, {"quantizer_steps": 5}]
+)
+def test_regression_is_not_chosen_where_something_is_said_of_codes(flags):
+    settings, _, _ = recommended(log_of(DRAWN), said(**flags))
+    assert settings.quantized
+
+
+def test_an_agent_that_knows_codes_alone_keeps_them(monkeypatch):
+    monkeypatch.setitem(AGENTS._entries, "mine", BC)
+    settings, _, _ = recommended(log_of(DRAWN), said(agent="mine"))
     assert settings.quantized
 
 
