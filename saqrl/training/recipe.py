@@ -21,8 +21,8 @@ from saqrl.training.settings import Settings
 # Spread of the returns over their mean size from which quality counts as mixed, and the steps
 # that values need to be learned from.
 MIXED_RETURNS, STEPS_FOR_VALUES = 0.5, 50_000
-# An ensemble evens out what single networks make of few steps; a strong decay keeps them from
-# learning the noise of very few.
+# An ensemble evens out what single networks make of few steps: of codes below STEPS_FOR_ONE, of
+# regression only where so few are left that a strong decay keeps them from learning the noise.
 MEMBERS, STEPS_FOR_ONE = 3, 50_000
 DECAY, STEPS_TO_DECAY = 0.3, 2_000
 
@@ -178,5 +178,5 @@ class _Recipe:
         steps = f"{len(self.log):,} steps"
         if len(self.log) < STEPS_TO_DECAY and self.known["agent"] == "bc":
             yield Choice("agent.weight_decay", DECAY, f"{steps}: a network would learn their noise")
-        if len(self.log) < STEPS_FOR_ONE:
+        if len(self.log) < (STEPS_FOR_ONE if self.quantized else STEPS_TO_DECAY):
             yield Choice("members", MEMBERS, f"{steps} leave a single network uncertain")

@@ -58,6 +58,13 @@ def test_noise_asks_for_single_steps_and_regression():
     assert not settings.quantized
 
 
+def test_ensembles_even_out_few_steps_of_codes_and_very_few_of_regression():
+    def members(kept, episodes):
+        return recommended(log_of(kept, episodes=episodes), said())[0].members
+
+    assert (members(KEPT, 60), members(DRAWN, 60), members(DRAWN, 30)) == (3, 1, 3)
+
+
 @pytest.mark.parametrize(
     "flags", [{"quantizer": "kmeans"}, {"quantizer.codes": 9}, {"quantizer_steps": 5}]
 )
