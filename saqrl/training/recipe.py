@@ -25,6 +25,8 @@ MIXED_RETURNS, STEPS_FOR_VALUES = 0.5, 50_000
 # regression only where so few are left that a strong decay keeps them from learning the noise.
 MEMBERS, STEPS_FOR_ONE = 3, 50_000
 DECAY, STEPS_TO_DECAY = 0.3, 2_000
+# Regression's gradient steps, and the steps of a log below which they are enough.
+SHORT, STEPS_TO_TRAIN = 5_000, 20_000
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,6 @@ class _Recipe:
         for rule in (
             self.agent,
             self.actions,
-            self.values,
             self.chunk,
             self.inputs,
             self.codes,
@@ -133,11 +134,6 @@ class _Recipe:
         if not codes and not self.demonstrations and self.known["agent"] in BASELINES:
             noise = "what a state leaves open is noise of each step, which regression averages out"
             yield Choice("actions", "continuous", noise)
-
-    def values(self) -> Iterator[Choice]:
-        if self.quantized and self.known["agent"] == "iql" and self.mixed:
-            yield Choice("agent.temperature", 0.3, "values count more than a habit that is mixed")
-            yield Choice("steps", 30_000, "values spread from step to step")
 
     def chunk(self) -> Iterator[Choice]:
         found, rate = self.found, self.log.control_rate
@@ -178,5 +174,7 @@ class _Recipe:
         steps = f"{len(self.log):,} steps"
         if len(self.log) < STEPS_TO_DECAY and self.known["agent"] == "bc":
             yield Choice("agent.weight_decay", DECAY, f"{steps}: a network would learn their noise")
+        elif not self.quantized and self.known["agent"] == "bc" and len(self.log) < STEPS_TO_TRAIN:
+            yield Choice("steps", SHORT, f"{steps}: more gradient steps would learn their noise")
         if len(self.log) < (STEPS_FOR_ONE if self.quantized else STEPS_TO_DECAY):
             yield Choice("members", MEMBERS, f"{steps} leave a single network uncertain")

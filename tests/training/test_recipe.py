@@ -63,6 +63,7 @@ def test_ensembles_even_out_few_steps_of_codes_and_very_few_of_regression():
         return recommended(log_of(kept, episodes=episodes), said())[0].members
 
     assert (members(KEPT, 60), members(DRAWN, 60), members(DRAWN, 30)) == (3, 1, 3)
+    assert recommended(log_of(DRAWN, episodes=60), said())[0].agent.steps == 5_000
 
 
 @pytest.mark.parametrize(
@@ -94,8 +95,7 @@ def test_mixed_returns_ask_for_values_where_there_are_steps_enough():
     assert "too few to learn values from" in str(few[2][0])
     rows = np.tile(np.arange(len(log)), 20)
     large = mixed.select_rows(rows, np.arange(60 * 20) * (len(log) // 60))
-    values = recommended(large, said())[0]
-    assert (values.agent_name, values.agent.temperature, values.agent.steps) == ("iql", 0.3, 30_000)
+    assert recommended(large, said())[0].agent_name == "iql"
     noise = recommended(large, said(actions="continuous"))[0]
     assert (noise.agent_name, noise.quantized) == ("iql", False)
 
