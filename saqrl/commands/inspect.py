@@ -11,6 +11,7 @@ from rich.text import Text
 from saqrl.commands.output import print_json, say
 from saqrl.commands.parser import DatasetSpec, parse
 from saqrl.datasets import ReadOptions, load_dataset
+from saqrl.datasets.audit.behaviour import Behaviour
 from saqrl.datasets.audit.findings import audit
 from saqrl.datasets.audit.picture import draw, require_picture_path
 from saqrl.datasets.audit.text import render
@@ -46,7 +47,8 @@ def main(arguments: Sequence[str]) -> int:
     console = Console(stderr=asked.json, highlight=False)
     console.print(render(findings))
     said = {"dataset": asked.dataset, **({"env": asked.env} if asked.env else {})}
-    chosen = choices(transitions, said)
+    measured = Behaviour(findings.persistence, findings.spread)
+    chosen = choices(transitions, said, measured)
     console.print(advice(chosen, said), soft_wrap=True)  # the command is one line to copy
     if asked.picture is not None:
         draw(transitions, findings, Path(asked.picture))

@@ -6,7 +6,7 @@ until settings are built, so that `saqrl inspect` can tell the same choices.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -78,14 +78,19 @@ def recommended(
     return settings, log, tuple(kept.values())
 
 
-def choices(log: Transitions, said: Mapping[str, Any]) -> tuple[Choice, ...]:
-    """What the log asks for beside what was said; one that needs another comes after it."""
-    if not said.get("angles") and (found := likely_angles(log)):
-        log = replace(log, angles=found)
-        first = [Choice("angles", found, "it turns by whole turns inside an episode")]
+def choices(
+    log: Transitions, said: Mapping[str, Any], found: Behaviour | None = None
+) -> tuple[Choice, ...]:
+    """What the log asks for beside what was said; one that needs another comes after it.
+
+    `found` is the log's behaviour where it has been measured already.
+    """
+    if not said.get("angles") and (turning := likely_angles(log)):
+        log = replace(log, angles=turning)
+        first = [Choice("angles", turning, "it turns by whole turns inside an episode")]
     else:
         first = []
-    recipe = _Recipe(log, behaviour(log), dict(said))
+    recipe = _Recipe(log, found or behaviour(log), dict(said))
     return tuple(choice for choice in (*first, *recipe) if choice.flag not in said)
 
 
@@ -131,9 +136,17 @@ class _Recipe:
 
     def actions(self) -> Iterator[Choice]:
         codes = any(name.startswith(("quantizer", "prior")) for name in self.known)
-        if not codes and not self.demonstrations and self.known["agent"] in BASELINES:
+        if not codes and not self.demonstrations and self._has_counterpart():
             noise = "what a state leaves open is noise of each step, which regression averages out"
             yield Choice("actions", "continuous", noise)
+
+    def _has_counterpart(self) -> bool:
+        """Whether the agent is there for continuous actions, with every field that was said."""
+        name = self.known["agent"]
+        own = [flag.partition(".")[2] for flag in self.known if flag.startswith("agent.")]
+        if name not in BASELINES or not own:
+            return name in BASELINES
+        return set(own) <= {each.name for each in fields(BASELINES.load(name))}
 
     def chunk(self) -> Iterator[Choice]:
         found, rate = self.found, self.log.control_rate

@@ -80,6 +80,16 @@ def test_an_agent_that_knows_codes_alone_keeps_them(monkeypatch):
     assert settings.quantized
 
 
+def test_a_field_that_only_the_agent_on_codes_has_keeps_the_codes():
+    log = log_of(DRAWN)
+    rewarded = Transitions(**{**vars(log), "has_rewards": True})
+    own = said(agent="iql", **{"agent.temperature": 2.0})
+    settings, _, _ = recommended(rewarded, own)
+    assert (settings.quantized, settings.agent.temperature) == (True, 2.0)
+    shared, _, _ = recommended(rewarded, said(agent="iql", **{"agent.expectile": 0.8}))
+    assert (shared.quantized, shared.agent.expectile) == (False, 0.8)
+
+
 def rewards_of(log: Transitions, per_step) -> Transitions:
     rewards = np.repeat(np.asarray(per_step, np.float32), log.episode_lengths)
     return Transitions(**{**vars(log), "rewards": rewards, "has_rewards": True})

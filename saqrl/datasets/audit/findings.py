@@ -129,6 +129,8 @@ class Audit:
     """Steps divided by the action correlation."""
     persistence: tuple[float, ...]
     """See `behaviour.Behaviour`; empty where too few steps lie near each other."""
+    spread: float | None
+    """What the state leaves open of the actions, over their deviation."""
     chunk: int
     """Steps over which choices are kept: what one code should stand for."""
     supported_codes: int
@@ -157,7 +159,8 @@ def audit(transitions: Transitions) -> Audit:
     columns = _columns(transitions.actions, acted, transitions.action_range)
     correlation = _action_correlation(transitions, acted)
     independent = max(len(transitions) // correlation, 1)
-    found_behaviour = behaviour(transitions)
+    seen = replace(transitions, angles=transitions.angles or angles)  # as the recipe sees it
+    found_behaviour = behaviour(seen)
     chunk = found_behaviour.chunk(transitions.control_rate)
     found = Audit(
         source=str(transitions.provenance.get("path", "")),
@@ -200,6 +203,7 @@ def audit(transitions: Transitions) -> Audit:
         action_correlation=correlation,
         independent_actions=independent,
         persistence=found_behaviour.persistence,
+        spread=found_behaviour.spread,
         chunk=chunk,
         supported_codes=codes_for(len(transitions), chunk),
         angles=transitions.angles,
