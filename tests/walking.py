@@ -4,10 +4,12 @@ from pathlib import Path
 
 import gymnasium
 import numpy as np
+import pytest
 
 from saqrl.training import train as training
 from saqrl.training.presets import settings_from
 from saqrl.training.progress import Reporter
+from saqrl.training.run_folder import RunFolder
 from saqrl.training.settings import Settings
 
 ENVIRONMENT = "saqrl-tests/Point-v0"
@@ -69,6 +71,27 @@ def words(dataset: Path, agent: str = "iql", **flags) -> list[str]:
 
 def run(settings: Settings, out: Path, *, resume: bool = False):
     return training.train(settings, out, resume=resume, reporter=Reporter(quiet=True))
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing in the program catches it."""
+
+
+def killed(settings: Settings, out: Path, monkeypatch, *, blow: int) -> None:
+    """A run that dies right after so many lines of its histories."""
+    append, lines = RunFolder.append, 0
+
+    def deadly(self, history, record):
+        nonlocal lines
+        append(self, history, record)
+        lines += 1
+        if lines == blow:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "append", deadly)
+        with pytest.raises(Killed):
+            run(settings, out)
 
 
 def outcome(out: Path) -> dict[str, bytes | str]:

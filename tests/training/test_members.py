@@ -13,10 +13,9 @@ from saqrl.agents import CodedTransitions, Members
 from saqrl.agents.bc import BC
 from saqrl.policy.storage import controller_skeleton, load_policy, save_policy
 from saqrl.training.members import ensemble, states_of
-from saqrl.training.run_folder import RunFolder
 from saqrl.training.summary import method_name
 from tests.policy.test_policy import OBSERVATION, described, enlivened, make_policy
-from tests.walking import outcome, run, small
+from tests.walking import killed, outcome, run, small
 
 COUNT = 3
 OBSERVATIONS = np.random.default_rng(4).normal(size=(32, OBSERVATION)).astype(np.float32)
@@ -123,10 +122,6 @@ def test_one_member_is_the_agent_itself():
     assert states_of(agent, "state") == ["state"]
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing in the program catches it."""
-
-
 @pytest.mark.parametrize(
     ("agent", "blow"), [("bc", 6), pytest.param("iql", 9, marks=pytest.mark.slow)]
 )
@@ -139,18 +134,7 @@ def test_a_killed_and_resumed_ensemble_equals_an_uninterrupted_one(
     assert method_name(result) == f"SAQ-{agent.upper()}, 2 members"
     lines = (tmp_path / "whole" / "evaluations.jsonl").read_text().splitlines()
     assert all(json.loads(line)["act_temperature"] == 0.5 for line in lines)
-    appends, append = [], RunFolder.append
-
-    def deadly(self, history, record):
-        append(self, history, record)
-        appends.append(record)
-        if len(appends) == blow:
-            raise Killed
-
-    monkeypatch.setattr(RunFolder, "append", deadly)
-    with pytest.raises(Killed):
-        run(settings, tmp_path / "killed")
-    monkeypatch.setattr(RunFolder, "append", append)
+    killed(settings, tmp_path / "killed", monkeypatch, blow=blow)
     run(settings, tmp_path / "killed", resume=True)
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
     policy = load_policy(tmp_path / "whole")

@@ -16,7 +16,7 @@ from saqrl.training.presets import build_settings
 from saqrl.training.progress import Reporter
 from saqrl.training.run_folder import RunError, RunFolder, read_history, read_result
 from saqrl.training.settings import Settings, first_difference
-from tests.walking import ENVIRONMENT, outcome, run, small
+from tests.walking import ENVIRONMENT, killed, outcome, run, small
 
 
 def test_a_run_folder_holds_what_was_asked_what_happened_and_a_policy(dataset, tmp_path):
@@ -41,28 +41,13 @@ def test_a_run_folder_holds_what_was_asked_what_happened_and_a_policy(dataset, t
     assert policy.environment.id == ENVIRONMENT
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing in the program catches it."""
-
-
 @pytest.mark.parametrize(("agent", "blow"), [("iql", 2), ("iql", 6), ("bc", 5), ("cql", 9)])
 def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
     dataset, tmp_path, monkeypatch, agent, blow
 ):
     settings = small(dataset, agent)
     run(settings, tmp_path / "whole")
-    appends, append = [], RunFolder.append
-
-    def deadly(self, history, record):
-        append(self, history, record)
-        appends.append(record)
-        if len(appends) == blow:
-            raise Killed
-
-    monkeypatch.setattr(RunFolder, "append", deadly)
-    with pytest.raises(Killed):
-        run(settings, tmp_path / "killed")
-    monkeypatch.setattr(RunFolder, "append", append)
+    killed(settings, tmp_path / "killed", monkeypatch, blow=blow)
     run(settings, tmp_path / "killed", resume=True)
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
 
