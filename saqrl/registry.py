@@ -225,6 +225,7 @@ BASELINES = Registry(
         "iql": "saqrl.baselines.iql:IQL",
         "brac": "saqrl.baselines.brac:BRAC",
         "rebrac": "saqrl.baselines.rebrac:ReBRAC",
+        "fql": "saqrl.baselines.fql:FQL",
     },
     settings=("steps", "batch_size", "precision", "discount"),
     attributes=("init", "update", "actor", "default_act"),

@@ -61,6 +61,8 @@ DEFAULTS = {
             "noise_clip": 0.5,
             "policy_period": 2,
         },
+        "fql": CRITICS
+        | {"alpha": 10.0, "normalize_q": False, "target_q": "mean", "flow_steps": 10},
     },
     QUANTIZERS: {
         "vqvae": VQVAE | {"state_scale": 1.0},
@@ -72,7 +74,9 @@ DEFAULTS = {
         "candidates": CODES | {"temperature": 0.01},
     },
 }
-SAMPLING = {(AGENTS, name) for name in ("bc", "cql", "iql", "brac")} | {(BASELINES, "gmm")}
+SAMPLING = {(AGENTS, name) for name in ("bc", "cql", "iql", "brac")} | {
+    (BASELINES, name) for name in ("gmm", "fql")
+}
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,8 @@ class Compare:
     datasets: tuple[str, ...]
     """SPECs, or PRESET=SPEC for the settings of a preset (see saqrl presets)"""
     agents: tuple[str, ...] = ("bc", "iql")
-    """bc cql iql brac, continuous only gaussian gmm rebrac; saq-NAME for its quantized kind alone,
-    NAME:greedy, NAME:sample or NAME:mean to act so"""
+    """bc cql iql brac, continuous only gaussian gmm rebrac fql; saq-NAME for its quantized kind
+    alone, NAME:greedy, NAME:sample or NAME:mean to act so"""
     actions: tuple[Literal["quantized", "continuous"], ...] = ("quantized", "continuous")
     """kinds of actions; an agent is trained with each kind that it exists for"""
     seeds: int = 3
