@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from saqrl.datasets import EnvironmentSpec, Transitions
 from saqrl.datasets.assembly import assemble
 from saqrl.environments.permitted import permitted
 from saqrl.policy import Act, Policy
+from saqrl.policy.recording import check_recording, recording_seed, write_recording
 from saqrl.policy.storage import load_policy
 from saqrl.policy.video import check_video_path, record_episode
 from saqrl.studies.run_page import leave_page
@@ -31,6 +32,7 @@ from saqrl.training.run_folder import (
 from saqrl.training.settings import Settings, parsed_keywords
 from saqrl.training.summary import method_name, score_words, summary_text
 from saqrl.training.train import RUNS, default_out, saved_settings, train
+from saqrl.training.versions import versions
 
 
 class Run:
@@ -80,13 +82,15 @@ class Run:
         seed: int = 0,
         quiet: bool = True,
         video: str | os.PathLike[str] | None = None,
+        record: str | os.PathLike[str] | None = None,
     ) -> Scores:
         """Play the policy in its environment, or in `env`, with `env_kwargs` (a JSON object).
 
         act: greedy, sample or mean, by default, as act_temperature, as the run was set. step: of a
         policy that the run kept on its way. seed: of the starts and the sampling, disjoint from
-        what makes data. video: a file (.mp4, .gif) for the first episode. ValueError where there
-        is no environment.
+        what makes data. video: a file (.mp4, .gif) for the first episode. record: a new file
+        (.npz) for all of them, as a data set; their starts then are no evaluation's. ValueError
+        where there is no environment, FileExistsError where the record exists.
         """
         policy = self.policy if step is None else load_policy(policy_folder(self.path, step))
         return play(
@@ -99,6 +103,7 @@ class Run:
             seed=seed,
             quiet=quiet,
             video=video,
+            record=record,
         )
 
     def report(self) -> str:
@@ -117,15 +122,24 @@ def play(
     seed: int = 0,
     quiet: bool = True,
     video: str | os.PathLike[str] | None = None,
+    record: str | os.PathLike[str] | None = None,
 ) -> Scores:
     """`Run.evaluate` of any policy."""
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}; at least 1")
+    starts = seed
+    if record is not None:
+        check_recording(Path(record))
+        starts = recording_seed(seed, episodes)
     environment = _environment_of(policy, env, parsed_keywords(env_kwargs))
     if video is not None:
         check_video_path(Path(video))
     policy = policy.acting(act, act_temperature)
     act = policy.default_act
+    write = None
+    if record is not None:
+        about = {"seed": seed, "versions": versions(environment.id)}
+        write = partial(write_recording, Path(record), policy, environment, about=about)
     with open_arena(environment) as arena:
         scores = evaluate(
             policy,
@@ -133,11 +147,12 @@ def play(
             environment.id,
             episodes=episodes,
             act=act,
-            seed=seed,
+            seed=starts,
             reporter=Reporter(quiet=quiet),
+            record=write,
         )
     if video is not None:
-        record_episode(policy, environment, Path(video), act=act, seed=seed)
+        record_episode(policy, environment, Path(video), act=act, seed=starts)
     return scores
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from saqrl.commands.output import print_json, say
 from saqrl.commands.parser import Word, parse
+from saqrl.datasets.formats.writers import check_destination
 from saqrl.registry import Act
 from saqrl.training.progress import Reporter
 from saqrl.training.summary import act_words, score_words
@@ -33,6 +34,9 @@ class Evaluate:
     """the environment's keyword arguments as a JSON object"""
     video: str | None = None
     """write the first episode to this file (.mp4 or .gif)"""
+    record: str | None = None
+    """write all episodes as a data set to this new file (.npz), from starts of their own, so that
+    what is trained on them can be evaluated"""
     offline: bool = False
     """estimate the policy's value from the run's data instead: no environment is needed"""
     offline_steps: int = 20_000
@@ -45,6 +49,8 @@ class Evaluate:
 
 def main(arguments: Sequence[str]) -> int:
     asked = parse(Evaluate, arguments)
+    if asked.record is not None and not asked.offline:
+        check_destination(Path(asked.record), flag="--record")
     from saqrl.policy.storage import load_policy
     from saqrl.run import play
     from saqrl.training.run_folder import policy_folder, read_result
@@ -65,11 +71,14 @@ def main(arguments: Sequence[str]) -> int:
         seed=asked.seed,
         quiet=False,
         video=asked.video,
+        record=asked.record,
     )
-    record = asdict(scores)
+    summary = asdict(scores)
     if asked.video is not None:
         say(f"video: {asked.video}")
-    say(f"{score_words(record)}  ({asked.episodes} episodes, {act_words(record)})")
+    say(f"{score_words(summary)}  ({asked.episodes} episodes, {act_words(summary)})")
+    if asked.record is not None:
+        say(f"recorded: {asked.record}, from starts of its own (saqrl inspect {asked.record})")
     if asked.json:
         about = {name: trained.get(name) for name in ("agent", "actions", "dataset")}
         environment = asked.env or (policy.environment and policy.environment.id)
@@ -78,13 +87,14 @@ def main(arguments: Sequence[str]) -> int:
             "wall_seconds": round(reporter.elapsed, 2),
         }
         own = {"run": str(path), **about, "env": environment, "step": asked.step}
-        print_json(own | record | beside)
+        own |= {"record": asked.record}
+        print_json(own | summary | beside)
     return 0
 
 
 def _offline(asked: Evaluate, path: Path, reporter: Reporter) -> int:
     """The value of the policy by fitted Q evaluation on the run's own data."""
-    given = {"--video": asked.video, "--env": asked.env}
+    given = {"--video": asked.video, "--record": asked.record, "--env": asked.env}
     if wrong := [flag for flag, value in given.items() if value is not None]:
         raise ValueError(f"{wrong[0]} plays in an environment; leave it or --offline out")
     if asked.offline_steps < 1:

@@ -1,7 +1,7 @@
 """What a log knows and a format has no place for: one JSON object that our conversions add.
 
-Environment and options, the range of the actions, names of the parts of an observation, and whether
-the rewards are rewards. Other programs ignore it.
+Environment and options, the range of the actions, names of the parts of an observation, whether
+the rewards are rewards, and which episodes succeeded. Other programs ignore it.
 """
 
 import json
@@ -30,6 +30,7 @@ def extras_of(transitions: Transitions) -> dict[str, object]:
         "action_names": list(transitions.action_names),
         "observation_names": list(transitions.observation_names),
         "tasks": list(transitions.tasks),
+        "successes": None if transitions.successes is None else transitions.successes.tolist(),
     }
 
 
@@ -65,6 +66,9 @@ def with_extras(source: str, transitions: Transitions, extras: Mapping[str, obje
         transitions = replace(transitions, observation_keys=named)
     if "control_rate" in extras:
         transitions = replace(transitions, control_rate=as_rate(extras["control_rate"]))
+    successes = extras.get("successes")
+    if successes is not None and not _are_flags(successes):
+        raise _damaged(source, "successes")
     words = {
         name: found if isinstance(found := extras.get(name), list) else []
         for name in ("action_names", "observation_names", "tasks")
@@ -73,7 +77,12 @@ def with_extras(source: str, transitions: Transitions, extras: Mapping[str, obje
         actions=words["action_names"],
         observations=words["observation_names"],
         tasks=words["tasks"],
+        successes=None if successes is None else np.asarray(successes, bool),
     )
+
+
+def _are_flags(values: object) -> bool:
+    return isinstance(values, list) and all(isinstance(value, bool) for value in values)
 
 
 def _named_widths(keys: object) -> tuple[tuple[str, int], ...] | None:

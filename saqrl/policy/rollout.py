@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import gymnasium
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Float32, Int, Key
 
 from saqrl.policy.policy import Act, Policy
 from saqrl.policy.window import Window
@@ -20,6 +20,18 @@ EVALUATION_SEEDS = 100_000
 LANES = 4
 
 
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """One episode, step by step, in the environment's units."""
+
+    observations: Float32[np.ndarray, "steps+1 obs"]
+    """The last one is what was seen at the end."""
+    actions: Float32[np.ndarray, "steps act"]
+    rewards: Float[np.ndarray, " steps"]
+    terminated: bool
+    """By the task; otherwise a time limit ended it."""
+
+
 @dataclass(frozen=True)
 class Episodes:
     """What happened, episode by episode. `successes` is None where the task reports none."""
@@ -28,19 +40,27 @@ class Episodes:
     max_rewards: Float[np.ndarray, " episodes"]
     lengths: Int[np.ndarray, " episodes"]
     successes: Bool[np.ndarray, " episodes"] | None
+    steps: tuple[Steps, ...] | None = None
+    """Where they were asked for."""
 
 
 class _Lane:
     """One environment playing its share of the episodes, one after the other."""
 
     def __init__(
-        self, environment: gymnasium.Env, episodes: Iterable[int], seed: int, history: int
+        self,
+        environment: gymnasium.Env,
+        episodes: Iterable[int],
+        seed: int,
+        history: int,
+        keep_steps: bool,
     ):
         self.environment = environment
         self.window = Window(history)
         self._waiting = iter(episodes)
         self._seed = seed
-        self.done: dict[int, tuple[float, float, int, bool | None]] = {}
+        self._keep_steps = keep_steps
+        self.done: dict[int, tuple[float, float, int, bool | None, Steps | None]] = {}
         self._begin()
 
     @property
@@ -53,23 +73,37 @@ class _Lane:
         self.decisions = 0
         self._rewards: list[float] = []
         self._success: bool | None = None
+        self._seen: list[np.ndarray] = []
+        self._done: list[np.ndarray] = []
         if self.active:
             seed = EVALUATION_SEEDS + self._seed + self.episode
             observation, _ = self.environment.reset(seed=seed)
             self.window.clear()
-            self.window.see(observation)
+            self._see(observation)
+
+    def _see(self, observation: np.ndarray) -> None:
+        self.window.see(observation)
+        if self._keep_steps:
+            self._seen.append(self.window.newest)
 
     def step(self) -> None:
         action = self.chunk.pop(0)
+        if self._keep_steps:
+            self._done.append(np.array(action))  # an environment may write into its own
         observation, reward, terminated, truncated, info = self.environment.step(action)
-        self.window.see(observation)
+        self._see(observation)
         self._rewards.append(float(reward))
         if "success" in info:
             self._success = bool(self._success) or bool(info["success"])
         if terminated or truncated:
             total, best = float(np.sum(self._rewards)), max(self._rewards)
-            self.done[self.episode] = total, best, len(self._rewards), self._success
+            steps = self._steps(bool(terminated)) if self._keep_steps else None
+            self.done[self.episode] = total, best, len(self._rewards), self._success, steps
             self._begin()
+
+    def _steps(self, terminated: bool) -> Steps:
+        seen, done = np.stack(self._seen), np.stack(self._done)
+        return Steps(seen, done, np.asarray(self._rewards), terminated)
 
 
 class Arena:
@@ -97,9 +131,10 @@ class Arena:
         episodes: int,
         act: Act,
         seed: int = 0,
+        keep_steps: bool = False,
         progress: Callable[[int], None] = lambda done: None,
     ) -> Episodes:
-        """Play `episodes` episodes to their end.
+        """Play `episodes` episodes to their end; `keep_steps` has them in what comes back.
 
         Episode i always starts from environment seed EVALUATION_SEEDS + seed + i and draws from
         its own key, whichever lane plays it.
@@ -108,8 +143,8 @@ class Arena:
         while len(self._environments) < count:
             self._environments.append(self._make())
         lanes = [
-            _Lane(self._environments[lane], range(lane, episodes, count), seed, policy.history)
-            for lane in range(count)
+            _Lane(environment, range(lane, episodes, count), seed, policy.history, keep_steps)
+            for lane, environment in enumerate(self._environments[:count])
         ]
         key = evaluation_key(seed)
         with ThreadPoolExecutor(min(count, os.cpu_count() or 1)) as threads:
@@ -118,7 +153,7 @@ class Arena:
                 list(threads.map(_Lane.step, running))
                 progress(sum(len(lane.done) for lane in lanes))
         done = {episode: row for lane in lanes for episode, row in lane.done.items()}
-        returns, max_rewards, lengths, successes = zip(
+        returns, max_rewards, lengths, successes, steps = zip(
             *(done[episode] for episode in range(episodes)), strict=True
         )
         return Episodes(
@@ -126,6 +161,7 @@ class Arena:
             np.asarray(max_rewards),
             np.asarray(lengths),
             None if None in successes else np.asarray(successes, bool),
+            steps if keep_steps else None,
         )
 
 

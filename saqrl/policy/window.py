@@ -18,6 +18,11 @@ class Window:
         seen = np.array(observation, np.float32)
         self._seen.extend([seen] * (1 if self._seen else self._history))
 
+    @property
+    def newest(self) -> Float32[np.ndarray, " obs"]:
+        """What was seen last."""
+        return self._seen[-1]
+
     def flat(self) -> Float32[np.ndarray, " history*obs"]:
         """All of it as one vector; something must have been seen."""
         return self._seen[0] if self._history == 1 else np.concatenate(self._seen)

@@ -1,6 +1,6 @@
 """Scores of a policy in an environment, as one record."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -52,12 +52,20 @@ def evaluate(
     seed: int,
     reporter: Reporter,
     stage: str = "evaluation",
+    record: Callable[[Episodes], None] | None = None,
 ) -> Scores:
-    """Play the episodes and summarise them."""
+    """Play the episodes and summarise them; `record` gets them with their steps."""
     with reporter.stage(stage, episodes, unit="episodes") as update:
         played = arena.play(
-            policy, episodes=episodes, act=act, seed=seed, progress=lambda done: update(done, "")
+            policy,
+            episodes=episodes,
+            act=act,
+            seed=seed,
+            keep_steps=record is not None,
+            progress=lambda done: update(done, ""),
         )
+    if record is not None:
+        record(played)
     mean = float(played.returns.mean())
     return Scores(
         act=act,

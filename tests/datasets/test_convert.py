@@ -37,16 +37,18 @@ def test_what_was_written_is_read_bit_for_bit(name, rewards, small, tmp_path):
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_names_tasks_and_the_control_rate_survive_a_conversion(name, small, tmp_path):
+def test_names_tasks_successes_and_the_control_rate_survive_a_conversion(name, small, tmp_path):
     from dataclasses import replace
 
     needs_library(name)
     named = replace(small, control_rate=12.5, observation_keys=())
     named = named.named(actions=["x", "y"], observations=list("abcde"), tasks=["lift", "place"])
+    named = named.named(successes=np.arange(named.num_episodes) % 2 == 1)
     convert(named, tmp_path / "out", name)
     again = load_dataset(f"{name}:{tmp_path / 'out'}")
     assert (again.action_names, again.observation_names) == (("x", "y"), tuple("abcde"))
     assert (again.tasks, again.control_rate) == (("lift", "place"), 12.5)
+    np.testing.assert_array_equal(again.successes, named.successes)
 
 
 @pytest.mark.parametrize(

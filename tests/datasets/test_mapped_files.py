@@ -229,6 +229,8 @@ DAMAGES = [
     ("meta.json", in_extras(action_high="high"), "action_high"),
     ("meta.json", in_extras(environment=3), "environment"),
     ("meta.json", in_extras(observation_keys=[["a", 3]]), "observation_keys"),
+    ("meta.json", in_extras(successes=[1, 0]), "successes"),
+    ("meta.json", in_extras(successes=[True]), None),  # of other episodes: not used
 ]  # fmt: skip
 
 

@@ -43,12 +43,15 @@ def convert_each(logs: Iterable[Transitions], out: Path) -> None:
         write_each(aside, logs)
 
 
-def check_destination(path: Path) -> None:
-    """Refuse an npz that cannot or must not be written, before any work is done for it."""
+def check_destination(path: Path, flag: str = "--out") -> None:
+    """Refuse an npz that cannot or must not be written, before any work is done for it.
+
+    `flag` is what named it.
+    """
     if path.suffix != ".npz":
         raise ValueError(f"{path}: this is written as npz; choose a name that ends in .npz")
     if path.exists():
-        raise FileExistsError(f"{path} exists and is never overwritten: remove it or rename --out")
+        raise FileExistsError(f"{path} exists and is never overwritten: remove it or rename {flag}")
     if not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"{path}: its folder does not exist; create it first")
 
