@@ -104,12 +104,11 @@ def test_destinations_are_checked_before_the_work(tmp_path):
     ("environment_id", "style"),
     [
         (CUBE, "play"),
-        ("cube-double-v0", "noisy"),
         ("scene-singletask-task1-v0", "noisy"),
         ("puzzle-3x3-singletask-v0", "play"),
     ],
 )
-def test_play_and_noisy_data_carry_the_rewards_of_the_task_or_none(environment_id, style):
+def test_play_and_noisy_data_carry_the_rewards_of_the_task(environment_id, style):
     pytest.importorskip("ogbench", reason="not installed: ogbench, which has the oracles")
     progress = []
     arrays = collect(
@@ -125,12 +124,29 @@ def test_play_and_noisy_data_carry_the_rewards_of_the_task_or_none(environment_i
     ends = arrays["terminals"] | arrays["timeouts"]
     assert ends[-1]
     assert not (arrays["terminals"] & arrays["timeouts"]).any()
-    if "singletask" in environment_id:
-        np.testing.assert_array_equal(arrays["rewards"] == 0, arrays["terminals"])
-    else:
-        assert not arrays["rewards"].any()
-        np.testing.assert_array_equal(np.flatnonzero(ends), [39, 79])
+    np.testing.assert_array_equal(arrays["rewards"] == 0, arrays["terminals"])
     assert arrays["observations"].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("base", "style"), [("cube-double", "noisy"), ("scene", "play"), ("puzzle-3x3", "play")]
+)
+def test_data_without_a_task_are_read_with_the_rewards_of_any(tmp_path, base, style):
+    pytest.importorskip("ogbench", reason="not installed: ogbench, which has the oracles")
+    asked = {"style": style, "episodes": 2, "seed": 0, "max_steps": 40}
+    arrays = collect(f"{base}-v0", **asked)
+    np.testing.assert_array_equal(np.flatnonzero(arrays["terminals"]), [40, 81])
+    path = tmp_path / "play.npz"
+    save_arrays(path, arrays)
+    task = f"{base}-singletask-task2-v0"
+    read = load_dataset(str(path), environment=task)
+    assert read.environment.id == task
+    assert json.loads(arrays["provenance"].item())["style"] == style
+    # A collection for the task itself keeps one row of each stay in a solved state.
+    own = collect(task, **asked)
+    kept = ~(read.terminated & np.append(False, read.terminated[:-1]))
+    np.testing.assert_array_equal(read.rewards[kept], own["rewards"])
+    np.testing.assert_array_equal(read.observations[kept], own["observations"])
 
 
 @pytest.mark.slow  # hundreds of simulated steps each

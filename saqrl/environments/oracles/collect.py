@@ -49,7 +49,7 @@ def collect(
     max_steps: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Demonstrate in `environment_id` and return the arrays of a plain npz data set.
+    """Demonstrate in `environment_id` and return the arrays of an npz data set.
 
     expert: `<env>-singletask-taskN-v0`; every episode ends in success (failures are drawn anew),
     Gaussian noise of standard deviation `noise` on each action in [-1, 1], rewards and terminals
@@ -59,7 +59,8 @@ def collect(
     play: open-loop plans with correlated noise. noisy: closed-loop oracle, Gaussian noise of a
     strength drawn from [0, noise] an episode, some actions uniform. With a single-task id both
     carry that task's rewards, by ogbench's own relabelling: an episode stops at a solved state and
-    goes on as another once it is left. Otherwise rewards are 0 and nothing terminates.
+    goes on as another once it is left. Otherwise the arrays are those of OGBench's own files
+    (positions, velocities and buttons, no rewards): a reader makes the rewards of any task.
 
     `max_steps` defaults to the environment's limit (expert, human) or 1000 (play, noisy). `workers`
     other processes share the episodes if above 1; each takes about 3 seconds to start, and the
@@ -88,13 +89,15 @@ def collect(
         "failed_attempts": sum(failures for _, failures in results),
         "versions": _versions(environment_id),
     }
+    arrays["provenance"] = np.array(json.dumps(provenance, sort_keys=True))
+    if "qpos" in arrays:
+        return arrays
     width = arrays["actions"].shape[1]
     return {
         **arrays,
         "environment_id": np.array(environment_id),
         "action_low": np.full(width, -1, np.float32),
         "action_high": np.full(width, 1, np.float32),
-        "provenance": np.array(json.dumps(provenance, sort_keys=True)),
     }
 
 

@@ -180,11 +180,13 @@ class Demonstrator:
                 _, info = self.world.set_new_target(p_stack=stacking)
                 oracle = self.oracles[info["privileged/target_task"]]
                 oracle.reset(observation, info)
+        if self.judge is None:
+            states.append(_state(self.world))
         judged = {name: np.array([state[name] for state in states]) for name in states[0]}
         if recipe.family == "scene" and not _in_view(judged["qpos"]):
             return None
         arrays = _arrays(steps)
-        return arrays if self.judge is None else self._relabelled(arrays, judged)
+        return _compact(arrays, judged) if self.judge is None else self._relabelled(arrays, judged)
 
     def _relabelled(
         self, arrays: dict[str, np.ndarray], judged: dict[str, Any]
@@ -218,9 +220,22 @@ def _arrays(steps: Sequence[Step]) -> dict[str, np.ndarray]:
     return {**arrays, "timeouts": timeouts}
 
 
+def _compact(
+    arrays: dict[str, np.ndarray], states: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The episode as OGBench's own files hold it: no task, one row more than there are actions."""
+    last = {"observations": arrays["next_observations"][-1:], "actions": arrays["actions"][-1:]}
+    rows = {name: np.concatenate([arrays[name], row]) for name, row in last.items()}
+    terminals = np.zeros(len(rows["actions"]), bool)
+    terminals[-1] = True
+    dtypes = {name: np.float32 if name.startswith("q") else np.int64 for name in states}
+    kept = {name: state.astype(dtypes[name]) for name, state in states.items()}
+    return {**rows, "terminals": terminals, **kept}
+
+
 def _state(world: Any) -> dict[str, np.ndarray]:
-    """What relabelling needs to know of the state before a step."""
-    state = {"qpos": world.data.qpos.copy()}
+    """What relabelling and restarting need to know of a state."""
+    state = {"qpos": world.data.qpos.copy(), "qvel": world.data.qvel.copy()}
     if hasattr(world, "_cur_button_states"):
         state["button_states"] = world._cur_button_states.copy()
     return state
