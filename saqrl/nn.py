@@ -74,7 +74,9 @@ class MLP(eqx.Module):
 class Ensemble(eqx.Module):
     """Networks of one shape that know nothing of each other, as critics are."""
 
-    heads: tuple[MLP, ...]
+    heads: tuple[Any, ...]
+    deviations: float | None = eqx.field(static=True, default=None)
+    """That `pessimistic` lies below the mean; None: the minimum."""
 
     def __call__(
         self, inputs: Float[Array, "*batch inputs"]
@@ -82,8 +84,18 @@ class Ensemble(eqx.Module):
         return jnp.stack([head(inputs) for head in self.heads])
 
     def pessimistic(self, inputs: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
-        """Min over the heads (clipped double Q: Fujimoto et al. 2018, arXiv 1802.09477)."""
-        return self(inputs).min(0)
+        """What of several opinions is believed: `least`, or the mean minus deviations."""
+        return self.believed(self(inputs))
+
+    def believed(self, values: Float[Array, "heads *rest"]) -> Float[Array, "*rest"]:
+        """Min over the heads (clipped double Q: Fujimoto et al. 2018, arXiv 1802.09477).
+
+        With `deviations` c the mean minus c standard deviations over the heads (of the population;
+        An et al. 2021, arXiv 2110.01548, section 3, for the two views of pessimism).
+        """
+        if self.deviations is None:
+            return values.min(0)
+        return values.mean(0) - self.deviations * values.std(0)
 
 
 def log_mixture(logits: Float[Array, "members choices"]) -> Float[Array, " choices"]:
@@ -183,7 +195,7 @@ class Training:
         return MLP(key, inputs, self.hidden, outputs, layer_norm=self.layer_norm)
 
     def ensemble(self, key: Key[Array, ""], inputs: int, outputs: int, *, count: int) -> Ensemble:
-        """So many networks of these widths."""
+        """So many networks of these widths, of which the least is believed."""
         keys = jax.random.split(key, count)
         return Ensemble(tuple(self.network(head_key, inputs, outputs) for head_key in keys))
 
@@ -209,6 +221,8 @@ class CriticTraining(Training):
     """Number of Q networks; targets, values and policies see their minimum."""
     discount: float = 0.99
     """Of each step of the environment."""
+    chunk_discount: float | None = None
+    """Of what follows a decision; default: discount to the power of its steps."""
     target_rate: float = 0.005
     """Share of the online critics that moves into the target at each move; 1 copies."""
 

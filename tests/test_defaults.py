@@ -25,8 +25,10 @@ CRITICS = TRAINING | {
     "schedule": "constant",
     "critics": 2,
     "discount": 0.99,
+    "chunk_discount": None,
     "target_rate": 0.005,
 }
+OF_CODES = CRITICS | {"bins": 0, "value_range": (-15.0, 15.0), "deviations": None}
 CODES = TRAINING | {"codes": 64, "patience": 0}
 BOOKS = CODES | {
     "code_size": 16,
@@ -40,9 +42,14 @@ VQVAE = BOOKS | {"encodings": "bounded", "first_codes": "kmeans", "codebook": "a
 DEFAULTS = {
     AGENTS: {
         "bc": CLONES | {"steps": 10_000},
-        "cql": CRITICS | {"alpha": 5.0, "threshold": 0.01, "target_period": 1, "temperature": 0.5},
-        "iql": CRITICS | {"expectile": 0.9, "temperature": 1.0, "prior_floor": -8.0},
-        "brac": CRITICS | {"alpha": 1.0, "prior_floor": -8.0, "temperature": 1.0},
+        "cql": OF_CODES
+        | {"alpha": 5.0, "threshold": 0.01, "target_period": 1, "temperature": 0.5}
+        | {"support": 0.0, "mass": 1.0},
+        "iql": OF_CODES
+        | {"expectile": 0.9, "temperature": 1.0, "prior_floor": -8.0}
+        | {"extraction": "reweighted", "support": 1.0},
+        "brac": OF_CODES
+        | {"alpha": 1.0, "prior_floor": -8.0, "temperature": 1.0, "closed_form": False},
     },
     BASELINES: {
         "bc": CLONES,

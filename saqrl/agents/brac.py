@@ -13,16 +13,18 @@ from jaxtyping import Array, Float, Key
 
 from saqrl import nn
 from saqrl.agents import CodedTransitions, operators
+from saqrl.agents.values import CodeValues, ReweightedActor
 
 
 class State(eqx.Module):
     critics: nn.TrainState[nn.Ensemble]
-    policy: nn.TrainState[nn.MLP]
+    policy: nn.TrainState[nn.MLP] | None
+    """None where the policy is closed-form."""
     target: nn.Ensemble
 
 
 @dataclass(frozen=True)
-class BRAC(nn.CriticTraining):
+class BRAC(CodeValues):
     """Behaviour-regularised actor-critic on codes."""
 
     alpha: float = 1.0
@@ -32,22 +34,26 @@ class BRAC(nn.CriticTraining):
     more than 2,981 codes lies below -8: lower it there."""
     temperature: float = 1.0
     """Of the learned policy when codes are sampled."""
+    closed_form: bool = False
+    """pi proportional to pi_b exp(Q / alpha) itself, without a policy network or its loss."""
 
     default_act = "sample"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         nn.require_positive(temperature=self.temperature)
+        if self.closed_form:
+            nn.require_positive(alpha=self.alpha)
 
     def init(self, key: Key[Array, ""], example: CodedTransitions) -> State:
         critics_key, policy_key = jax.random.split(key)
         inputs, codes = example.observations.shape[-1], example.num_codes
-        critics = self.ensemble(critics_key, inputs, codes, count=self.critics)
-        policy = self.network(policy_key, inputs, codes)
-        return State(
-            nn.init_state(critics, self.optimiser()),
-            nn.init_state(policy, self.optimiser()),
-            jax.tree.map(jnp.copy, critics),
-        )
+        critics = self.new_critics(critics_key, inputs, codes)
+        policy = None
+        if not self.closed_form:
+            policy = nn.init_state(self.network(policy_key, inputs, codes), self.optimiser())
+        target = jax.tree.map(jnp.copy, critics)
+        return State(nn.init_state(critics, self.optimiser()), policy, target)
 
     def update(
         self, state: State, batch: CodedTransitions, key: Key[Array, ""]
@@ -55,10 +61,7 @@ class BRAC(nn.CriticTraining):
         targets = self.targets(state, batch)
 
         def critic_loss(critics: nn.Ensemble) -> tuple[Float[Array, ""], nn.Metrics]:
-            q = critics(batch.observations)
-            data_q = jax.vmap(operators.of_code, (0, None))(q, batch.codes)
-            bellman = nn.bellman_error(data_q, targets)
-            return bellman, {"bellman_error": bellman, "data_q": data_q.mean()}
+            return self.critic_loss(critics, batch.observations, batch.codes, targets)
 
         def policy_loss(policy: nn.MLP) -> tuple[Float[Array, ""], nn.Metrics]:
             q = state.critics.model.pessimistic(batch.observations)
@@ -68,18 +71,29 @@ class BRAC(nn.CriticTraining):
             return (self.alpha * divergence - value).mean(), metrics
 
         critics, critic_metrics = nn.gradient_step(state.critics, self.optimiser(), critic_loss)
-        policy, policy_metrics = nn.gradient_step(state.policy, self.optimiser(), policy_loss)
+        policy = state.policy
+        policy_metrics: nn.Metrics = {}
+        if policy is not None:
+            policy, policy_metrics = nn.gradient_step(policy, self.optimiser(), policy_loss)
         target = nn.polyak_update(state.target, critics.model, rate=self.target_rate)
         return State(critics, policy, target), critic_metrics | policy_metrics
 
     def targets(self, state: State, batch: CodedTransitions) -> Float[Array, " batch"]:
-        """Y = r + g (1-d) [sum_k pi(k|s') min_i Qbar_i(s',k) - alpha KL(pi || pi_b)(s')]."""
-        log_policy = jax.nn.log_softmax(state.policy.model(batch.next_observations))
+        """Y = r + g (1-d) [sum_k pi(k|s') min_i Qbar_i(s',k) - alpha KL(pi || pi_b)(s')].
+
+        The bracket is alpha logsumexp(log pi_b + Q / alpha) where the policy is closed-form.
+        """
         q = state.target.pessimistic(batch.next_observations)
+        if state.policy is None:
+            values = jax.vmap(self._closed_value)(self._prior(batch.next_log_prior), q)
+            return batch.rewards + batch.discounts * values
+        log_policy = jax.nn.log_softmax(state.policy.model(batch.next_observations))
         value, divergence = self._value_and_divergence(log_policy, q, batch.next_log_prior)
         return batch.rewards + batch.discounts * (value - self.alpha * divergence)
 
-    def actor(self, state: State) -> "PolicyActor":
+    def actor(self, state: State) -> "PolicyActor | ReweightedActor":
+        if state.policy is None:
+            return ReweightedActor(state.critics.model, self.alpha, self.prior_floor)
         return PolicyActor(state.policy.model, self.temperature)
 
     def _value_and_divergence(
@@ -88,11 +102,20 @@ class BRAC(nn.CriticTraining):
         q: Float[Array, "batch codes"],
         log_prior: Float[Array, "batch codes"] | None,
     ) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
-        if log_prior is None:
-            raise ValueError("BRAC needs the behaviour's log-probabilities in its transitions")
-        floored = jax.nn.log_softmax(jnp.maximum(log_prior, self.prior_floor))
+        floored = jnp.maximum(self._prior(log_prior), self.prior_floor)
+        floored = jax.nn.log_softmax(floored)
         value = jax.vmap(operators.expectation)(log_policy, q)
         return value, jax.vmap(operators.kl_divergence)(log_policy, floored)
+
+    def _closed_value(
+        self, log_prior: Float[Array, " codes"], q: Float[Array, " codes"]
+    ) -> Float[Array, ""]:
+        return operators.regularised_value(log_prior, q, alpha=self.alpha, floor=self.prior_floor)
+
+    def _prior(self, log_prior: Float[Array, "batch codes"] | None) -> Float[Array, "batch codes"]:
+        if log_prior is None:
+            raise ValueError("BRAC needs the behaviour's log-probabilities in its transitions")
+        return log_prior
 
 
 class PolicyActor(eqx.Module):

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from saqrl import nn
 from saqrl.agents import CodedTransitions, operators
+from saqrl.agents.values import CodeValues, CriticActor
 
 
 class State(eqx.Module):
@@ -22,13 +23,17 @@ class State(eqx.Module):
 
 
 @dataclass(frozen=True)
-class CQL(nn.CriticTraining):
+class CQL(CodeValues):
     """Conservative Q-learning on codes."""
 
     alpha: float = 5.0
     """Weight of the conservative gap logsumexp Q - Q(data)."""
     threshold: float = 0.01
     """Codes whose prior probability lies below are neither targets nor actions; 0 allows all."""
+    support: float = 0.0
+    """Nor are codes below this share of an even prior, which scales with their number."""
+    mass: float = 1.0
+    """Nor those beyond the most probable ones that have this mass together."""
     target_period: int = 1
     """Steps between two moves of the target."""
     temperature: float = 0.5
@@ -39,12 +44,12 @@ class CQL(nn.CriticTraining):
     default_act = "sample"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         nn.require_positive(temperature=self.temperature, target_period=self.target_period)
+        nn.require_positive(mass=self.mass)
 
     def init(self, key: Key[Array, ""], example: CodedTransitions) -> State:
-        critics = self.ensemble(
-            key, example.observations.shape[-1], example.num_codes, count=self.critics
-        )
+        critics = self.new_critics(key, example.observations.shape[-1], example.num_codes)
         target = jax.tree.map(jnp.copy, critics)
         return State(nn.init_state(critics, self.optimiser()), target, jnp.zeros((), jnp.int32))
 
@@ -55,12 +60,10 @@ class CQL(nn.CriticTraining):
 
         def loss(critics: nn.Ensemble) -> tuple[Float[Array, ""], nn.Metrics]:
             q = critics(batch.observations)
-            data_q = jax.vmap(operators.of_code, (0, None))(q, batch.codes)
-            bellman = nn.bellman_error(data_q, targets)
+            q_loss, of_q = self.critic_loss(critics, batch.observations, batch.codes, targets)
             gaps = jax.vmap(jax.vmap(operators.conservative_gap), (0, None))(q, batch.codes)
             gap = gaps.mean(-1).sum()
-            metrics = {"bellman_error": bellman, "gap": gap / len(q), "data_q": data_q.mean()}
-            return bellman + self.alpha * gap, metrics
+            return q_loss + self.alpha * gap, {**of_q, "gap": gap / len(q)}
 
         critics, metrics = nn.gradient_step(state.critics, self.optimiser(), loss)
         step = state.step + 1
@@ -77,28 +80,17 @@ class CQL(nn.CriticTraining):
         )
 
     def actor(self, state: State) -> "CriticActor":
-        return CriticActor(state.critics.model, self.threshold, self.temperature)
+        return CriticActor(state.critics.model, self._support, self.temperature)
+
+    @property
+    def _support(self) -> operators.Support:
+        return operators.Support(self.threshold, self.support, self.mass)
 
     def _masked(
         self, q: Float[Array, "batch codes"], log_prior: Float[Array, "batch codes"] | None
     ) -> Float[Array, "batch codes"]:
-        if self.threshold == 0:
+        if self._support.everything:
             return q
         if log_prior is None:
             raise ValueError("CQL with a threshold needs the behaviour's log-probabilities")
-        return operators.mask_codes(q, operators.allowed_codes(log_prior, threshold=self.threshold))
-
-
-class CriticActor(eqx.Module):
-    """Q over the codes that the prior allows."""
-
-    critics: nn.Ensemble
-    threshold: float = eqx.field(static=True)
-    temperature: float = eqx.field(static=True)
-
-    def logits(
-        self, observation: Float[Array, " features"], log_prior: Float[Array, " codes"]
-    ) -> Float[Array, " codes"]:
-        q = self.critics.pessimistic(observation) / self.temperature
-        allowed = operators.allowed_codes(log_prior, threshold=self.threshold)
-        return operators.mask_codes(q, allowed)
+        return jax.vmap(self._support.mask)(q, log_prior)

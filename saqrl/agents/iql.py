@@ -5,7 +5,7 @@ Source: Kostrikov et al. 2021 (arXiv 2110.06169), eq. 5 and 6, on the codes of S
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Key
 
 from saqrl import nn
 from saqrl.agents import CodedTransitions, operators
+from saqrl.agents.values import CodeValues, CriticActor, ReweightedActor
 
 
 class Networks(eqx.Module):
@@ -27,7 +28,7 @@ class State(eqx.Module):
 
 
 @dataclass(frozen=True)
-class IQL(nn.CriticTraining):
+class IQL(CodeValues):
     """Implicit Q-learning on codes."""
 
     expectile: float = 0.9
@@ -37,24 +38,30 @@ class IQL(nn.CriticTraining):
     prior_floor: float = -8.0
     """log pi_b is clipped below here before it is reweighted. An even prior over more than 2,981
     codes lies below -8: lower it there."""
+    extraction: Literal["reweighted", "supported"] = "reweighted"
+    """reweighted: pi_b exp(Q / lambda). supported: exp(Q / lambda) over the codes that the prior
+    allows, whose argmax is the best of all that the data supports."""
+    support: float = 1.0
+    """supported: codes of at least this share of an even prior are allowed."""
 
     default_act = "sample"
     aliases: ClassVar[dict[str, str]] = {"tau": "expectile"}
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         nn.require_positive(temperature=self.temperature)
 
     def init(self, key: Key[Array, ""], example: CodedTransitions) -> State:
         critics_key, value_key = jax.random.split(key)
         inputs = example.observations.shape[-1]
-        critics = self.ensemble(critics_key, inputs, example.num_codes, count=self.critics)
+        critics = self.new_critics(critics_key, inputs, example.num_codes)
         networks = Networks(critics, self.network(value_key, inputs, 1))
         return State(nn.init_state(networks, self.optimiser()), jax.tree.map(jnp.copy, critics))
 
     def update(
         self, state: State, batch: CodedTransitions, key: Key[Array, ""]
     ) -> tuple[State, nn.Metrics]:
-        target_q = operators.of_code(state.target.pessimistic(batch.observations), batch.codes)
+        target_q = self.values_of(state.target, batch.observations, batch.codes)
         next_value = state.networks.model.value(batch.next_observations)[..., 0]
         targets = batch.rewards + batch.discounts * next_value
 
@@ -62,38 +69,24 @@ class IQL(nn.CriticTraining):
             value = networks.value(batch.observations)[..., 0]
             advantage = target_q - value
             value_loss = nn.expectile_loss(advantage, expectile=self.expectile).mean()
-            q = networks.critics(batch.observations)
-            data_q = jax.vmap(operators.of_code, (0, None))(q, batch.codes)
-            bellman = nn.bellman_error(data_q, targets)
+            q_loss, of_q = self.critic_loss(
+                networks.critics, batch.observations, batch.codes, targets
+            )
             metrics = {
                 "value_loss": value_loss,
-                "bellman_error": bellman,
                 "value": value.mean(),
                 "advantage": advantage.mean(),
+                **of_q,
             }
-            return value_loss + bellman, metrics
+            return value_loss + q_loss, metrics
 
         networks, metrics = nn.gradient_step(state.networks, self.optimiser(), loss)
         target = nn.polyak_update(state.target, networks.model.critics, rate=self.target_rate)
         return State(networks, target), metrics
 
-    def actor(self, state: State) -> "ReweightedActor":
-        return ReweightedActor(state.networks.model.critics, self.temperature, self.prior_floor)
-
-
-class ReweightedActor(eqx.Module):
-    """pi proportional to pi_b exp(Q / lambda)."""
-
-    critics: nn.Ensemble
-    temperature: float = eqx.field(static=True)
-    prior_floor: float = eqx.field(static=True)
-
-    def logits(
-        self, observation: Float[Array, " features"], log_prior: Float[Array, " codes"]
-    ) -> Float[Array, " codes"]:
-        return operators.reweighted_prior(
-            log_prior,
-            self.critics.pessimistic(observation),
-            temperature=self.temperature,
-            floor=self.prior_floor,
-        )
+    def actor(self, state: State) -> "ReweightedActor | CriticActor":
+        critics = state.networks.model.critics
+        if self.extraction == "supported":
+            support = operators.Support(share=self.support)
+            return CriticActor(critics, support, self.temperature)
+        return ReweightedActor(critics, self.temperature, self.prior_floor)

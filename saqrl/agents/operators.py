@@ -3,6 +3,8 @@
 Nothing here samples. The caller vmaps over the batch; only `of_code` takes one, for speed.
 """
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -55,6 +57,46 @@ def allowed_codes(log_prior: Float[Array, " codes"], *, threshold: float) -> Boo
     return prior >= jnp.minimum(threshold, prior.max())
 
 
+def nucleus(log_prior: Float[Array, " codes"], *, mass: float) -> Bool[Array, " codes"]:
+    """The fewest most probable codes that together have `mass`; equally probable ones all count.
+
+    A code is in it where the more probable ones together have less than `mass`. Mass 1 allows all.
+    Source: Holtzman et al. 2020 (arXiv 1904.09751), eq. 2, there for words.
+    """
+    prior = jnp.exp(log_prior)
+    above = jnp.where(prior[None, :] > prior[:, None], prior[None, :], 0.0).sum(-1)
+    return above < mass
+
+
+@dataclass(frozen=True)
+class Support:
+    """Which codes of a state count as supported by the data."""
+
+    threshold: float = 0.0
+    """pi_b(k) is at least this; 0 allows all."""
+    share: float = 0.0
+    """pi_b(k) is at least this share of an even prior's 1 / codes; 0 allows all."""
+    mass: float = 1.0
+    """And k is among the most probable codes that have this mass together; 1 allows all."""
+
+    @property
+    def everything(self) -> bool:
+        """Whether nothing is left out."""
+        return self.threshold == 0 and self.share == 0 and self.mass == 1
+
+    def allowed(self, log_prior: Float[Array, " codes"]) -> Bool[Array, " codes"]:
+        """At least the most probable code."""
+        least = max(self.threshold, self.share / log_prior.shape[-1])
+        allowed = allowed_codes(log_prior, threshold=least)
+        return allowed & nucleus(log_prior, mass=self.mass) if self.mass < 1 else allowed
+
+    def mask(
+        self, values: Float[Array, " codes"], log_prior: Float[Array, " codes"]
+    ) -> Float[Array, " codes"]:
+        """`values` of the allowed codes, far below everything else of the others."""
+        return mask_codes(values, self.allowed(log_prior))
+
+
 def mask_codes(
     values: Float[Array, " codes"], allowed: Bool[Array, " codes"]
 ) -> Float[Array, " codes"]:
@@ -76,3 +118,38 @@ def reweighted_prior(
     IQL's extraction, arXiv 2110.06169, eq. 7, without its regression).
     """
     return jax.nn.log_softmax(jnp.maximum(log_prior, floor) + q / temperature)
+
+
+def regularised_value(
+    log_prior: Float[Array, " codes"], q: Float[Array, " codes"], *, alpha: float, floor: float
+) -> Float[Array, ""]:
+    """Max over pi of E_pi Q - alpha KL(pi || pi_b) = alpha logsumexp(log pi_b + Q / alpha).
+
+    pi_b is floored and normalised again; the maximum is at `reweighted_prior` of temperature alpha.
+    Source: Wu et al. 2019 (arXiv 1911.11361), eq. 4, solved as in Haarnoja et al. 2017
+    (arXiv 1702.08165), eq. 5 and 6, with pi_b in place of an even prior.
+    """
+    floored = jax.nn.log_softmax(jnp.maximum(log_prior, floor))
+    return alpha * jax.nn.logsumexp(floored + q / alpha)
+
+
+def bin_centres(low: float, high: float, bins: int) -> Float[Array, " bins"]:
+    """Evenly spaced, the first at `low`, the last at `high`."""
+    return jnp.linspace(low, high, bins)
+
+
+def gaussian_histogram(
+    values: Float[Array, "*batch"], *, low: float, high: float, bins: int, spread: float
+) -> Float[Array, "*batch bins"]:
+    """A Gaussian around each value, cut into bins: the mass that it has between their edges.
+
+    Its deviation is `spread` widths of a bin. Values outside of the centres are clipped to them;
+    the mass is normalised over the bins. Source: HL-Gauss (Farebrother et al. 2024,
+    arXiv 2403.03950, section 3.1).
+    """
+    width = (high - low) / (bins - 1)
+    edges = bin_centres(low - width / 2, high + width / 2, bins + 1)
+    distance = (edges - jnp.clip(values, low, high)[..., None]) / (spread * width)
+    below = jax.scipy.stats.norm.cdf(distance)
+    mass = below[..., 1:] - below[..., :-1]
+    return mass / mass.sum(-1, keepdims=True)

@@ -14,7 +14,7 @@ from saqrl.datasets.scaling import ObservationScaling
 from saqrl.datasets.split import choose_episodes, thinned
 from saqrl.datasets.statistics import blocks
 from saqrl.datasets.windows import next_windows, windows
-from saqrl.nn import MLP
+from saqrl.nn import MLP, CriticTraining
 from saqrl.quantizers import ActionBatch
 from saqrl.training.codes import log_prior_of
 from saqrl.training.settings import RewardScale, Settings
@@ -146,8 +146,12 @@ def prepare(
     transitions: Transitions, settings: Settings, scaling: ObservationScaling, factor: float
 ) -> Prepared:
     """Scale and chunk one split."""
+    agent = settings.agent
     rewards, next_rows, discounts = chunk_rewards(
-        transitions, horizon=settings.features.chunk, discount=settings.agent.discount
+        transitions,
+        horizon=settings.features.chunk,
+        discount=agent.discount,
+        between=agent.chunk_discount if isinstance(agent, CriticTraining) else None,
     )
     chunks = chunk_actions(transitions, settings.features.chunk).reshape(
         len(transitions), settings.features.chunk, -1

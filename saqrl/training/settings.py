@@ -262,6 +262,7 @@ def _check_algorithm(owner: str, fields: Mapping[str, Any]) -> None:
         "learning_rate": (lambda value: 0 < value < math.inf, "above 0"),
         "weight_decay": (lambda value: 0 <= value < math.inf, "0 or more"),
         "discount": (lambda value: 0 <= value <= 1, "from 0 to 1"),
+        "chunk_discount": (lambda value: value is None or 0 <= value <= 1, "from 0 to 1"),
     }
     # The flags of two of them have shorter names.
     short = {"agent.steps": "steps", "quantizer.steps": "quantizer-steps"}

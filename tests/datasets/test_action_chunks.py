@@ -74,6 +74,16 @@ def test_chunks_of_one_step_are_the_transitions(transitions, discount):
     assert (rewards.dtype, next_rows.dtype, discounts.dtype) == (np.float32, np.int64, np.float32)
 
 
+def test_a_discount_between_decisions_stands_for_those_inside_of_one():
+    transitions = episodes_of([5, 4], [True, False], seed=0)
+    plain = chunk_rewards(transitions, horizon=3, discount=0.9)
+    found = chunk_rewards(transitions, horizon=3, discount=0.9, between=0.5)
+    np.testing.assert_array_equal(found[0], plain[0])
+    np.testing.assert_array_equal(found[1], plain[1])
+    # The last three rows of the first episode see its end; the second one's end is a time limit.
+    np.testing.assert_allclose(found[2], [0.5, 0.5, 0, 0, 0, 0.5, 0.5, 0.5, 0.5])
+
+
 @pytest.mark.parametrize("horizon", [0, -3])
 def test_a_chunk_without_steps_is_refused(horizon):
     transitions = episodes_of([3], [True], seed=0)

@@ -220,9 +220,7 @@ def _arrays(steps: Sequence[Step]) -> dict[str, np.ndarray]:
     return {**arrays, "timeouts": timeouts}
 
 
-def _compact(
-    arrays: dict[str, np.ndarray], states: dict[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def _compact(arrays: dict[str, np.ndarray], states: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The episode as OGBench's own files hold it: no task, one row more than there are actions."""
     last = {"observations": arrays["next_observations"][-1:], "actions": arrays["actions"][-1:]}
     rows = {name: np.concatenate([arrays[name], row]) for name, row in last.items()}

@@ -1,0 +1,173 @@
+"""Q(s, k) of every code: what the agents that learn values share.
+
+A critic is a network with an output a code (regression), or a `Classifier`, whose value is the
+expectation of a distribution over bins.
+"""
+
+from dataclasses import dataclass, replace
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, Key
+
+from saqrl import nn
+from saqrl.agents import operators
+
+# Of the Gaussian that a target becomes, in widths of a bin (arXiv 2403.03950, section 4.1).
+SPREAD = 0.75
+
+
+@dataclass(frozen=True)
+class CodeValues(nn.CriticTraining):
+    """What every agent that learns Q of codes needs besides."""
+
+    bins: int = 0
+    """Q is classified into so many bins (HL-Gauss); 0: regression."""
+    value_range: tuple[float, ...] = (-15.0, 15.0)
+    """Lowest and highest value of the bins; rewards of mean size 0.1 and discount 0.99 give
+    values of order 10."""
+    deviations: float | None = None
+    """The critics' mean minus so many standard deviations is believed; default: their minimum."""
+
+    def __post_init__(self) -> None:
+        if self.bins < 0 or self.bins == 1:
+            raise ValueError(f"agent.bins is {self.bins}; 0 (regression), or at least 2")
+        if len(self.value_range) != 2 or not self.value_range[0] < self.value_range[1]:
+            raise ValueError(
+                f"agent.value-range is {self.value_range}; the lowest and the highest value"
+            )
+
+    def new_critics(self, key: Key[Array, ""], inputs: int, codes: int) -> nn.Ensemble:
+        """`critics` of them, each a map from features to Q of every code."""
+        if not self.bins:
+            critics = self.ensemble(key, inputs, codes, count=self.critics)
+            return replace(critics, deviations=self.deviations)
+        keys = jax.random.split(key, self.critics)
+        heads = tuple(self._classifier(own, inputs, codes) for own in keys)
+        return nn.Ensemble(heads, self.deviations)
+
+    def _classifier(self, key: Key[Array, ""], inputs: int, codes: int) -> "Classifier":
+        if not self.hidden:
+            raise ValueError("agent.bins needs at least one hidden layer")
+        trunk_key, weight_key = jax.random.split(key)
+        *hidden, width = self.hidden
+        trunk = nn.MLP(trunk_key, inputs, tuple(hidden), width, layer_norm=self.layer_norm)
+        weight = jax.nn.initializers.lecun_uniform()(weight_key, (width, self.bins))
+        gates, offsets = jnp.ones((codes, width)), jnp.zeros((codes, self.bins))
+        low, high = self.value_range
+        return Classifier(trunk, gates, weight, offsets, low, high, self.layer_norm)
+
+    def values_of(
+        self,
+        critics: nn.Ensemble,
+        observations: Float[Array, "batch features"],
+        codes: Int[Array, " batch"],
+    ) -> Float[Array, " batch"]:
+        """The believed Q(s, k) of one code a row."""
+        if self.bins:
+            heads = [head.of_codes(observations, codes) for head in critics.heads]
+            return critics.believed(jnp.stack(heads))
+        return operators.of_code(critics.pessimistic(observations), codes)
+
+    def critic_loss(
+        self,
+        critics: nn.Ensemble,
+        observations: Float[Array, "batch features"],
+        codes: Int[Array, " batch"],
+        targets: Float[Array, " batch"],
+    ) -> tuple[Float[Array, ""], nn.Metrics]:
+        """How far Q of the data's codes is from the targets: squares, or cross-entropies.
+
+        The metric `bellman_error` is squared in both cases.
+        """
+        if not self.bins:
+            q = jax.vmap(operators.of_code, (0, None))(critics(observations), codes)
+            bellman = nn.bellman_error(q, targets)
+            return bellman, {"bellman_error": bellman, "data_q": q.mean()}
+        logits = jnp.stack([head.logits_of(observations, codes) for head in critics.heads])
+        head = critics.heads[0]
+        wanted = operators.gaussian_histogram(
+            targets, low=head.low, high=head.high, bins=self.bins, spread=SPREAD
+        )
+        loss = optax.softmax_cross_entropy(logits, wanted).mean(-1).sum()
+        q = jnp.stack([head.expectation(own) for own in logits])
+        outside = ((targets < head.low) | (targets > head.high)).mean()
+        metrics = {"bellman_error": nn.bellman_error(q, targets), "data_q": q.mean()}
+        return loss, {**metrics, "outside_bins": outside}
+
+
+class Classifier(eqx.Module):
+    """Q(s, k) as the expectation of softmax over bins: (gates[k] * h(s)) @ weight + offsets[k].
+
+    The gates make one code's bins cost what one output costs, so that a batch that needs only the
+    data's codes (IQL) does not pay for all of them. Bins: Farebrother et al. 2024
+    (arXiv 2403.03950), section 3.
+    """
+
+    trunk: nn.MLP
+    gates: Float[Array, "codes width"]
+    weight: Float[Array, "width bins"]
+    offsets: Float[Array, "codes bins"]
+    low: float = eqx.field(static=True)
+    high: float = eqx.field(static=True)
+    layer_norm: bool = eqx.field(static=True)
+
+    def __call__(self, observations: Float[Array, "*batch features"]) -> Float[Array, "*b codes"]:
+        gated = self._signal(observations)[..., None, :] * self.gates
+        return self.expectation(nn.multiply(gated, self.weight) + self.offsets)
+
+    def of_codes(
+        self, observations: Float[Array, "*batch features"], codes: Int[Array, "*batch"]
+    ) -> Float[Array, "*batch"]:
+        """Q(s, k) of one code a row."""
+        return self.expectation(self.logits_of(observations, codes))
+
+    def logits_of(
+        self, observations: Float[Array, "*batch features"], codes: Int[Array, "*batch"]
+    ) -> Float[Array, "*batch bins"]:
+        """The bins of one code a row, before the softmax."""
+        gated = self._signal(observations) * self.gates[codes]
+        return nn.multiply(gated, self.weight) + self.offsets[codes]
+
+    def expectation(self, logits: Float[Array, "*batch bins"]) -> Float[Array, "*batch"]:
+        """Sum over the bins of probability times centre."""
+        centres = operators.bin_centres(self.low, self.high, logits.shape[-1])
+        return jax.nn.softmax(logits) @ centres
+
+    def _signal(self, observations: Float[Array, "*batch features"]) -> Float[Array, "*b width"]:
+        signal = self.trunk(observations)
+        return jax.nn.relu(nn.normalize(signal) if self.layer_norm else signal)
+
+
+class CriticActor(eqx.Module):
+    """Exp(Q / temperature) over the codes that the prior allows."""
+
+    critics: nn.Ensemble
+    support: operators.Support = eqx.field(static=True)
+    temperature: float = eqx.field(static=True)
+
+    def logits(
+        self, observation: Float[Array, " features"], log_prior: Float[Array, " codes"]
+    ) -> Float[Array, " codes"]:
+        q = self.critics.pessimistic(observation) / self.temperature
+        return self.support.mask(q, log_prior)
+
+
+class ReweightedActor(eqx.Module):
+    """pi proportional to pi_b exp(Q / lambda)."""
+
+    critics: nn.Ensemble
+    temperature: float = eqx.field(static=True)
+    prior_floor: float = eqx.field(static=True)
+
+    def logits(
+        self, observation: Float[Array, " features"], log_prior: Float[Array, " codes"]
+    ) -> Float[Array, " codes"]:
+        return operators.reweighted_prior(
+            log_prior,
+            self.critics.pessimistic(observation),
+            temperature=self.temperature,
+            floor=self.prior_floor,
+        )
