@@ -10,16 +10,22 @@ from typing import ClassVar, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, Key
 
 from saqrl import nn
-from saqrl.agents import CodedTransitions, operators
+from saqrl.agents import Actor, CodedTransitions, operators
 from saqrl.agents.values import CodeValues, CriticActor, ReweightedActor
+
+# No row counts more than this in a weighted prior (as in IQL's own regression, its appendix B).
+LARGEST_WEIGHT = 100.0
 
 
 class Networks(eqx.Module):
     critics: nn.Ensemble
     value: nn.MLP
+    prior: nn.MLP | None
+    """The value-weighted one, where there is one."""
 
 
 class State(eqx.Module):
@@ -44,18 +50,27 @@ class IQL(CodeValues):
     support: float = 1.0
     """supported: codes of at least this share of an even prior are allowed."""
 
+    prior_temperature: float | None = None
+    """T of a prior of its own, in place of the behaviour's: its cross-entropy is weighted by
+    exp(advantage / T), at most 100; default: the behaviour's."""
+
     default_act = "sample"
     aliases: ClassVar[dict[str, str]] = {"tau": "expectile"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         nn.require_positive(temperature=self.temperature)
+        if self.prior_temperature is not None:
+            nn.require_positive(prior_temperature=self.prior_temperature)
 
     def init(self, key: Key[Array, ""], example: CodedTransitions) -> State:
         critics_key, value_key = jax.random.split(key)
         inputs = example.observations.shape[-1]
         critics = self.new_critics(critics_key, inputs, example.num_codes)
-        networks = Networks(critics, self.network(value_key, inputs, 1))
+        prior = None
+        if self.prior_temperature is not None:
+            prior = self.network(jax.random.fold_in(key, 2), inputs, example.num_codes)
+        networks = Networks(critics, self.network(value_key, inputs, 1), prior)
         return State(nn.init_state(networks, self.optimiser()), jax.tree.map(jnp.copy, critics))
 
     def update(
@@ -78,15 +93,45 @@ class IQL(CodeValues):
                 "advantage": advantage.mean(),
                 **of_q,
             }
-            return value_loss + q_loss, metrics
+            if networks.prior is None:
+                return value_loss + q_loss, metrics
+            weights = jnp.exp(advantage / (self.prior_temperature or 1.0))
+            weighted = weighted_cross_entropy(networks.prior, batch, weights)
+            return value_loss + q_loss + weighted, {**metrics, "weighted_cross_entropy": weighted}
 
         networks, metrics = nn.gradient_step(state.networks, self.optimiser(), loss)
         target = nn.polyak_update(state.target, networks.model.critics, rate=self.target_rate)
         return State(networks, target), metrics
 
-    def actor(self, state: State) -> "ReweightedActor | CriticActor":
-        critics = state.networks.model.critics
+    def actor(self, state: State) -> Actor:
+        networks = state.networks.model
+        actor: Actor = ReweightedActor(networks.critics, self.temperature, self.prior_floor)
         if self.extraction == "supported":
             support = operators.Support(share=self.support)
-            return CriticActor(critics, support, self.temperature)
-        return ReweightedActor(critics, self.temperature, self.prior_floor)
+            actor = CriticActor(networks.critics, support, self.temperature)
+        return actor if networks.prior is None else OwnPriorActor(networks.prior, actor)
+
+
+class OwnPriorActor(eqx.Module):
+    """Acts as `actor` does, by a prior of its own in place of the behaviour's."""
+
+    prior: nn.MLP
+    actor: Actor
+
+    def logits(
+        self, observation: Float[Array, " features"], log_prior: Float[Array, " codes"]
+    ) -> Float[Array, " codes"]:
+        return self.actor.logits(observation, jax.nn.log_softmax(self.prior(observation)))
+
+
+def weighted_cross_entropy(
+    prior: nn.MLP, batch: CodedTransitions, weights: Float[Array, " batch"]
+) -> Float[Array, ""]:
+    """Mean over rows of min(weight, 100) times the cross-entropy of the data's code.
+
+    The weights are constants. Source: IQL's regression (arXiv 2110.06169, eq. 7), on codes.
+    """
+    bounded = jax.lax.stop_gradient(jnp.minimum(weights, LARGEST_WEIGHT))
+    logits = prior(batch.observations)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.codes)
+    return (bounded * losses).mean()

@@ -191,6 +191,34 @@ def test_iql_takes_the_best_code_that_the_data_supports(batch):  # noqa: F811
     assert ruled_out
 
 
+def test_iql_weights_the_cross_entropy_of_its_own_prior_by_advantage(batch):  # noqa: F811
+    agent = IQL(**CRITICS, prior_temperature=0.2, temperature=0.5)
+    before, after, metrics = step(agent, batch, KEY)
+    model, target = before.networks.model, doubles(before.target)
+    value = doubles(model.value)
+    weights = []
+    for o, code, *_ in rows_of(batch):
+        advantage = least(target, o)[code] - linear(value, o)[0]
+        weights.append(min(np.exp(advantage / 0.2), 100.0))
+    assert max(weights) == 100.0 > min(weights)
+
+    def loop(leaves):
+        shares = [softmax(linear(leaves, o))[code] for o, code, *_ in rows_of(batch)]
+        return -np.mean(np.array(weights) * np.log(shares))
+
+    found = metrics["weighted_cross_entropy"]
+    np.testing.assert_allclose(found, loop(doubles(model.prior)), rtol=1e-3)
+    adam, *others = after.networks.moments
+    moments = (adam._replace(mu=adam.mu.prior), *others)
+    assert_gradient(nn.TrainState(after.networks.model.prior, moments), loop, model.prior)
+    critics, prior = (doubles(part) for part in (model.critics, model.prior))
+    for o, *_, log_prior, _ in rows_of(batch):
+        own = np.log(softmax(linear(prior, o)))
+        expected = softmax(np.maximum(own, agent.prior_floor) + least(critics, o) / 0.5)
+        found = probabilities(agent, before, jnp.float32(o), jnp.float32(log_prior))
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
 def test_brac_in_closed_form_is_the_maximum_that_its_policy_looks_for(batch):  # noqa: F811
     agent = BRAC(**CRITICS, alpha=0.7, prior_floor=FLOOR, closed_form=True)
     before, after, metrics = step(agent, batch, KEY)

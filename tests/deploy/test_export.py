@@ -17,9 +17,10 @@ from saqrl.deploy.export import ExportError, Reference, export, graph_of
 from saqrl.deploy.graph import UnsupportedOperator
 from saqrl.deploy.graph.files import npz_bytes, onnx_bytes
 from saqrl.deploy.graph.tracing import draws_of, trace
+from saqrl.policy.storage import controller_skeleton
 from saqrl.quantizers import QUANTIZERS, ActionBatch
 from saqrl.quantizers.binary import BinaryDimensions
-from tests.policy.test_policy import ACT, CHUNK, OBSERVATION
+from tests.policy.test_policy import ACT, CHUNK, OBSERVATION, described, enlivened
 from tests.policy.test_policy import make_lively_policy as make_policy
 
 pytest.importorskip("onnxruntime")
@@ -73,6 +74,25 @@ def test_both_formats_agree_with_the_policy(kind, name, act, tmp_path):
             else metadata["draws"]
         )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["policy.npz", "policy.onnx"]
+
+
+@pytest.mark.parametrize(
+    "agent",
+    [
+        {"name": "iql", "bins": 8, "extraction": "supported", "deviations": 0.5},
+        {"name": "cql", "mass": 0.7, "support": 0.5},
+        {"name": "brac", "closed_form": True},
+    ],
+)
+def test_the_levers_of_values_can_be_written_too(agent, tmp_path):
+    description = described("quantized", agent["name"])
+    description["agent"] |= agent
+    policy = make_policy("quantized", agent["name"])
+    controller = jax.jit(lambda: controller_skeleton(description))()
+    policy = dataclasses.replace(policy, controller=enlivened(controller), description=description)
+    for suffix in ("onnx", "npz"):
+        verification = write(policy, tmp_path / f"policy.{suffix}")
+        assert verification.largest_difference <= 1e-5
 
 
 @pytest.mark.slow
