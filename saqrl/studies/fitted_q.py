@@ -1,10 +1,11 @@
 """What a policy is worth by the data alone: fitted Q evaluation, exact on codes.
 
 Q(s, k) is regressed on r + g (1-d) sum_k' pi(k'|s') Qbar(s', k'); the sum over codes leaves no
-sampling in the target. The value of the policy is the mean of sum_k pi(k|s) Q(s, k) over the
-states in which episodes begin. Q is first fitted to the returns that the data saw: a value that
-lies 1 / (1-g) steps ahead takes long to travel there by bootstrapping, and what is left to travel
-then is only how the policy differs from the data.
+sampling in the target. Of a chunk that is played in part, r and s' are those of the part: the
+policy decides again after its action horizon. The value of the policy is the mean of
+sum_k pi(k|s) Q(s, k) over the states in which episodes begin. Q is first fitted to the returns
+that the data saw: a value that lies 1 / (1-g) steps ahead takes long to travel there by
+bootstrapping, and what is left to travel then is only how the policy differs from the data.
 Source: Le, Voloshin, Yue 2019 (arXiv 1903.08738), algorithm 3; for choosing among offline
 policies: Paine et al. 2020 (arXiv 2007.09055).
 """
@@ -123,32 +124,41 @@ def evaluate_offline(
     reporter: Reporter,
 ) -> PolicyValue:
     """Fit Q of the policy on all of `data`; ValueError where that cannot be done."""
-    codec = _code_controller(policy).quantizer.codec
+    _code_controller(policy)
     if not data.has_rewards:
         raise ValueError("the data has no rewards: there is no value to estimate")
     factor = reward_factor(data, settings.features.reward_scale)
-    prepared = prepare(data, settings, policy.observation_scaling, factor)
-    discount = settings.agent.discount
-    seen = returns_to_go(data, discount=discount)
-    following = jnp.asarray(prepared.next_features)
-    table = EvaluatedTransitions(
-        jnp.asarray(prepared.features),
-        encode_all(codec, prepared.action_batch()),
-        jnp.asarray(prepared.rewards),
-        following,
-        jnp.asarray(prepared.discounts),
-        log_policy_of(policy, following, act=act),
-        jnp.asarray(factor * seen, jnp.float32),
-    )
+    table = evaluated(data, settings, policy, act=act, factor=factor)
+    seen = returns_to_go(data, discount=settings.agent.discount)
     key, state, pauses = jax.random.key(seed), None, [settings.output.log_every]
     with reporter.stage("offline evaluation", algorithm.steps) as update:
         for interval in engine.intervals(cast(Any, algorithm), table, key, pauses=pauses):
             state = interval.state
             update(interval.step, f"bellman error {interval.metrics['bellman_error']:.3g}")
     assert state is not None
-    starts = jnp.asarray(prepared.features[data.episode_starts])
+    starts = table.observations[data.episode_starts]
     values = state_values(state.critics.model, starts, log_policy_of(policy, starts, act=act))
     return policy_value(np.asarray(values) / factor, seen[data.episode_starts], seed=seed)
+
+
+def evaluated(
+    data: Transitions, settings: Settings, policy: Policy, *, act: Act, factor: float
+) -> EvaluatedTransitions:
+    """Every step of `data` as a decision of the policy, of which it plays its action horizon."""
+    prepared = prepare(
+        data, settings, policy.observation_scaling, factor, played=policy.action_horizon
+    )
+    following = jnp.asarray(prepared.next_features)
+    seen = returns_to_go(data, discount=settings.agent.discount)
+    return EvaluatedTransitions(
+        jnp.asarray(prepared.features),
+        encode_all(_code_controller(policy).quantizer.codec, prepared.action_batch()),
+        jnp.asarray(prepared.rewards),
+        following,
+        jnp.asarray(prepared.discounts),
+        log_policy_of(policy, following, act=act),
+        jnp.asarray(factor * seen, jnp.float32),
+    )
 
 
 def log_policy_of(

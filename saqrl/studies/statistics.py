@@ -15,6 +15,8 @@ Scores = Mapping[str, Sequence[float]]
 Samples = list[Float64[np.ndarray, "draws seeds"]]
 
 RESAMPLINGS = 2000
+# Of a task: an interval of fewer covers far less than it says (of two seeds about half).
+FEWEST_SEEDS = 5
 CONFIDENCE = 0.95
 # Fixed, so that two reports on the same scores agree to the last digit.
 SEED = 0
@@ -48,7 +50,7 @@ def interquartile_mean_interval(scores: Scores, *, resamplings: int = RESAMPLING
     The mean of the middle half after every task's scores have been repeated until all tasks have
     equally many; with equal numbers of seeds it is the plain one over all of them. The interval is
     a percentile bootstrap that draws seeds with replacement within each task. A task with one seed
-    would add no spread to it, so there is none unless every task has two.
+    would add no spread to it and one with few too little: there is none below FEWEST_SEEDS of each.
     """
     return _with_interval(_interquartile_means, scores, resamplings=resamplings)
 
@@ -67,7 +69,7 @@ def probability_of_improvement(
 
     Ties count one half (the Mann-Whitney statistic). Only `tasks_in_common` are compared;
     ValueError where there is none. The interval draws the seeds of both anew; there is none where
-    no task has two seeds of both.
+    a task has fewer than FEWEST_SEEDS of either.
     """
     tasks = tasks_in_common((ours, theirs))
     if not tasks:
@@ -103,10 +105,10 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
 def _with_interval(
     statistic: Callable[..., Float64[np.ndarray, " draws"]], *groups: Scores, resamplings: int
 ) -> Estimate:
-    """A statistic of samples of every group; no interval where a task of one has a single seed."""
+    """A statistic of samples of every group; no interval where a task of one has few seeds."""
     exact = [[np.asarray(values, np.float64)[None] for values in g.values()] for g in groups]
     value = float(statistic(*exact)[0])
-    if min(len(values) for group in groups for values in group.values()) < 2:
+    if min(len(values) for group in groups for values in group.values()) < FEWEST_SEEDS:
         return Estimate(value, math.nan, math.nan)
     generator = np.random.default_rng(SEED)
     return _estimate(value, statistic(*(_resample(g, generator, resamplings) for g in groups)))

@@ -20,15 +20,15 @@ from saqrl.training.stream import Batched, Parts
 class Features:
     """A log as the networks read it.
 
-    Scaling and reward factor are fitted on the whole log; the training rows are padded to its
-    length, so that seeds, which hold out other episodes, share their compiled programs.
+    Scaling and reward factor are fitted on the training episodes alone. Their rows are padded to
+    the log's length, so that seeds, which hold out other episodes, share compiled programs.
     """
 
     def __init__(self, log: Transitions, settings: Settings):
         self.log, self.settings = log, settings
-        self.scaling = fit_scaling(log, settings)
-        factor = reward_factor(log, settings.features.reward_scale)
         training, self.held_out_log = split(log, settings)
+        self.scaling = fit_scaling(training, settings)
+        factor = reward_factor(training, settings.features.reward_scale)
         self.training = prepare(training, settings, self.scaling, factor)
         self.held_out: Prepared | None = None
         if self.held_out_log is not None:

@@ -143,13 +143,18 @@ def reward_factor(transitions: Transitions, scale: RewardScale) -> float:
 
 
 def prepare(
-    transitions: Transitions, settings: Settings, scaling: ObservationScaling, factor: float
+    transitions: Transitions,
+    settings: Settings,
+    scaling: ObservationScaling,
+    factor: float,
+    *,
+    played: int | None = None,
 ) -> Prepared:
-    """Scale and chunk one split."""
+    """Scale and chunk one split; rewards and successors are those of `played` actions (of all)."""
     agent = settings.agent
     rewards, next_rows, discounts = chunk_rewards(
         transitions,
-        horizon=settings.features.chunk,
+        horizon=played or settings.features.chunk,
         discount=agent.discount,
         between=agent.chunk_discount if isinstance(agent, CriticTraining) else None,
     )

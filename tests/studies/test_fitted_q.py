@@ -1,21 +1,29 @@
 """Fitted Q evaluation: the value that the policy has, on an MDP where it is known exactly."""
 
+import dataclasses
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from saqrl import nn
+from saqrl.agents.bc import BehaviourActor
+from saqrl.policy import CodeController
 from saqrl.studies.fitted_q import (
     EvaluatedTransitions,
     FittedQ,
     PolicyValue,
     State,
+    evaluated,
     log_policy_of,
     policy_value,
     returns_to_go,
     state_values,
 )
 from saqrl.training import engine
+from saqrl.training.preparation import fit_scaling
 from tests.agents.test_tabular_truth import CODES, DISCOUNT, STATES
 from tests.deploy.test_export import make_policy
 
@@ -106,6 +114,52 @@ def test_a_greedy_policy_counts_only_its_best_code():
     assert (sampled.max(1) < 1).all()
     with pytest.raises(ValueError, match="needs a discrete agent"):
         log_policy_of(make_policy("continuous", "bc"), features, act="greedy")
+
+
+def test_a_chunk_that_is_played_in_part_is_worth_what_its_part_brings(real_data):
+    """Rewards, successors and discounts are those of the action horizon, by a loop over steps."""
+    from saqrl.datasets import load_dataset
+    from saqrl.training.flags import changed
+    from saqrl.training.presets import build_settings
+
+    data = load_dataset(str(real_data / "npz/pusht-human.npz"), episodes=2)
+    chunk, played, discount = 4, 3, 0.9
+    settings = changed(build_settings("default", agent="iql"), {"chunk": chunk})
+    settings = changed(settings, {"agent.discount": discount})
+    policy = make_policy("quantized", "cql")
+    width = chunk * data.actions.shape[1]
+    codec = BinsOfTheFirst(width)
+    scaling = fit_scaling(data, settings)
+    quantizer = dataclasses.replace(policy.controller.quantizer, codec=codec)
+    prior = nn.MLP(jax.random.key(0), data.observations.shape[1], (), codec.num_codes)
+    quantizer = dataclasses.replace(quantizer, prior=prior)
+    controller = CodeController(quantizer, BehaviourActor())
+    policy = dataclasses.replace(
+        policy, controller=controller, observation_scaling=scaling, action_horizon=played
+    )
+    table = evaluated(data, settings, policy, act="sample", factor=1.0)
+    for start, end in zip(data.episode_starts, data.episode_ends, strict=True):
+        for row in range(start, end):
+            steps = range(row, min(row + played, end))
+            reward = sum(discount**i * float(data.rewards[t]) for i, t in enumerate(steps))
+            assert float(table.rewards[row]) == pytest.approx(reward, rel=1e-4)
+            kept = not data.terminated[steps[-1]]
+            assert float(table.discounts[row]) == pytest.approx(kept * discount ** len(steps))
+            after = scaling(data.next_observations[steps[-1]])
+            np.testing.assert_allclose(table.next_observations[row], after, atol=1e-5)
+
+
+class BinsOfTheFirst(eqx.Module):
+    """A codec of two codes: the sign of the chunk's first number."""
+
+    width: int = eqx.field(static=True)
+    num_codes = 2
+
+    def encode(self, observation, action):
+        return (action[0] > 0).astype(jnp.int32)
+
+    def decode(self, observation, code):
+        return jnp.where(code == 1, 0.5, -0.5) * jnp.ones(self.width)
 
 
 def test_the_interval_covers_the_mean_of_the_states():

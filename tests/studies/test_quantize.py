@@ -154,9 +154,8 @@ def test_the_files_own_held_out_episodes_are_measured_on():
 def test_a_preset_is_where_quantizer_and_inputs_start():
     material = gather(walk(), preset="pusht-chunk8", feature_deviation=None, angles=())
     assert material.settings.features.chunk == 8
-    # Scaled on all rows, as a training run does.
-    everything = material.scaling(material.data.observations)
-    np.testing.assert_allclose(everything.std(0), 0.3, rtol=1e-4)
+    # Scaled on the training rows alone, as a training run does.
+    np.testing.assert_allclose(material.training.features.std(0), 0.3, rtol=1e-4)
     assert laboratory.make_quantizer("vqvae", preset="door-expert").state_scale == 0.3
     free = laboratory.make_quantizer("vqvae", preset="paper", code_size=8, latents=2)
     assert (free.encodings, free.code_size) == ("free", 8)

@@ -48,8 +48,16 @@ def by_title(rows):
 def test_scores_are_interquartile_means_with_the_best_in_bold(rows):
     table = by_title(rows)["Scores"].rows
     assert table[0][:2] == ("can", "saq-bc")
-    assert table[0][2].startswith("61.0 [60.0, 62.0]")
+    assert table[0][2] == "61.0 (60.0, 61.0, 62.0)"
     assert [line[1] for line in table if line[2].startswith("**")] == ["gmm", "gmm"]
+
+
+def test_five_seeds_have_an_interval_and_fewer_show_themselves(rows):
+    more = [row("can", "saq-bc", seed, 60.0 + seed) for seed in (3, 4)]
+    table = by_title([*rows, *more])["Scores"].rows
+    shown = {line[:2]: line[2] for line in table}
+    assert re.fullmatch(r"\*\*62\.0 \[6\d\.\d, 6\d\.\d\]\*\*", shown["can", "saq-bc"])
+    assert shown["lift", "saq-bc"] == "61.0 (60.0, 61.0, 62.0)"
 
 
 def test_one_seed_has_no_interval(rows):
@@ -91,7 +99,7 @@ def test_a_method_has_one_colour_in_all_pictures(rows, monkeypatch):
 def test_probability_of_improvement_compares_ours_with_theirs(rows):
     table = by_title(rows)["Probability of improvement"].rows
     assert [line[:2] for line in table] == [("saq-bc", "bc"), ("saq-bc", "gmm")]
-    assert table[0][2] == "1.00 [1.00, 1.00]"
+    assert table[0][2] == "1.00"
     assert table[1][2].startswith("0.22")  # two of nine pairs, one tie twice: (1 + 2 / 2) / 9
 
 
@@ -105,7 +113,7 @@ def test_a_data_set_with_single_seeds_is_left_out_of_the_whole_and_named(rows):
     section = by_title([*rows, *single])["All data sets together"]
     assert section.rows == by_title(rows)["All data sets together"].rows
     assert section.text.endswith("Left out, with a single seed of some method: square.")
-    assert "at least two seeds" in section.text
+    assert "Only a method of 5 seeds or more" in section.text
 
 
 def test_data_sets_with_more_seeds_do_not_weigh_more(rows):
@@ -122,7 +130,7 @@ def test_single_seeds_everywhere_make_no_interval(rows):
     found = by_title(single)
     whole = found["All data sets together"]
     assert whole.rows == (("saq-bc", "60.0"), ("bc", "40.0"), ("gmm", "61.0"))
-    assert "On none of them has every method two seeds" in whole.text
+    assert "Only a method of 5 seeds or more on each of them has an interval" in whole.text
     assert found["Probability of improvement"].rows == (
         ("saq-bc", "bc", "1.00", "2", "2 : 2"),
         ("saq-bc", "gmm", "0.00", "2", "2 : 2"),
@@ -133,7 +141,7 @@ def test_improvement_says_on_how_many_data_sets_and_runs_it_rests(rows):
     single = [row("square", "saq-bc", seed, 0.0) for seed in range(3)]
     single.append(row("square", "bc", 0, 50.0))
     table = by_title([*rows, *single])["Probability of improvement"].rows
-    assert table[0] == ("saq-bc", "bc", "1.00 [1.00, 1.00]", "2", "6 : 6")
+    assert table[0] == ("saq-bc", "bc", "1.00", "2", "6 : 6")
 
 
 def test_a_method_that_was_tried_on_few_data_sets_does_not_hide_the_others(rows):

@@ -50,6 +50,13 @@ def test_probability_of_improvement_weighs_tasks_alike_and_skips_those_of_one_si
         statistics.probability_of_improvement({"a": [1.0]}, {"b": [1.0]})
 
 
+@pytest.fixture
+def few(monkeypatch):
+    """Intervals of few seeds too, whose resamplings can be enumerated."""
+    monkeypatch.setattr(statistics, "FEWEST_SEEDS", 2)
+
+
+@pytest.mark.usefixtures("few")
 def test_bootstrap_interval_is_that_of_all_resamplings():
     """Two tasks of three seeds: all 27 x 27 resamplings within the tasks, enumerated."""
     scores = {"a": [0.0, 5.0, 7.0], "b": [50.0, 60.0, 61.0]}
@@ -94,6 +101,7 @@ def test_five_seeds_of_one_task_do_not_outvote_one_of_another():
     assert found.value == 50
 
 
+@pytest.mark.usefixtures("few")
 def test_bootstrap_of_unequal_numbers_of_seeds_is_that_of_all_resamplings():
     scores = {"two": [0.0, 9.0], "three": [3.0, 6.0, 8.0]}
     every = [
@@ -109,10 +117,29 @@ def test_bootstrap_of_unequal_numbers_of_seeds_is_that_of_all_resamplings():
 
 def test_a_task_with_one_seed_leaves_no_interval():
     """Drawn with the others it would add no spread, and the interval would be too narrow."""
-    found = statistics.interquartile_mean_interval({"a": [1.0, 2.0, 3.0], "b": [9.0]})
+    enough = [1.0, 2.0, 3.0, 4.0, 5.0]
+    found = statistics.interquartile_mean_interval({"a": enough, "b": [9.0]})
     assert not found.has_interval
     assert math.isnan(found.high)
-    assert statistics.interquartile_mean_interval({"a": [1.0, 2.0, 3.0]}).has_interval
+    assert statistics.interquartile_mean_interval({"a": enough}).has_interval
+
+
+def test_an_interval_covers_about_what_the_report_says_of_it():
+    """Seeds of one task, normal: the interval of few would cover far less than 95 %."""
+    generator = np.random.default_rng(0)
+
+    def coverage(seeds, tries=300):
+        found = [
+            statistics.interquartile_mean_interval(
+                {"": generator.normal(size=seeds).tolist()}, resamplings=500
+            )
+            for _ in range(tries)
+        ]
+        return np.mean([e.low <= 0 <= e.high for e in found if e.has_interval])
+
+    assert not statistics.interquartile_mean_interval({"": [0.0, 1.0, 2.0, 3.0]}).has_interval
+    assert coverage(5) == pytest.approx(0.87, abs=0.06)  # 300 tries: deviation 0.02
+    assert coverage(10) > 0.88
 
 
 def test_one_run_a_side_gives_a_point_without_an_interval():
@@ -126,14 +153,14 @@ def test_improvement_leaves_out_tasks_with_a_single_run_where_others_have_more()
     theirs = {"twice": [2.0, 2.0], "once": [0.0], "theirs": [0.0]}
     assert statistics.tasks_in_common((ours, theirs)) == ["twice"]
     found = statistics.probability_of_improvement(ours, theirs)
-    assert found == (0.5, 0, 1)
+    assert found.value == 0.5
     del ours["twice"]
     assert statistics.probability_of_improvement(ours, theirs).value == 1
 
 
 def test_seeds_are_drawn_within_their_task_only():
     """A bootstrap that mixed the tasks would draw means far from 50."""
-    found = statistics.interquartile_mean_interval({"a": [0.0] * 2, "b": [100.0] * 2})
+    found = statistics.interquartile_mean_interval({"a": [0.0] * 5, "b": [100.0] * 5})
     assert found == (50, 50, 50)
 
 

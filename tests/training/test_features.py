@@ -5,7 +5,9 @@ import pytest
 
 from saqrl.datasets.assembly import assemble
 from saqrl.datasets.transitions import Transitions
-from saqrl.training.preparation import reward_factor
+from saqrl.training.features import Features
+from saqrl.training.preparation import reward_factor, split
+from saqrl.training.presets import build_settings
 
 
 def paid(*episodes: list[float]) -> Transitions:
@@ -46,3 +48,17 @@ def test_rewards_that_say_nothing_stay_as_they_are(scale):
 def test_returns_without_a_span_and_rewards_that_are_to_stay_are_left_alone():
     assert reward_factor(paid([2, 3], [5]), "return-range") == 1
     assert reward_factor(paid([2, 3], [5, 6]), "none") == 1
+
+
+def test_scalings_are_those_of_the_training_episodes():
+    """Held-out episodes judge the scaling too: nothing of theirs is in it."""
+    generator = np.random.default_rng(0)
+    log = paid(*(generator.uniform(1, 9, 5) for _ in range(20)))
+    settings = build_settings("default")
+    features = Features(log, settings)
+    assert features.held_out_log is not None
+    training, _ = split(log, settings)
+    assert len(training) < len(log)
+    np.testing.assert_allclose(features.scaling.mean, training.observations.mean(0), rtol=1e-5)
+    assert not np.allclose(features.scaling.mean, log.observations.mean(0), rtol=1e-3)
+    np.testing.assert_allclose(np.abs(features.training.rewards).mean(), 0.1, rtol=1e-5)

@@ -102,7 +102,7 @@ def gather(data: Transitions, *, preset: str = "default", **changes: Any) -> Mat
         kept, left = split_episodes(
             data, held_out_fraction=settings.data.held_out, seed=settings.seed
         )
-    scaling = fit_scaling(data, settings)
+    scaling = fit_scaling(kept, settings)
     training = prepare(kept, settings, scaling, 1.0)
     shown = left or kept
     episodes = np.repeat(np.arange(kept.num_episodes), kept.episode_lengths)
