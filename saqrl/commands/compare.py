@@ -38,7 +38,7 @@ class Compare:
     out: str = "comparison"
     """folder of the runs and of table.jsonl"""
     steps: int | None = None
-    """gradient steps of every agent"""
+    """gradient steps of every run; a prior's, at most a third, count"""
     quantizer_steps: int | None = None
     """gradient steps of the quantizer"""
     env: str | None = None
@@ -54,7 +54,7 @@ class Compare:
     eval_episodes: int | None = None
     """episodes of an evaluation"""
     evaluations: int = 5
-    """evaluations of a run; its score is the mean of the last 3"""
+    """evaluations of a run; its score is the last one's"""
     set: tuple[str, ...] = ()
     """hyperparameters, as in saq-iql.expectile=0.8 rebrac.actor_penalty=0.1 quantizer.codes=128"""
     json: bool = False

@@ -16,8 +16,9 @@ from typing import Any
 
 import jax
 
+from saqrl.agents.bc import BC
 from saqrl.registry import AGENTS, BASELINES, closest
-from saqrl.studies.methods import NEXT_OF_KIN, Method
+from saqrl.studies.methods import Method
 from saqrl.studies.shared_codes import share_codes
 from saqrl.studies.table import TABLE, append_row, identity, key_of, read_table, row_of
 from saqrl.training.data import load_data, require_unchanged
@@ -69,7 +70,8 @@ def plan(
 ) -> list[Cell]:
     """The cells, task after task and seed after seed; `changes` are flags of `saqrl train`.
 
-    Without `steps` a continuous agent gets as many as its counterpart on codes has by default.
+    Of everything that acts each run of a task has equally many gradient steps (see `_shares`); a
+    quantizer's are its own.
     """
     names = [task.name for task in tasks]
     if repeated := [name for name in names if names.count(name) > 1]:
@@ -77,12 +79,14 @@ def plan(
     if evaluations < 1:
         raise ValueError(f"evaluations is {evaluations}; at least 1")
     cells = {}
+    own = {name: value for name, value in changes.items() if name != "steps"}
     for task, seed, method in itertools.product(tasks, seeds, compared):
         settings = build_settings(
             task.preset, agent=method.agent, quantizer="vqvae", actions=method.actions
         )
-        said = {"dataset": task.dataset, "seed": seed, "steps": _equal_steps(task, method)}
-        settings = assign(changed(settings, said | {"baseline": False, **changes}), assignments)
+        total = changes.get("steps") or _default_steps(task)
+        said = {"dataset": task.dataset, "seed": seed, **_shares(settings, total)}
+        settings = assign(changed(settings, said | {"baseline": False, **own}), assignments)
         every = math.ceil(settings.agent.steps / evaluations)
         settings = changed(settings, {"eval_every": every})
         if method.act == settings.evaluation.act:  # its own way here: no other method
@@ -94,10 +98,26 @@ def plan(
     return list(cells.values())
 
 
-def _equal_steps(task: Task, method: Method) -> int:
-    """Those of the agent on codes; of a continuous one, those of its counterpart there."""
-    agent = NEXT_OF_KIN.get(method.agent, method.agent)
-    return build_settings(task.preset, agent=agent, quantizer="vqvae").agent.steps
+def _default_steps(task: Task) -> int:
+    """The most that an agent and its prior have by default in the task's preset.
+
+    It does not depend on what is compared, so that a grid can grow.
+    """
+    found = [build_settings(task.preset, agent=name) for name in ("bc", "cql", "iql", "brac")]
+    return max(s.agent.steps + (s.prior.steps if _learns_prior(s) else 0) for s in found)
+
+
+def _learns_prior(settings: Settings) -> bool:
+    """Whether the prior is a stage of its own: SAQ-BC is that prior itself."""
+    return settings.quantized and not isinstance(settings.agent, BC)
+
+
+def _shares(settings: Settings, total: int) -> dict[str, int]:
+    """How a run spends its steps: a prior, which acts too, has its own of them, at most a third."""
+    if not _learns_prior(settings):
+        return {"steps": total}
+    prior = max(1, min(settings.prior.steps, total // 3))
+    return {"steps": max(1, total - prior), "prior.steps": prior}
 
 
 def assign(settings: Settings, assignments: Sequence[str]) -> Settings:

@@ -7,9 +7,6 @@ from typing import get_args
 from saqrl.registry import AGENTS, BASELINES, Act, closest
 from saqrl.training.settings import Actions
 
-# A continuous agent without a counterpart on codes is given the steps of this one.
-NEXT_OF_KIN = {"gaussian": "bc", "gmm": "bc", "rebrac": "brac", "fql": "brac"}
-
 _REGISTRIES = {"quantized": AGENTS, "continuous": BASELINES}
 
 

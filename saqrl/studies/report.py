@@ -137,8 +137,8 @@ def _per_task(by_task: ByTask, estimates: EstimatesOfTasks) -> Section:
             )
     return Section(
         "Scores",
-        "Interquartile mean over seeds (of fewer than four their plain mean) of the mean over a "
-        f"run's last evaluations; in brackets a 95 % bootstrap interval from {FEWEST_SEEDS} seeds "
+        "Interquartile mean over seeds (of fewer than four their plain mean) of the final "
+        f"policies; in brackets a 95 % bootstrap interval from {FEWEST_SEEDS} seeds "
         "on (of five seeds of one data set it covers about 87 %), below that the seeds themselves. "
         '"Best" is the best single evaluation of each run: it is chosen with knowledge of the '
         "scores, so compare it only with figures that were chosen so too. Steps are those of the "
@@ -345,15 +345,14 @@ def _protocol(finished: Sequence[Row], failed: Sequence[Row]) -> Section:
     for row in finished:
         for name, version in row["versions"].items():
             versions.setdefault(name, set()).add(version)
-    averaged, episodes = (
-        " or ".join(map(str, sorted({row[name] for row in finished})))
-        for name in ("averaged", "episodes")
-    )
+    episodes = " or ".join(map(str, sorted({row["episodes"] for row in finished})))
+    if earlier := sum(row.get("averaged", 1) > 1 for row in finished):
+        episodes += f" ({earlier} rows of an earlier version average several evaluations)"
     named = ", ".join(f"{name} {'/'.join(sorted(found))}" for name, found in versions.items())
     return Section(
         "How it was measured",
-        f"{len(finished)} finished runs, {len(failed)} failed. A score averages the last "
-        f"{averaged} evaluations of {episodes} episodes each. Versions: {named}.",
+        f"{len(finished)} finished runs, {len(failed)} failed. A score is "
+        f"the final policy's, of {episodes} episodes. Versions: {named}.",
         header=("data", "method", "seed", "failed with") if failed else (),
         rows=tuple(
             (row["task"], row["method"], str(row["seed"]), _cut(row["error"])) for row in failed

@@ -17,8 +17,6 @@ from saqrl.training.stages import plain_cloning
 from saqrl.training.train import saved_settings
 
 TABLE = "table.jsonl"
-# A score is the mean over this many last evaluations.
-LAST_EVALUATIONS = 3
 # What the field of an evaluation is called in a table.
 MEASURES = {
     "normalized_score": "D4RL score",
@@ -92,13 +90,11 @@ def row_of(path: Path, stage: str = "agent") -> dict[str, Any]:
         raise ValueError(f"{path} was scored in no environment: name one with --env")
     measure, scale = measure_of(result["env"], records[-1])
     curve = [(record["step"], scale * record[measure]) for record in records]
-    last = [score for _, score in curve[-LAST_EVALUATIONS:]]
     report = (result["quantizer"] or {}) if stage == "agent" else {}
     alone = stage != "agent"
     return {
         "measure": MEASURES[measure],
-        "score": sum(last) / len(last),
-        "averaged": len(last),
+        "score": curve[-1][1],
         "final": curve[-1][1],
         "best": max(score for _, score in curve),
         "episodes": result["episodes"],

@@ -55,12 +55,17 @@ def test_counterparts_have_equal_steps_unless_told_otherwise():
         planned = plan([task], compared, [0], changes=changes, assignments=assignments)
         return {cell.method.name: cell.settings.agent.steps for cell in planned}
 
-    assert steps("bc", "gmm") == {"saq-bc": 10_000, "bc": 10_000, "gmm": 10_000}
-    assert steps("iql", preset="cube-single-play") == {"saq-iql": 30_000, "iql": 30_000}
-    assert steps("brac", "rebrac", preset="paper") == dict.fromkeys(
-        ("saq-brac", "brac", "rebrac"), 1_000_000
-    )
-    assert steps("bc", assignments=["bc.steps=7"]) == {"saq-bc": 10_000, "bc": 7}
+    assert steps("bc", "gmm") == {"saq-bc": 30_000, "bc": 30_000, "gmm": 30_000}
+    # A prior acts too: its steps are among those that all have.
+    assert steps("iql", preset="cube-single-play") == {"saq-iql": 30_000, "iql": 40_000}
+    assert steps("brac", "rebrac", preset="paper") == {
+        "saq-brac": 1_000_000,
+        "brac": 1_500_000,
+        "rebrac": 1_500_000,
+    }
+    assert steps("bc", "iql") == {"saq-bc": 30_000, "bc": 30_000, "saq-iql": 20_000, "iql": 30_000}
+    assert steps("bc", "iql", steps=9) == {"saq-bc": 9, "bc": 9, "saq-iql": 6, "iql": 9}
+    assert steps("bc", assignments=["bc.steps=7"]) == {"saq-bc": 30_000, "bc": 7}
     assert steps("bc", steps=5) == {"saq-bc": 5, "bc": 5}
 
 
@@ -165,10 +170,10 @@ def grid(planned, out):
     return run_grid(planned, out, Reporter(quiet=True))
 
 
-def test_a_score_is_the_mean_of_the_last_three_evaluations(trainer, tmp_path):
+def test_a_score_is_the_final_policy_s(trainer, tmp_path):
     (row,) = grid(cells("gmm"), tmp_path)
-    assert row["score"] == pytest.approx(100 * (0.2 + 0.3 + 0.9) / 3)
-    assert (row["best"], row["final"], row["averaged"]) == (90, 90, 3)
+    assert row["score"] == pytest.approx(90)
+    assert (row["best"], row["final"]) == (90, 90)
     assert row["measure"] == "highest reward, %"
 
 

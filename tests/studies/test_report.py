@@ -19,7 +19,6 @@ def row(task, method, seed, score, **more):
         "seed": seed,
         "measure": "success, %",
         "score": score,
-        "averaged": 3,
         "best": score + 5,
         "episodes": 20,
         "curve": [[10, score - 10], [20, score]],
