@@ -6,6 +6,7 @@ task to one number per seed; tasks may have different numbers of seeds and weigh
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -44,15 +45,27 @@ def interquartile_mean(scores: Sequence[float] | Float64[np.ndarray, " n"]) -> f
     return float(_interquartile_means([np.asarray(scores, np.float64)[None]])[0])
 
 
-def interquartile_mean_interval(scores: Scores, *, resamplings: int = RESAMPLINGS) -> Estimate:
+def interquartile_mean_interval(
+    scores: Scores, *, resamplings: int = RESAMPLINGS, sources: Mapping[str, str] | None = None
+) -> Estimate:
     """Interquartile mean over all tasks, each of the same weight whatever its number of seeds.
+
+    Tasks of one source (task -> source), as one file with two chunk lengths, share one weight.
 
     The mean of the middle half after every task's scores have been repeated until all tasks have
     equally many; with equal numbers of seeds it is the plain one over all of them. The interval is
     a percentile bootstrap that draws seeds with replacement within each task. A task with one seed
     would add no spread to it and one with few too little: there is none below FEWEST_SEEDS of each.
     """
-    return _with_interval(_interquartile_means, scores, resamplings=resamplings)
+    weights = _weights([(sources or {}).get(task, task) for task in scores])
+    statistic = partial(_interquartile_means, weights=weights)
+    return _with_interval(statistic, scores, resamplings=resamplings)
+
+
+def _weights(sources: Sequence[str]) -> list[int]:
+    """Of each task, so that every source has the same weight."""
+    sizes = [list(sources).count(source) for source in sources]
+    return [math.lcm(*sizes) // size for size in sizes]
 
 
 def tasks_in_common(methods: Collection[Scores]) -> list[str]:
@@ -123,19 +136,25 @@ def _resample(scores: Scores, generator: np.random.Generator, draws: int) -> Sam
     return samples
 
 
-def _interquartile_means(samples: Samples) -> Float64[np.ndarray, " draws"]:
-    """Over all tasks of each draw, as if scores were repeated until all tasks had equally many."""
+def _interquartile_means(
+    samples: Samples, *, weights: Sequence[int] | None = None
+) -> Float64[np.ndarray, " draws"]:
+    """Over all tasks of each draw, as if scores were repeated until all tasks had equally many.
+
+    A task of weight w counts as w tasks.
+    """
     sizes = [task.shape[1] for task in samples]
     if not sizes or not all(sizes):
         raise ValueError("there are no scores to average")
     repeated = math.lcm(*sizes)
-    times = np.repeat([repeated // size for size in sizes], sizes)
+    counts = weights or [1] * len(sizes)
+    times = np.repeat([w * repeated // n for w, n in zip(counts, sizes, strict=True)], sizes)
     scores = np.concatenate(samples, axis=1)
     order = np.argsort(scores, axis=1)
     # Where the repetitions of each sorted score begin and end among all of them.
     ends = np.cumsum(times[order], axis=1)
     begins = ends - times[order]
-    total = repeated * len(sizes)
+    total = repeated * sum(counts)
     cut = total // 4
     kept = np.clip(ends, cut, total - cut) - np.clip(begins, cut, total - cut)
     return (np.take_along_axis(scores, order, axis=1) * kept).sum(1) / (total - 2 * cut)

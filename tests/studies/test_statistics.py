@@ -101,6 +101,17 @@ def test_five_seeds_of_one_task_do_not_outvote_one_of_another():
     assert found.value == 50
 
 
+def test_tasks_of_one_source_share_one_weight():
+    """As if the single ones were written down once more for each task of the source."""
+    scores = {"pusht": [60.0, 61.0], "pusht-8": [90.0, 95.0], "can": [10.0], "lift": [20.0, 30.0]}
+    sources = {"pusht": "pusht", "pusht-8": "pusht"}
+    # Scores of every task twice (lcm of seeds), and can and lift twice again.
+    written = [60, 61, 90, 95, *[10] * 4, *[20, 30] * 2]
+    found = statistics.interquartile_mean_interval(scores, sources=sources)
+    assert found.value == pytest.approx(statistics.interquartile_mean(written))
+    assert found.value != statistics.interquartile_mean_interval(scores).value
+
+
 @pytest.mark.usefixtures("few")
 def test_bootstrap_of_unequal_numbers_of_seeds_is_that_of_all_resamplings():
     scores = {"two": [0.0, 9.0], "three": [3.0, 6.0, 8.0]}
