@@ -59,9 +59,9 @@ def test_counterparts_have_equal_steps_unless_told_otherwise():
     # A prior acts too: its steps are among those that all have.
     assert steps("iql", preset="cube-single-play") == {"saq-iql": 30_000, "iql": 40_000}
     assert steps("brac", "rebrac", preset="paper") == {
-        "saq-brac": 1_000_000,
-        "brac": 1_500_000,
-        "rebrac": 1_500_000,
+        "saq-brac": 2_500_000,
+        "brac": 3_000_000,
+        "rebrac": 3_000_000,
     }
     assert steps("bc", "iql") == {"saq-bc": 30_000, "bc": 30_000, "saq-iql": 20_000, "iql": 30_000}
     assert steps("bc", "iql", steps=9) == {"saq-bc": 9, "bc": 9, "saq-iql": 6, "iql": 9}
