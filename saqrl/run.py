@@ -21,6 +21,9 @@ from saqrl.studies.run_page import leave_page
 from saqrl.training.begin import begun, resumed
 from saqrl.training.data import IN_MEMORY, arranged
 from saqrl.training.evaluation import Scores, evaluate, open_arena
+from saqrl.training.online.finetune import default_out as finetuned_out
+from saqrl.training.online.finetune import finetune
+from saqrl.training.online.settings import OnlineSettings
 from saqrl.training.presets import settings_from
 from saqrl.training.progress import Reporter
 from saqrl.training.run_folder import (
@@ -105,6 +108,34 @@ class Run:
             video=video,
             record=record,
         )
+
+    def finetune(
+        self,
+        *,
+        data: Transitions | None = None,
+        dataset: str | os.PathLike[str] | None = None,
+        out: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        quiet: bool = True,
+        **settings: Any,
+    ) -> "Run":
+        """Go on in the run's environment: `saqrl finetune` from Python; the run that it makes.
+
+        data, dataset: the run's data, where they lie in memory or elsewhere now. settings: those of
+        the command, as in steps=50_000, keep_offline=0.5.
+
+        ValueError, FileNotFoundError or ImportError in one line, as the command says it.
+        """
+        asked = OnlineSettings.from_json(settings)
+        reporter, path = (
+            Reporter(quiet=quiet),
+            finetuned_out(self.path) if out is None else Path(out),
+        )
+        spec = None if dataset is None else os.fspath(dataset)
+        finished = (path / "result.json").is_file()
+        finetune(self.path, asked, path, data=data, dataset=spec, resume=resume, reporter=reporter)
+        leave_page(path, data, reporter, film=not finished)
+        return Run(path)
 
     def report(self) -> str:
         """The result in words."""

@@ -98,20 +98,35 @@ def intervals(
     To resume, give the state and the step of an interval that was yielded before.
     """
     step, state = first_step, begin(algorithm, key, data) if state is None else state
-    devices = _Devices(algorithm)
+    trainer = Trainer(algorithm, data, key)
     while step < algorithm.steps:
         end = min(algorithm.steps, *((step // pause + 1) * pause for pause in pauses))
-        first, sums = step, defaultdict[str, float](float)
-        while step < end:
-            until, rows = end, data
+        interval = trainer.advance(state, step, end)
+        step, state = interval.step, interval.state
+        yield interval
+
+
+class Trainer:
+    """Takes one algorithm from any step to any later one."""
+
+    def __init__(self, algorithm: Algorithm, data: Any, key: Key[Array, ""]):
+        """`data` and `key` as `intervals` takes them."""
+        self._data, self._key, self._devices = data, key, _Devices(algorithm)
+
+    def advance(self, state: Any, first: int, last: int) -> Interval:
+        """After the steps first..last-1, at least one; the given state is consumed."""
+        data, step, sums = self._data, first, defaultdict[str, float](float)
+        while step < last:
+            until, rows = last, data
             if isinstance(data, Stream):
                 part = step // data.every
-                until, rows = min(end, (part + 1) * data.every), data.part(part)
-            state, metrics = devices.advance(state, _rows(rows), key, step, until)
+                until, rows = min(last, (part + 1) * data.every), data.part(part)
+            state, metrics = self._devices.advance(state, _rows(rows), self._key, step, until)
             for name, value in metrics.items():
                 sums[name] += (until - step) * float(value)
             step = until
-        yield Interval(step, state, {name: total / (step - first) for name, total in sums.items()})
+        means = {name: total / (last - first) for name, total in sums.items()}
+        return Interval(last, state, means)
 
 
 class _Devices:

@@ -28,7 +28,7 @@ class Features:
         self.log, self.settings = log, settings
         training, self.held_out_log = split(log, settings)
         self.scaling = fit_scaling(training, settings)
-        factor = reward_factor(training, settings.features.reward_scale)
+        self.factor = factor = reward_factor(training, settings.features.reward_scale)
         self.training = prepare(training, settings, self.scaling, factor)
         self.held_out: Prepared | None = None
         if self.held_out_log is not None:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import jax
+import numpy as np
 from filelock import FileLock, Timeout
 
 from saqrl import arrays
@@ -61,6 +62,7 @@ CONFIG = {
     "versions": mapped(TEXT),
     "seeds": listed(whole()) | NULL,
     "data": OBJECT | NULL,
+    "finetune": OBJECT | NULL,
 }
 RESULT = {
     "run": TEXT,
@@ -217,6 +219,11 @@ class RunFolder:
         self, stage: str, step: int, state: Any, *, spent: Mapping[str, Any] | None = None
     ) -> None:
         """Write the state and how far the histories had got; then forget all but the newest."""
+        self._save(stage, step, arrays.named_leaves(state), spent or {})
+
+    def _save(
+        self, stage: str, step: int, leaves: Mapping[str, np.ndarray], spent: Mapping[str, Any]
+    ) -> None:
         for history in HISTORIES:
             if self._size(history):  # a checkpoint must not outlive the lines that it counts
                 arrays.make_lasting(self.path / f"{history}.jsonl")
@@ -225,12 +232,12 @@ class RunFolder:
             "step": step,
             "sizes": {history: self._size(history) for history in HISTORIES},
             "settings": self._settings,
-            "spent": dict(spent or {}),
+            "spent": dict(spent),
         }
         existing = self._checkpoints()
         number = 1 + (_number(existing[-1]) if existing else 0)
         path = self.path / "checkpoints" / f"{number:06d}-{stage}.ckpt"
-        arrays.write_arrays(path, arrays.named_leaves(state), header)
+        arrays.write_arrays(path, leaves, header)
         for old in self._checkpoints(stage)[:-KEPT]:
             old.unlink()
 
@@ -239,10 +246,7 @@ class RunFolder:
         kept = self._checkpoints(stage)
         if not kept:
             return None
-        try:
-            leaves, header = arrays.read_arrays(kept[-1])
-        except ValueError as error:
-            raise RunError(str(error)) from error
+        leaves, header = _arrays_of(kept[-1])
         try:
             return header["step"], arrays.rebuild_tree(jax.eval_shape(skeleton), leaves)
         except ValueError as error:
@@ -250,6 +254,20 @@ class RunFolder:
                 f"{kept[-1]} does not fit this run: {error}: delete it to go on from the one "
                 "before, or train anew in another --out"
             ) from error
+
+    def adopt(self, parent: Path, stage: str, *, own: str, prefix: str = "") -> None:
+        """Begin the stage `own` where another run has left `stage`; RunError: it has kept none.
+
+        prefix: of the leaves that count. Nothing is done where the stage has begun.
+        """
+        if self._checkpoints(own):
+            return
+        kept = sorted((parent / "checkpoints").glob(f"{6 * '[0-9]'}-{stage}.ckpt"))
+        if not kept:
+            raise RunError(f"{parent} holds no checkpoint of its {stage}: train it anew")
+        leaves, header = _arrays_of(kept[-1])
+        found = {n.removeprefix(prefix): a for n, a in leaves.items() if n.startswith(prefix)}
+        self._save(own, header["step"], found, {})
 
     def _cut_back(self, say: Callable[[str], None]) -> None:
         """Remove what follows the last sound checkpoint, in the histories too."""
@@ -310,6 +328,14 @@ class RunFolder:
         return path.stat().st_size if path.exists() else 0
 
 
+def _arrays_of(checkpoint: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Its leaves and its header; RunError where it is damaged."""
+    try:
+        return arrays.read_arrays(checkpoint)
+    except ValueError as error:
+        raise RunError(str(error)) from error
+
+
 def _number(path: Path) -> int:
     return int(path.name.partition("-")[0])
 
@@ -323,6 +349,16 @@ def refuse_existing(path: Path) -> None:
     if path.exists():
         raise RunError(
             f"{path} exists already: add --resume to go on with it, or name another --out"
+        )
+
+
+def refuse_fine_tuned(path: Path) -> None:
+    """RunError with the way on where a run is being fine-tuned and has not finished."""
+    if (path / "result.json").is_file() or not (path / "config.json").is_file():
+        return
+    if found := read_config(path).get("finetune"):
+        raise RunError(
+            f"{path} has not finished: saqrl finetune {found['parent']} --out {path} --resume"
         )
 
 
@@ -343,6 +379,7 @@ def read_result(path: Path) -> dict[str, Any]:
     file = path / "result.json"
     if not file.is_file():
         read_config(path)
+        refuse_fine_tuned(path)
         raise RunError(f"{path} has not finished: saqrl train --out {path} --resume")
     return _read(file, RESULT)
 

@@ -37,7 +37,13 @@ from saqrl.training.loggers import open_loggers
 from saqrl.training.memory import require_memory
 from saqrl.training.progress import Reporter
 from saqrl.training.recipe import Choice
-from saqrl.training.run_folder import RunFolder, read_config, read_result, refuse_existing
+from saqrl.training.run_folder import (
+    RunFolder,
+    read_config,
+    read_result,
+    refuse_existing,
+    refuse_fine_tuned,
+)
 from saqrl.training.selection import check_selection, choose_way
 from saqrl.training.settings import Settings
 from saqrl.training.stages import Diverged, Learning, Stage, train_stage
@@ -72,6 +78,8 @@ def train(
     """
     path = default_out(settings) if out is None else Path(out)
     reporter = reporter or Reporter()
+    if resume:
+        refuse_fine_tuned(path)
     if resume and (path / "result.json").is_file():
         reporter.say(f"{path} has finished already: this is its result")
         return read_result(path)
@@ -82,11 +90,12 @@ def train(
             settings = with_demonstrations(settings, path.parent, reporter)
             data = read_data(settings, reporter)
     whole = path if seeds is None else path.parent
+    command = f"saqrl train --out {whole} --resume"
     record = None if data is None or resume else data_record(data, settings)
     with (
         _opened(settings, path, resume, reporter, seeds, record, recipe) as run,
-        _discarding(run, resume, whole),
-        resumed_by(f"saqrl train --out {whole} --resume"),
+        discarding(run, resume, command),
+        resumed_by(command),
     ):
         run.tell(follow)
         if data is None:
@@ -94,7 +103,7 @@ def train(
         if resume:
             require_same_data(path, data, str(settings.data.dataset))
         _require_rewards(settings, data)
-        return _Training(settings, data, run, reporter).run_all()
+        return Session(settings, data, run, reporter).run_all()
 
 
 def train_seeds(
@@ -195,7 +204,7 @@ def _opened(
     if seeds is not None:
         config["seeds"] = list(seeds)
     if resume:
-        _say_other_versions(read_config(path)["versions"], config["versions"], reporter)
+        say_other_versions(read_config(path)["versions"], config["versions"], reporter)
         run = RunFolder.open(path, reporter.say)
     else:
         run = RunFolder.create(path, config)
@@ -206,8 +215,8 @@ def _opened(
 
 
 @contextlib.contextmanager
-def _discarding(run: RunFolder, resume: bool, whole: Path) -> Iterator[None]:
-    """Leave nothing behind of what was asked wrongly; say how to go on where the disk is full."""
+def discarding(run: RunFolder, resume: bool, command: str) -> Iterator[None]:
+    """Leave nothing behind of what was asked wrongly; `command` goes on where the disk is full."""
     try:
         yield
     except (ValueError, FileNotFoundError, ImportError, Diverged):
@@ -217,13 +226,11 @@ def _discarding(run: RunFolder, resume: bool, whole: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        text = f"no space left; free some, then go on with: saqrl train --out {whole} --resume"
+        text = f"no space left; free some, then go on with: {command}"
         raise OSError(error.errno, text, error.filename or str(run.path)) from error
 
 
-def _say_other_versions(
-    then: Mapping[str, str], now: Mapping[str, str], reporter: Reporter
-) -> None:
+def say_other_versions(then: Mapping[str, str], now: Mapping[str, str], reporter: Reporter) -> None:
     """The same numbers to the last bit are promised only where the same libraries go on."""
     for name in sorted(then.keys() & now.keys()):
         if then[name] != now[name]:
@@ -242,7 +249,7 @@ def _require_rewards(settings: Settings, data: Transitions) -> None:
         )
 
 
-class _Training:
+class Session:
     """One pass through the stages; what is on disk already is not done again."""
 
     def __init__(self, settings: Settings, data: Transitions, run: RunFolder, reporter: Reporter):
@@ -287,7 +294,17 @@ class _Training:
                     scores[stage.name] = self._scores(policy, stage.name, step)
                 if stage.name != "baseline":
                     steps += step
-        summary = {
+        summary = self._summary(scores["agent"], steps)
+        if self.selection:
+            summary["selection"] = self.selection
+        if "baseline" in scores:
+            summary["baseline"] = {"agent": "bc", "actions": "continuous", **scores["baseline"]}
+        return self._finished(summary, learning)
+
+    def _summary(self, scores: Mapping[str, Any], steps: int) -> dict[str, Any]:
+        """What result.json says first."""
+        settings = self.settings
+        return {
             "run": str(self.run.path),
             "agent": settings.agent_name,
             "actions": settings.actions,
@@ -296,13 +313,13 @@ class _Training:
             "env": self.environment and self.environment.id,
             "seed": settings.seed,
             "members": settings.members,
-            **scores["agent"],
+            **scores,
             "gradient_steps": steps,
         }
-        if self.selection:
-            summary["selection"] = self.selection
-        if "baseline" in scores:
-            summary["baseline"] = {"agent": "bc", "actions": "continuous", **scores["baseline"]}
+
+    def _finished(self, summary: dict[str, Any], learning: Learning) -> dict[str, Any]:
+        """The summary with the codes and the time, as it was written to result.json."""
+        settings = self.settings
         summary["quantizer"] = self._report(learning) if settings.quantized else None
         summary |= self._spent()
         write_atomically(self.run.path / "result.json", json.dumps(summary, indent=2).encode())

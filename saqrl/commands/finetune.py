@@ -1,0 +1,55 @@
+"""`saqrl finetune`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import ClassVar
+
+from saqrl.commands.output import print_json, say
+from saqrl.commands.parser import Word, parse
+from saqrl.training.online.settings import OnlineSettings
+from saqrl.training.progress import Reporter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune(OnlineSettings):
+    """Go on from a quantized run in its environment, on new data beside its own."""
+
+    run: Word
+    """run folder to go on from"""
+    out: str | None = None
+    """run folder to make; default: RUN-finetuned"""
+    resume: bool = False
+    """go on with a fine-tuning that was stopped"""
+    dataset: str | None = None
+    """where the run's data lie now"""
+    json: bool = False
+    """last line of stdout: the result as JSON"""
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "saqrl finetune runs/cube-iql-seed0 --steps 50000",
+        "saqrl finetune runs/cube-bc-seed0 --steps 50000 --agent iql --keep-offline 0.5",
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    said = parse(Finetune, arguments)
+    asked = OnlineSettings(
+        **{each.name: getattr(said, each.name) for each in fields(OnlineSettings)}
+    )
+    from saqrl.studies.run_page import leave_page
+    from saqrl.training.online.finetune import default_out, finetune
+    from saqrl.training.online.words import finetuned_text
+
+    path = Path(said.run)
+    out = default_out(path) if said.out is None else Path(said.out)
+    reporter = Reporter()
+    finished = (out / "result.json").is_file()
+    result = finetune(path, asked, out, dataset=said.dataset, resume=said.resume, reporter=reporter)
+    page = leave_page(out, None, reporter, film=not finished)
+    say(finetuned_text(result))
+    if page is not None:
+        say(f"page: {page}")
+    if said.json:
+        print_json(result)
+    return 0

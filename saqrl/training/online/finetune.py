@@ -1,0 +1,210 @@
+"""From the folder of a quantized run to the folder of one that has gone on in its environment."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from saqrl.agents.bc import BC
+from saqrl.datasets import Transitions
+from saqrl.policy import Policy
+from saqrl.policy.storage import load_policy
+from saqrl.registry import AGENTS
+from saqrl.training.data import (
+    IN_MEMORY,
+    NO_ENVIRONMENT,
+    arranged,
+    load_training_data,
+    require_same_data,
+)
+from saqrl.training.evaluation import check_environment
+from saqrl.training.interrupts import resumed_by
+from saqrl.training.memory import require_memory
+from saqrl.training.online.loop import Online
+from saqrl.training.online.settings import OnlineSettings
+from saqrl.training.progress import Reporter
+from saqrl.training.run_folder import (
+    RunFolder,
+    policy_folder,
+    read_config,
+    read_result,
+    refuse_existing,
+)
+from saqrl.training.settings import Settings
+from saqrl.training.train import discarding, saved_settings, say_other_versions
+from saqrl.training.versions import versions
+
+# What a bc run goes on with, which has no values.
+FIRST_AGENT = "iql"
+
+
+def default_out(parent: Path) -> Path:
+    """Beside the run that it goes on from."""
+    return parent.with_name(f"{parent.name}-finetuned")
+
+
+def finetune(
+    parent: str | os.PathLike[str],
+    asked: OnlineSettings,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    data: Transitions | None = None,
+    dataset: str | None = None,
+    resume: bool = False,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Go on from the run `parent` in the folder `out`; the summary that result.json holds.
+
+    data or dataset: the run's data, where they lie in memory or elsewhere now.
+
+    ValueError, FileNotFoundError or ImportError where the run, its data and the environment do not
+    fit together; a new folder is removed again then. OSError where the disk is full: what has been
+    done stays, to be resumed.
+    """
+    parent, reporter = Path(parent), reporter or Reporter()
+    out = default_out(parent) if out is None else Path(out)
+    if resume:
+        parent, asked = _begun(out, asked)
+        if (out / "result.json").is_file():
+            reporter.say(f"{out} has finished already: this is its result")
+            return read_result(out)
+        settings = saved_settings(out)
+    else:
+        refuse_existing(out)
+        settings = finetuned_settings(parent, asked)
+    log = _data(parent, settings, data, dataset)
+    if resume:
+        require_same_data(out, log, str(settings.data.dataset))
+    _check(parent, log)
+    require_memory(settings, log)
+    command = f"saqrl finetune {parent} --out {out} --resume"
+    with (
+        _opened(parent, out, settings, asked, resume, reporter) as run,
+        discarding(run, resume, command),
+        resumed_by(command),
+    ):
+        return Online(settings, asked, log, run, reporter).run_all()
+
+
+def finetuned_settings(parent: Path, asked: OnlineSettings) -> Settings:
+    """The run's settings with what is asked for; ValueError where it cannot be fine-tuned."""
+    read_result(parent)  # it has finished
+    settings = saved_settings(parent)
+    if not settings.quantized:
+        raise ValueError(
+            f"{parent} is a continuous run, and fine-tuning goes on with codes: train with "
+            "--actions quantized"
+        )
+    if settings.members > 1:
+        raise ValueError(
+            f"{parent} is an ensemble of {settings.members} members: fine-tune a run of one"
+        )
+    policy = load_policy(policy_folder(parent))
+    evaluation = replace(
+        settings.evaluation,
+        act=policy.default_act,  # as it was selected, where it was
+        act_temperature=policy.act_temperature,
+        action_horizon=policy.action_horizon,
+        episodes=asked.eval_episodes or settings.evaluation.episodes,
+        select=0,
+        baseline=False,
+    )
+    environment = {"env": asked.env} if asked.env is not None else {}
+    if asked.env_kwargs is not None:
+        environment["env_kwargs"] = asked.env_kwargs
+    settings = replace(
+        settings,
+        evaluation=evaluation,
+        data=replace(settings.data, **environment),  # type: ignore[arg-type]
+    )
+    own = settings.agent
+    name = asked.agent or (FIRST_AGENT if isinstance(own, BC) else settings.agent_name)
+    if name == settings.agent_name:
+        return settings
+    shared = ("hidden", "batch_size", "discount", "precision")
+    kept = {field: getattr(own, field) for field in shared}
+    agent = AGENTS.load(name)(**kept, steps=asked.value_steps)
+    prior = own if isinstance(own, BC) else settings.prior
+    return replace(settings, agent=agent, prior=prior)
+
+
+def _begun(out: Path, asked: OnlineSettings) -> tuple[Path, OnlineSettings]:
+    """What a fine-tuned run was asked for; ValueError where it is another run, or other flags."""
+    found = read_config(out).get("finetune")
+    if found is None:
+        raise ValueError(f"{out} is no fine-tuned run: leave --resume out, and name another --out")
+    saved = OnlineSettings.from_json(found.get("settings", {}))
+    return Path(str(found.get("parent"))), asked.resumed(saved)
+
+
+def _data(
+    parent: Path, settings: Settings, data: Transitions | None, dataset: str | None
+) -> Transitions:
+    if data is not None:
+        return arranged(data, settings)
+    if dataset is None and settings.data.dataset == IN_MEMORY:
+        raise ValueError(
+            f"{parent} was trained on arrays in memory: name its data with --dataset, or give them "
+            "as `data` from Python"
+        )
+    policy: Policy = load_policy(policy_folder(parent))
+    return load_training_data(parent, settings, policy, dataset=dataset)
+
+
+def _check(parent: Path, log: Transitions) -> None:
+    """ValueError, before anything is written, where there is nothing to learn from or play in."""
+    if not log.has_rewards:
+        raise ValueError(
+            f"the data of {parent} have no rewards, from which fine-tuning learns: train on data "
+            "with rewards, or say --dataset.rewards success-at-end in the training"
+        )
+    if log.environment is None:
+        raise ValueError(
+            f"{parent} has no environment to go on in: name one with --env (not {NO_ENVIRONMENT})"
+        )
+    check_environment(log.environment, log)
+
+
+def _adopted(parent: Path, settings: Settings) -> dict[str, tuple[str, str]]:
+    """Stages that begin where the parent's have ended: (its stage, where in its state)."""
+    own = saved_settings(parent).agent
+    if isinstance(own, BC):  # which is the behaviour itself
+        return {"quantizer": ("quantizer", ""), "prior": ("agent", "")}
+    found = {"quantizer": ("quantizer", ""), "prior": ("prior", "")}
+    if settings.agent == own:
+        again = read_config(parent).get("finetune") is not None
+        found["agent"] = ("online", ".agent") if again else ("agent", "")
+    return found
+
+
+@contextlib.contextmanager
+def _opened(
+    parent: Path,
+    out: Path,
+    settings: Settings,
+    asked: OnlineSettings,
+    resume: bool,
+    reporter: Reporter,
+) -> Iterator[RunFolder]:
+    before, used = read_config(out if resume else parent), versions(settings.data.env)
+    if resume:
+        say_other_versions(before["versions"], used, reporter)
+        run = RunFolder.open(out, reporter.say)
+    else:
+        own = {
+            "settings": settings.to_json(),
+            "versions": used,
+            "finetune": {
+                "parent": str(parent),
+                "settings": asked.to_json(),
+                "adopted": _adopted(parent, settings),
+                "gradient_steps": read_result(parent)["gradient_steps"],
+            },
+        }
+        run = RunFolder.create(out, {**own, **{k: before.get(k) for k in ("recipe", "data")}})
+    try:
+        yield run
+    finally:
+        run.close()

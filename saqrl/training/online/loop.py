@@ -1,0 +1,278 @@
+"""The loop: rounds of episodes and updates, evaluated on the way."""
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from saqrl import nn
+from saqrl.datasets import Transitions
+from saqrl.policy import Policy
+from saqrl.policy.storage import load_policy, save_policy
+from saqrl.training import engine, interrupts
+from saqrl.training.codes import encode_all
+from saqrl.training.evaluation import open_arena
+from saqrl.training.online.exploring import Exploring, exploring_seed
+from saqrl.training.online.invalidation import COVERED, Coverage
+from saqrl.training.online.replay import Experience, Replay, Replayed, State, as_log
+from saqrl.training.online.settings import OnlineSettings
+from saqrl.training.preparation import Prepared, prepare
+from saqrl.training.progress import Reporter
+from saqrl.training.run_folder import RunError, RunFolder, policy_folder, read_config
+from saqrl.training.settings import Settings
+from saqrl.training.stages import CHECKPOINT_PERIOD, Divergence, Learning, Stage, train_stage
+from saqrl.training.train import Session
+
+ONLINE = "online"
+# Folded into the run's key for the updates; no stage of a training has this number.
+NUMBER = 4
+# Steps of all lanes in which no episode has ended: it has no end.
+LONGEST = 20_000
+NOTHING: contextlib.nullcontext[None] = contextlib.nullcontext()
+
+
+class Online(Session):
+    """A session that goes on from another run in its environment."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        asked: OnlineSettings,
+        data: Transitions,
+        run: RunFolder,
+        reporter: Reporter,
+    ):
+        super().__init__(settings, data, run, reporter)
+        if self.environment is None:
+            raise ValueError("fine-tuning plays in an environment, and there is none here")
+        self.asked = asked
+        self.begun = read_config(run.path)["finetune"]
+        self.parent = Path(self.begun["parent"])
+        self._require_same_scaling()
+        self.learning = Learning(settings, self.features, run, reporter)
+        agent = replace(settings.agent, schedule="constant")  # type: ignore[type-var]
+        self.learner: Any = Replayed.of(agent, asked.keep_offline)
+
+    def _require_same_scaling(self) -> None:
+        """ValueError where an earlier version has fitted the run's scaling by another rule."""
+        ours, theirs = self.features.scaling, load_policy(policy_folder(self.parent))
+        scaling, known = theirs.observation_scaling, self.features.log.action_range
+        pairs = [(ours.mean, scaling.mean), (ours.inverse_scale, scaling.inverse_scale)]
+        pairs += [(known.low, theirs.action_range.low), (known.high, theirs.action_range.high)]
+        if not all(np.allclose(one, other, rtol=1e-3, atol=1e-6) for one, other in pairs):
+            raise ValueError(
+                f"{self.parent} scales its observations or actions otherwise than this saqrl does "
+                "with the same data: train it anew"
+            )
+
+    def run_all(self) -> dict[str, Any]:
+        """Go on to the last step, score what plays, write result.json and return it."""
+        for stage, (theirs, prefix) in self.begun["adopted"].items():
+            self.run.adopt(self.parent, theirs, own=stage, prefix=prefix)
+        for name in ("quantizer", "prior"):
+            self.learning.states[name] = self._kept(self._stage(name))
+        with open_arena(self.environment) as self.arena:
+            agent, learned = self._values()
+            recorded = self.features.held_out or self.features.training
+            self.coverage = Coverage(self.learning.codec, recorded)
+            state = self._play(self._first(agent))
+            policy = self._policy(state)
+            self.learning.ended(self._stage("agent"), state.agent)
+            save_policy(policy, self.run.path / "policy")
+            scores = self._scores(policy, ONLINE, int(state.steps))
+        steps = self.begun["gradient_steps"] + learned + int(state.updates)
+        summary = self._summary(scores, steps) | {"finetune": self._told(state)}
+        return self._finished(summary, self.learning)
+
+    def _stage(self, name: str) -> Stage:
+        return next(stage for stage in self.learning.stages() if stage.name == name)
+
+    def _kept(self, stage: Stage) -> Any:
+        """The state in which a stage of the run before has ended."""
+        algorithm, data = stage.algorithm, stage.data()
+        with contextlib.closing(data) if isinstance(data, engine.Stream) else NOTHING:
+            key = jax.random.key(self.settings.seed)
+            found = self.run.load_checkpoint(stage.name, lambda: engine.begin(algorithm, key, data))
+        if found is None:
+            raise RunError(f"{self.run.path} has lost its {stage.name}: fine-tune anew")
+        return found[1]
+
+    def _values(self) -> tuple[Any, int]:
+        """The agent's state, and in how many gradient steps it was learned from the run's data."""
+        stage = self._stage("agent")
+        if "agent" in self.begun["adopted"]:
+            return self._kept(stage), 0
+        step, state = train_stage(
+            stage,
+            run=self.run,
+            reporter=self.reporter,
+            key=jax.random.key(self.settings.seed),
+            log_every=self.settings.output.log_every,
+            evaluate=self._evaluate,
+            evaluate_every=None,
+            spent=self._spent,
+        )
+        return state, step
+
+    def _first(self, agent: Any) -> State:
+        """Before the first step. Where its learning rate has fallen, the moments begin anew."""
+        learner = self.learner.agent
+        if learner.schedule != getattr(self.settings.agent, "schedule", None):
+            agent = jax.tree.map(
+                lambda part: nn.init_state(part.model, learner.optimiser()),
+                agent,
+                is_leaf=lambda part: isinstance(part, nn.TrainState),
+            )
+        prior = self.learning.prior
+        assert prior is not None
+        replay = Replay.empty(self.asked.capacity, self.features.training.features.shape[1])
+        nothing = jnp.zeros((), jnp.int32)
+        state = State(agent, prior, replay, nothing, nothing, nothing)
+        return jax.tree.map(jnp.copy, state)  # no two leaves may share a buffer
+
+    def _policy(self, state: State) -> Policy:
+        policy = self._stage("agent").policy
+        assert policy is not None
+        return policy(state.agent)
+
+    def _play(self, state: State) -> State:
+        """To the last environment step."""
+        asked, run, period = self.asked, self.run, self.asked.evaluation_period
+        if found := run.load_checkpoint(ONLINE, lambda: state):
+            state = found[1]
+        key = jax.random.fold_in(jax.random.key(self.settings.seed), NUMBER)
+        data = self._stage("agent").data()
+        watch = Divergence(ONLINE, self.reporter)
+        with contextlib.closing(data) if isinstance(data, engine.Stream) else NOTHING:
+            trainer = engine.Trainer(self.learner, data, key)
+            if not any(r["stage"] == ONLINE for r in run.history("evaluations")):
+                self._evaluate(self._policy(state), ONLINE, int(state.steps))
+                self._save(state)
+            while int(state.steps) < asked.steps:
+                saved, due = time.perf_counter(), False
+                words = {"unit": "environment steps", "done": int(state.steps)}
+                with self.reporter.stage(ONLINE, asked.steps, **words) as update:  # type: ignore[arg-type]
+                    while int(state.steps) < asked.steps and not due:
+                        first = int(state.steps)
+                        try:
+                            log = self._round(state, update)
+                        except BaseException:
+                            self._save(state)
+                            raise
+                        state, metrics = self._learned(state, log, trainer)
+                        steps = int(state.steps)
+                        watch.after(steps, state.agent, metrics)
+                        run.append("metrics", {"stage": ONLINE, "step": steps, **metrics})
+                        due = steps // period > first // period
+                        late = time.perf_counter() - saved > CHECKPOINT_PERIOD
+                        if not due and (late or interrupts.asked()):
+                            self._save(state)
+                            saved = time.perf_counter()
+                if due:
+                    self._evaluate(self._policy(state), ONLINE, int(state.steps))
+                self._save(state)
+        return state
+
+    def _save(self, state: State) -> None:
+        self.run.save_checkpoint(ONLINE, int(state.steps), state, spent=self._spent())
+
+    def _round(self, state: State, update: Callable[[int, str], None]) -> Transitions:
+        """One episode in every lane. ValueError: one without end, or with a reward of no number."""
+        asked, policy = self.asked, self._policy(state)
+        if int(state.steps) >= asked.warm_up:
+            ways = {"temperature": asked.explore_temperature, "noise": asked.noise}
+            policy = replace(Exploring.of(policy, **ways), default_act="sample")
+        first, ended, since, ticks = int(state.episodes), 0, 0, 0
+
+        def progress(done: int) -> None:
+            nonlocal ended, since, ticks
+            since, ended, ticks = 0 if done > ended else since + 1, done, ticks + 1
+            if since > LONGEST:
+                raise ValueError(
+                    f"no episode of {self._name} has ended in {LONGEST:,} steps: give it a limit, "
+                    """as in --env-kwargs '{"max_episode_steps": 200}'"""
+                )
+            update(min(int(state.steps) + ticks * asked.lanes, asked.steps), "")
+
+        played = self.arena.play(
+            policy,
+            episodes=asked.lanes,
+            act=policy.default_act,
+            seed=exploring_seed(self.settings.seed, first, asked.lanes),
+            keep_steps=True,
+            progress=progress,
+        )
+        assert played.steps is not None
+        for number, steps in enumerate(played.steps, first):
+            if len(wrong := np.flatnonzero(~np.isfinite(steps.rewards))):
+                raise ValueError(
+                    f"{self._name} gave the reward {steps.rewards[wrong[0]]} in step {wrong[0]} of "
+                    f"episode {number}: what was learned before is kept; correct the environment"
+                )
+        log = as_log(played.steps, self.features.log)
+        return log if played.successes is None else replace(log, successes=played.successes)
+
+    @property
+    def _name(self) -> str:
+        assert self.environment is not None
+        return self.environment.id
+
+    def _learned(
+        self, state: State, log: Transitions, trainer: engine.Trainer
+    ) -> tuple[State, dict[str, float]]:
+        """After a round: its decisions in the replay, then the updates that are due."""
+        asked, features = self.asked, self.features
+        rows = prepare(log, self.settings, features.scaling, features.factor)
+        metrics = {
+            "episodes": float(int(state.episodes) + log.num_episodes),
+            "return_mean": float(log.episode_returns.mean()),
+            **self.coverage.of(rows),
+        }
+        if log.successes is not None:
+            metrics["success_rate"] = float(log.successes.mean())
+        state = replace(
+            state,
+            replay=state.replay.add(self._experience(rows), len(log)),
+            steps=state.steps + len(log),
+            episodes=state.episodes + log.num_episodes,
+        )
+        done = int(state.updates)
+        wanted = int(asked.updates_per_step * max(int(state.steps) - asked.warm_up, 0))
+        if wanted > done:
+            interval = trainer.advance(state, done, wanted)
+            state, metrics = interval.state, metrics | interval.metrics
+        return state, metrics
+
+    def _experience(self, rows: Prepared) -> Experience:
+        """As the replay holds them, padded to few lengths, so that few programs are compiled."""
+        rows = rows.padded(1 << (len(rows.features) - 1).bit_length())
+        codes = encode_all(self.learning.codec, rows.action_batch())
+        columns = (rows.features, codes, rows.rewards, rows.next_features, rows.discounts)
+        return Experience(*map(jnp.asarray, columns))
+
+    def _told(self, state: State) -> dict[str, Any]:
+        """For result.json: how much was played, and what of the codes held on new data."""
+        played = [r for r in self.run.history("metrics") if r["stage"] == ONLINE]
+        scored = [r for r in self.run.history("evaluations") if r["stage"] == ONLINE]
+        seconds = self._spent()["seconds"].get(ONLINE, 0)
+        names = ("code_error", "uncovered")
+        return {
+            "parent": str(self.parent),
+            "codebook": "frozen",
+            "environment_steps": int(state.steps),
+            "episodes": int(state.episodes),
+            "updates": int(state.updates),
+            "environment_steps_per_second": round(int(state.steps) / max(seconds, 1e-3), 1),
+            "before": scored[0] if scored else None,
+            "codes": {
+                "recorded": {"code_error": self.coverage.error, "uncovered": 1 - COVERED},
+                "first": {name: played[0][name] for name in names} if played else None,
+                "last": {name: played[-1][name] for name in names} if played else None,
+            },
+        }

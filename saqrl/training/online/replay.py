@@ -1,0 +1,143 @@
+"""Online episodes as rows of decisions, and batches that mix them with offline ones."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from saqrl import nn
+from saqrl.agents import CodedTransitions
+from saqrl.datasets import Transitions
+from saqrl.policy.rollout import Steps
+
+
+class Experience(eqx.Module):
+    """Decisions, as the networks read them."""
+
+    features: Float[Array, "rows features"]
+    codes: Int[Array, " rows"]
+    rewards: Float[Array, " rows"]
+    next_features: Float[Array, "rows features"]
+    discounts: Float[Array, " rows"]
+
+
+class Replay(eqx.Module):
+    """The newest rows, a ring: row `written` modulo its size is the next to be replaced."""
+
+    rows: Experience
+    written: Int[Array, ""]
+    """Rows that were ever added."""
+
+    @classmethod
+    def empty(cls, capacity: int, features: int) -> "Replay":
+        def numbers(*shape: int) -> Float[Array, "..."]:
+            return jnp.zeros((capacity, *shape), jnp.float32)
+
+        codes = jnp.zeros(capacity, jnp.int32)
+        rows = Experience(numbers(features), codes, numbers(), numbers(features), numbers())
+        return cls(rows, jnp.zeros((), jnp.int32))
+
+    @property
+    def capacity(self) -> int:
+        return len(self.rows.codes)
+
+    @property
+    def length(self) -> Int[Array, ""]:
+        """Rows that hold something."""
+        return jnp.minimum(self.written, self.capacity)
+
+    def add(self, rows: Experience, count: int) -> "Replay":
+        """With the first `count` of the rows too; of more than there is place for the last ones."""
+        index = np.arange(len(rows.codes))
+        kept = (index < count) & (index >= count - self.capacity)
+        places = (int(self.written) + index) % self.capacity
+        places = np.where(kept, places, self.capacity)  # which is no place
+        return Replay(_put(self.rows, places, rows), self.written + count)
+
+    def draw(self, key: Key[Array, ""], count: int) -> Experience:
+        """Rows drawn evenly, with replacement; what an empty replay gives means nothing."""
+        places = jax.random.randint(key, (count,), 0, jnp.maximum(self.length, 1))
+        return jax.tree.map(lambda column: column[places], self.rows)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _put(old: Experience, places: Int[Array, " n"], new: Experience) -> Experience:
+    return jax.tree.map(lambda column, rows: column.at[places].set(rows, mode="drop"), old, new)
+
+
+class State(eqx.Module):
+    """What a fine-tuning has learned and seen."""
+
+    agent: Any
+    prior: nn.MLP
+    replay: Replay
+    steps: Int[Array, ""]
+    """Of the environment."""
+    episodes: Int[Array, ""]
+    updates: Int[Array, ""]
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """An agent whose batches are offline rows for a share, replayed ones for the rest."""
+
+    agent: Any
+    share: float
+    """Of offline rows."""
+    steps: int
+    batch_size: int
+    precision: nn.Precision
+
+    @classmethod
+    def of(cls, agent: Any, share: float) -> "Replayed":
+        return cls(agent, share, agent.steps, agent.batch_size, agent.precision)
+
+    def init(self, key: Key[Array, ""], example: CodedTransitions) -> Any:
+        """Of the agent alone."""
+        return self.agent.init(key, example)
+
+    def update(
+        self, state: State, batch: CodedTransitions, key: Key[Array, ""]
+    ) -> tuple[State, nn.Metrics]:
+        """One step of the agent; the batch is offline."""
+        draw_key, update_key = jax.random.split(key)
+        kept = round(self.share * self.batch_size)
+        drawn = state.replay.draw(draw_key, self.batch_size - kept)
+        online = CodedTransitions(
+            drawn.features,
+            drawn.codes,
+            drawn.rewards,
+            drawn.next_features,
+            drawn.discounts,
+            jax.nn.log_softmax(state.prior(drawn.features)),
+            jax.nn.log_softmax(state.prior(drawn.next_features)),
+            batch.num_codes,
+        )
+        mixed = jax.tree.map(lambda old, new: jnp.concatenate([old[:kept], new]), batch, online)
+        agent, metrics = self.agent.update(state.agent, mixed, update_key)
+        return replace(state, agent=agent, updates=state.updates + 1), metrics
+
+
+def as_log(played: Sequence[Steps], like: Transitions) -> Transitions:
+    """Episodes as a log in the units of another, which the same preparation reads."""
+    lengths = np.asarray([len(steps.rewards) for steps in played], np.int64)
+    terminated = np.zeros(lengths.sum(), bool)
+    ends = np.cumsum(lengths)
+    terminated[ends - 1] = [steps.terminated for steps in played]
+    return Transitions(
+        observations=np.concatenate([steps.observations[:-1] for steps in played]),
+        actions=np.concatenate([steps.actions for steps in played]).astype(np.float32),
+        rewards=np.concatenate([steps.rewards for steps in played]).astype(np.float32),
+        next_observations=np.concatenate([steps.observations[1:] for steps in played]),
+        terminated=terminated,
+        episode_starts=ends - lengths,
+        action_range=like.action_range,
+        angles=like.angles,
+        environment=like.environment,
+    )

@@ -1,0 +1,96 @@
+"""What a fine-tuning is asked to do; its fields are the flags of `saqrl finetune`.
+
+Nothing here imports JAX: help is instant.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from saqrl.records import require_types
+from saqrl.registry import closest, require_temperature
+from saqrl.training.settings import parsed_keywords
+
+LARGEST_LANES = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineSettings:
+    """How a run goes on in its environment."""
+
+    steps: int = 20_000
+    """environment steps; the episodes in which they end are played out"""
+    env: str | None = None
+    """another environment than the run's, of the same observations and actions"""
+    env_kwargs: str | None = None
+    """the environment's keyword arguments as a JSON object"""
+    agent: Literal["iql", "cql", "brac"] | None = None
+    """default: the run's own; of a bc run iql. Another than the run's first learns values from the
+    run's data"""
+    value_steps: int = 20_000
+    """gradient steps of learning values from the run's data, where it has none of the agent's"""
+    keep_offline: float = 0.5
+    """share of offline rows in every batch"""
+    warm_up: int = 1_000
+    """environment steps before the first update, played as the run acts, without noise"""
+    updates_per_step: float = 1.0
+    """gradient steps per environment step"""
+    explore_temperature: float = 1.0
+    """of the softmax that exploring draws codes from"""
+    noise: float = 0.02
+    """deviation of the Gaussian around the decoded action, as a share of half its range"""
+    lanes: int = 4
+    """episodes that are played side by side between two blocks of updates"""
+    capacity: int = 200_000
+    """environment steps that the replay holds; the oldest leave first"""
+    eval_every: int | None = None
+    """environment steps between evaluations, at the next end of a round; default: a fifth"""
+    eval_episodes: int | None = None
+    """episodes of an evaluation; default: as the run was set"""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "value_steps", "lanes", "capacity", "eval_every", "eval_episodes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name.replace('_', '-')} is {value}; at least 1")
+        if self.lanes > LARGEST_LANES:
+            raise ValueError(f"lanes is {self.lanes}; at most {LARGEST_LANES}")
+        for name in ("warm_up", "noise", "updates_per_step"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name.replace('_', '-')} is {value}; 0 or more")
+        if not 0 <= self.keep_offline <= 1:
+            raise ValueError(f"keep-offline is {self.keep_offline}; from 0 to 1")
+        require_temperature(self.explore_temperature)
+        parsed_keywords(self.env_kwargs)
+
+    @property
+    def evaluation_period(self) -> int:
+        """Environment steps between evaluations."""
+        return self.eval_every or -(-self.steps // 5)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, described: Mapping[str, Any]) -> "OnlineSettings":
+        """ValueError: a field that is not known here, or of another type."""
+        known = {each.name for each in fields(cls)}
+        if unknown := sorted(described.keys() - known):
+            raise ValueError(
+                f"finetune: unknown setting {unknown[0]!r}; {closest(unknown[0], known)}"
+            )
+        require_types(described, cls, where="finetune")
+        return cls(**described)
+
+    def resumed(self, saved: "OnlineSettings") -> "OnlineSettings":
+        """`saved`; ValueError where something else is asked for here than it and the default."""
+        for each in fields(self):
+            ours, theirs = getattr(self, each.name), getattr(saved, each.name)
+            if ours not in (each.default, theirs):
+                raise ValueError(
+                    f"--resume: {each.name.replace('_', '-')} is {theirs!r} in the run and "
+                    f"{ours!r} here: drop that flag, or name another --out"
+                )
+        return saved

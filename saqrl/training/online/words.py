@@ -1,0 +1,30 @@
+"""The end of a fine-tuning in words."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from saqrl.training.summary import score_words, summary_text
+
+
+def finetuned_text(result: Mapping[str, Any]) -> str:
+    """The score before and after, how much was played, and how well codes stand for what was."""
+    told = result["finetune"]
+    lines = [summary_text(result)]
+    if told["before"] is not None:
+        lines.append(f"before: {score_words(told['before'])}")
+    lines.append(
+        f"played: {told['environment_steps']:,} environment steps in {told['episodes']:,} episodes "
+        f"({told['environment_steps_per_second']:,.0f}/s with {told['updates']:,} updates)"
+    )
+    codes = told["codes"]
+    if codes["last"] is not None:
+        away = [
+            f"{100 * codes[when]['code_error']:.1f} %" for when in ("recorded", "first", "last")
+        ]
+        lines.append(
+            f"nearest code, of half an action's range: {away[0]} away from recorded decisions, "
+            f"{away[1]} from the first played, {away[2]} from the last; "
+            f"{100 * codes['last']['uncovered']:.0f} % of the last lie farther off than 95 % of "
+            "the recorded"
+        )
+    return "\n".join(lines)
