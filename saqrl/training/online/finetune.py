@@ -99,7 +99,8 @@ def finetuned_settings(parent: Path, asked: OnlineSettings) -> Settings:
         )
     if settings.members > 1:
         raise ValueError(
-            f"{parent} is an ensemble of {settings.members} members: fine-tune a run of one"
+            f"{parent} is an ensemble of {settings.members} members: fine-tune a run of "
+            "one (train with --members 1)"
         )
     policy = load_policy(policy_folder(parent))
     evaluation = replace(
