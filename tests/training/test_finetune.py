@@ -51,7 +51,16 @@ def tuned(parent, out, *, resume=False, **asked):
     return finetune(parent, settings, out, resume=resume, reporter=Reporter(quiet=True))
 
 
-@pytest.mark.parametrize(("agent", "flags"), [("iql", {}), ("iql", {"chunk": 3}), ("cql", {})])
+@pytest.mark.parametrize(
+    ("agent", "flags"),
+    [
+        ("iql", {}),
+        ("iql", {"chunk": 3}),
+        ("cql", {}),
+        ("iql", {"members": 2, "agent.schedule": "cosine"}),
+        ("brac", {"agent.schedule": "cosine"}),
+    ],
+)
 def test_a_run_goes_on_with_its_own_agent(parents, tmp_path, agent, flags):
     parent = parents(agent, **flags)
     result = tuned(parent, tmp_path / "out")
@@ -160,6 +169,27 @@ def test_the_replay_keeps_the_newest_rows():
         np.testing.assert_array_equal(replay.rows.features[:, 0], replay.rows.rewards)
 
 
+def test_each_member_has_its_share_of_offline_rows():
+    agent, data, seen = small_algorithm("agent", "iql"), table("agent"), []
+    batch = jax.tree.map(lambda column: column[:16], data)
+
+    class Watched:
+        batch_size, steps, precision = 16, 1, "float32"
+
+        def update(self, state, batch, key):
+            seen.append(batch)
+            return state, {}
+
+    zeros, width = jnp.zeros((), jnp.int32), data.observations.shape[1]
+    prior = nn.MLP(jax.random.key(0), width, (8,), data.num_codes)
+    state = State(
+        agent.init(jax.random.key(0), data), prior, Replay.empty(8, width), zeros, zeros, zeros
+    )
+    Replayed.of(Watched(), 0.5, 2).update(state, batch, jax.random.key(1))
+    offline = (seen[0].observations != 0).any(-1).reshape(2, 8)  # the replay is empty: zeros
+    assert offline.sum(1).tolist() == [4, 4]
+
+
 @pytest.mark.parametrize(("share", "kept"), [(0.0, 0), (0.25, 4), (1.0, 16)])
 def test_a_batch_has_its_share_of_offline_rows(share, kept):
     agent, data = small_algorithm("agent", "iql"), table("agent")
@@ -258,7 +288,7 @@ def test_a_run_goes_on_from_python(parents, tmp_path):
     ("agent", "flags", "asked", "answer"),
     [
         ("iql", {"actions": "continuous"}, [], "continuous run"),
-        ("iql", {"members": 2}, [], "ensemble"),
+        ("bc", {"members": 2}, [], "ensemble"),
         ("iql", {"env": "none"}, [], "name one with --env"),
         ("iql", {}, ["--env", "Pendulum-v1"], "observations of shape"),
         ("iql", {}, ["--env", "saqrl-tests/Absent-v0"], "Absent-v0"),

@@ -97,10 +97,10 @@ def finetuned_settings(parent: Path, asked: OnlineSettings) -> Settings:
             f"{parent} is a continuous run, and fine-tuning goes on with codes: train with "
             "--actions quantized"
         )
-    if settings.members > 1:
+    if settings.members > 1 and isinstance(settings.agent, BC):
         raise ValueError(
-            f"{parent} is an ensemble of {settings.members} members: fine-tune a run of "
-            "one (train with --members 1)"
+            f"{parent} is an ensemble of {settings.members} bc members with priors of "
+            "their own: fine-tune a run of one (train with --members 1)"
         )
     policy = load_policy(policy_folder(parent))
     evaluation = replace(

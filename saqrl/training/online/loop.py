@@ -18,6 +18,7 @@ from saqrl.policy.storage import load_policy, save_policy
 from saqrl.training import engine, interrupts
 from saqrl.training.codes import encode_all
 from saqrl.training.evaluation import open_arena
+from saqrl.training.members import ensemble
 from saqrl.training.online.exploring import Exploring, exploring_seed
 from saqrl.training.online.invalidation import COVERED, Coverage
 from saqrl.training.online.replay import Experience, Replay, Replayed, State, as_log
@@ -57,7 +58,9 @@ class Online(Session):
         self._require_same_scaling()
         self.learning = Learning(settings, self.features, run, reporter)
         agent = replace(settings.agent, schedule="constant")  # type: ignore[type-var]
-        self.learner: Any = Replayed.of(agent, asked.keep_offline)
+        self.agent: Any = agent
+        members = settings.members
+        self.learner: Any = Replayed.of(ensemble(agent, members), asked.keep_offline, members)
 
     def _require_same_scaling(self) -> None:
         """ValueError where an earlier version has fitted the run's scaling by another rule."""
@@ -122,10 +125,10 @@ class Online(Session):
 
     def _first(self, agent: Any) -> State:
         """Before the first step. Where its learning rate has fallen, the moments begin anew."""
-        learner = self.learner.agent
+        learner = self.agent
         if learner.schedule != getattr(self.settings.agent, "schedule", None):
             agent = jax.tree.map(
-                lambda part: nn.init_state(part.model, learner.optimiser()),
+                self._begun_anew,
                 agent,
                 is_leaf=lambda part: isinstance(part, nn.TrainState),
             )
@@ -135,6 +138,15 @@ class Online(Session):
         nothing = jnp.zeros((), jnp.int32)
         state = State(agent, prior, replay, nothing, nothing, nothing)
         return jax.tree.map(jnp.copy, state)  # no two leaves may share a buffer
+
+    def _begun_anew(self, part: Any) -> Any:
+        """With new moments, of every member, where the part has some."""
+        if not isinstance(part, nn.TrainState):
+            return part
+        optimiser = self.agent.optimiser()
+        if self.settings.members == 1:
+            return nn.init_state(part.model, optimiser)
+        return jax.vmap(lambda model: nn.init_state(model, optimiser))(part.model)
 
     def _policy(self, state: State) -> Policy:
         policy = self._stage("agent").policy

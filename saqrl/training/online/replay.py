@@ -93,10 +93,13 @@ class Replayed:
     steps: int
     batch_size: int
     precision: nn.Precision
+    members: int = 1
+    """That divide a batch among them, where the agent is an ensemble."""
 
     @classmethod
-    def of(cls, agent: Any, share: float) -> "Replayed":
-        return cls(agent, share, agent.steps, agent.batch_size, agent.precision)
+    def of(cls, agent: Any, share: float, members: int = 1) -> "Replayed":
+        own = agent.steps, agent.batch_size, agent.precision
+        return cls(agent, share, *own, members)
 
     def init(self, key: Key[Array, ""], example: CodedTransitions) -> Any:
         """Of the agent alone."""
@@ -119,7 +122,11 @@ class Replayed:
             jax.nn.log_softmax(state.prior(drawn.next_features)),
             batch.num_codes,
         )
-        mixed = jax.tree.map(lambda old, new: jnp.concatenate([old[:kept], new]), batch, online)
+        # Members take blocks of a batch: each gets its share of both kinds.
+        order = np.arange(self.batch_size).reshape(-1, self.members).T.ravel()
+        mixed = jax.tree.map(
+            lambda old, new: jnp.concatenate([old[:kept], new])[order], batch, online
+        )
         agent, metrics = self.agent.update(state.agent, mixed, update_key)
         return replace(state, agent=agent, updates=state.updates + 1), metrics
 
