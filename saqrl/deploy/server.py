@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from saqrl.deploy.runtime import RobotPolicy, Window
+from saqrl.extras import install
 
 try:
     import msgpack
@@ -29,7 +30,7 @@ try:
     from websockets.exceptions import ConnectionClosed
     from websockets.http11 import Request, Response
 except ImportError as error:
-    raise ImportError('serving needs websockets and msgpack: pip install "saqrl[serve]"') from error
+    raise ImportError(f"serving needs websockets and msgpack: {install('serve')}") from error
 
 OBSERVATION_KEYS = ("observation", "state", "observation/state", "observation.state")
 # True in the first request of an episode; a new connection begins one too.

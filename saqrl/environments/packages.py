@@ -7,6 +7,8 @@ import logging
 import warnings
 from collections.abc import Iterator
 
+from saqrl.extras import install
+
 
 def import_packages(
     purpose: str, modules: tuple[str, ...], *, extra: str, besides: str = ""
@@ -15,7 +17,7 @@ def import_packages(
 
     `besides` is a command that has to follow the extra.
     """
-    remedy = f'pip install "saqrl[{extra}]"' + (f" && {besides}" if besides else "")
+    remedy = install(extra) + (f", then {besides}" if besides else "")
     for module in modules:
         package = module.partition(".")[0]
         if importlib.util.find_spec(package) is None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from saqrl.datasets import EnvironmentSpec
 from saqrl.environments.make import make_environment
+from saqrl.extras import install
 from saqrl.policy.policy import Act, Player, Policy
 from saqrl.policy.rollout import EVALUATION_SEEDS, evaluation_key
 
@@ -26,9 +27,7 @@ def check_video_path(path: Path) -> None:
     try:
         import imageio_ffmpeg  # noqa: F401
     except ImportError as error:
-        raise ImportError(
-            'videos need imageio and imageio-ffmpeg: pip install "saqrl[video]"'
-        ) from error
+        raise ImportError(f"videos need imageio and imageio-ffmpeg: {install('video')}") from error
 
 
 def record_episode(

@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from saqrl.extras import install
 from saqrl.registry import closest
 from saqrl.training.run_folder import Logger, read_config
 
@@ -157,6 +158,4 @@ def _import(package: str, extra: str) -> Any:
     try:
         return import_module(package)
     except ImportError as error:
-        raise ImportError(
-            f'--loggers {extra} needs {package}: pip install "saqrl[{extra}]"'
-        ) from error
+        raise ImportError(f"--loggers {extra} needs {package}: {install(extra)}") from error

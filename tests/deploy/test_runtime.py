@@ -142,7 +142,7 @@ def test_the_runtime_loads_without_jax_and_without_onnx(files):
         "try:\n"
         f"    r.load({str(files / 'p.onnx')!r})\n"
         "except ImportError as error:\n"
-        "    assert 'saqrl[export]' in str(error), error\n"
+        "    assert 'pip install onnxruntime' in str(error), error\n"
         "else:\n"
         "    raise SystemExit('onnxruntime was not needed')\n"
     )

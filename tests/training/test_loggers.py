@@ -108,5 +108,5 @@ def test_bad_loggers_are_refused_at_once(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="unknown logger 'csw'; did you mean 'csv'"):
         open_loggers(["csw"], tmp_path)
     monkeypatch.setitem(__import__("sys").modules, "tensorboardX", None)
-    with pytest.raises(ImportError, match=r'pip install "saqrl\[tensorboard\]"'):
+    with pytest.raises(ImportError, match=r'pip install -e ".\[tensorboard\]"'):
         open_loggers(["tensorboard"], tmp_path)

@@ -229,7 +229,7 @@ def test_a_missing_simulator_is_a_warning_and_the_run_ends_with_its_report(
     warnings = [line for line in said.err.splitlines() if line.startswith("warning:")]
     assert len(warnings) == 1
     assert "the run ends with its held-out report alone" in warnings[0]
-    assert 'pip install "saqrl[mujoco]"' in warnings[0]
+    assert 'pip install -e ".[mujoco]" in your clone of saqrl' in warnings[0]
     result = json.loads(said.out.splitlines()[-1])
     assert result["env"] is None
     assert result["held_out_action_error"] > 0

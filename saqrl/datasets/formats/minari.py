@@ -29,6 +29,7 @@ from saqrl.datasets.formats.hdf5 import local_group, names_of, open_hdf5, store
 from saqrl.datasets.options import DEFAULT, ReadOptions
 from saqrl.datasets.source import file_record, parsed_object, text_of
 from saqrl.datasets.transitions import EnvironmentSpec, Transitions, other_successors
+from saqrl.extras import install
 
 if TYPE_CHECKING:
     import h5py
@@ -130,7 +131,7 @@ def _downloaded(path: Path) -> Path:
     except ImportError as error:
         raise ImportError(
             f"{absent}, and downloading it needs the package minari, which is not installed: "
-            'pip install "saqrl[minari]"'
+            f"{install('minari')}"
         ) from error
     try:
         minari.download_dataset(name)

@@ -11,6 +11,7 @@ import numpy as np
 from saqrl import __version__
 from saqrl.deploy.graph import Graph
 from saqrl.deploy.runtime import METADATA_KEY, sealed
+from saqrl.extras import install
 
 OPSET = 18
 IR_VERSION = 9  # of opset 19's time: read by every onnxruntime since 1.14
@@ -37,7 +38,7 @@ def onnx_bytes(graph: Graph, metadata: Mapping[str, Any]) -> bytes:
         from onnx import TensorProto, checker, helper, numpy_helper
     except ImportError as error:
         raise ImportError(
-            'exporting to ONNX needs onnx and onnxruntime: pip install "saqrl[export]"'
+            f"exporting to ONNX needs onnx and onnxruntime: {install('export')}"
         ) from error
     types = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "bool": TensorProto.BOOL}
 

@@ -37,7 +37,7 @@ class OnnxEngine:
             import onnxruntime
         except ImportError as error:
             raise ImportError(
-                f'{path} needs onnxruntime: pip install "saqrl[export]", or export with '
+                f"{path} needs onnxruntime: pip install onnxruntime, or export with "
                 "--format npz, which needs NumPy only"
             ) from error
         check_onnx(path, content)
