@@ -380,13 +380,13 @@ def _protocol(finished: Sequence[Row], failed: Sequence[Row]) -> Section:
         for name, version in row["versions"].items():
             versions.setdefault(name, set()).add(version)
     episodes = " or ".join(map(str, sorted({row["episodes"] for row in finished})))
-    if earlier := sum(row.get("averaged", 1) > 1 for row in finished):
-        episodes += f" ({earlier} rows of an earlier version average several evaluations)"
+    earlier = sum(row.get("averaged", 1) > 1 for row in finished)
+    told = f" (but {earlier} rows of an earlier version average several evaluations)"
     named = ", ".join(f"{name} {'/'.join(sorted(found))}" for name, found in versions.items())
     return Section(
         "How it was measured",
         f"{len(finished)} finished runs, {len(failed)} failed. A score is "
-        f"the final policy's, of {episodes} episodes. Versions: {named}.",
+        f"the final policy's, of {episodes} episodes{told if earlier else ''}. Versions: {named}.",
         header=("data", "method", "seed", "failed with") if failed else (),
         rows=tuple(
             (row["task"], row["method"], str(row["seed"]), _cut(row["error"])) for row in failed

@@ -153,7 +153,7 @@ def test_a_missing_package_names_its_extra(family, monkeypatch):
     for earlier in family.modules[:-1]:
         if find(earlier.partition(".")[0]) is None:
             pytest.skip(f"not installed: {earlier}, which is asked for first")
-    remedy = rf'{missing}, which is not installed: pip install "saqrl\[{family.extra}\]"'
+    remedy = rf'{missing}, which is not installed: pip install -e ".\[{family.extra}\]"'
     with pytest.raises(ImportError, match=remedy):
         make_environment(family.examples[0])
 
@@ -162,7 +162,7 @@ def test_a_package_that_fails_to_import_keeps_its_reason(tmp_path, monkeypatch):
     (tmp_path / "broken_simulator.py").write_text("raise ImportError('libGL.so.1 not found')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(
-        ImportError, match=r"does not import \(libGL.so.1 not found\).*saqrl\[toy\]"
+        ImportError, match=r"does not import \(libGL.so.1 not found\).*\.\[toy\]"
     ):
         simulators.import_simulator("Toy-v0", ("broken_simulator",), extra="toy")
 

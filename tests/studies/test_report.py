@@ -207,5 +207,5 @@ def test_rows_come_from_the_table_of_a_folder_or_a_file(rows, tmp_path):
 
 def test_a_missing_matplotlib_is_named_with_its_extra(rows, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r'pip install "saqrl\[plots\]"'):
+    with pytest.raises(ImportError, match=r'pip install -e ".\[plots\]"'):
         report.sections(rows)
