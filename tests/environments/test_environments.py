@@ -161,9 +161,7 @@ def test_a_missing_package_names_its_extra(family, monkeypatch):
 def test_a_package_that_fails_to_import_keeps_its_reason(tmp_path, monkeypatch):
     (tmp_path / "broken_simulator.py").write_text("raise ImportError('libGL.so.1 not found')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(
-        ImportError, match=r"does not import \(libGL.so.1 not found\).*\.\[toy\]"
-    ):
+    with pytest.raises(ImportError, match=r"does not import \(libGL.so.1 not found\).*\.\[toy\]"):
         simulators.import_simulator("Toy-v0", ("broken_simulator",), extra="toy")
 
 
