@@ -127,10 +127,8 @@ class Run:
         ValueError, FileNotFoundError or ImportError in one line, as the command says it.
         """
         asked = OnlineSettings.from_json(settings)
-        reporter, path = (
-            Reporter(quiet=quiet),
-            finetuned_out(self.path) if out is None else Path(out),
-        )
+        reporter = Reporter(quiet=quiet)
+        path = finetuned_out(self.path) if out is None else Path(out)
         spec = None if dataset is None else os.fspath(dataset)
         finished = (path / "result.json").is_file()
         finetune(self.path, asked, path, data=data, dataset=spec, resume=resume, reporter=reporter)

@@ -60,7 +60,9 @@ class CQL(CodeValues):
 
         def loss(critics: nn.Ensemble) -> tuple[Float[Array, ""], nn.Metrics]:
             q = critics(batch.observations)
-            q_loss, of_q = self.critic_loss(critics, batch.observations, batch.codes, targets)
+            q_loss, of_q = self.critic_loss(
+                critics, batch.observations, batch.codes, targets, values=q
+            )
             gaps = jax.vmap(jax.vmap(operators.conservative_gap), (0, None))(q, batch.codes)
             gap = gaps.mean(-1).sum()
             return q_loss + self.alpha * gap, {**of_q, "gap": gap / len(q)}

@@ -49,7 +49,6 @@ class IQL(CodeValues):
     allows, whose argmax is the best of all that the data supports."""
     support: float = 1.0
     """supported: codes of at least this share of an even prior are allowed."""
-
     prior_temperature: float | None = None
     """T of a prior of its own, in place of the behaviour's: its cross-entropy is weighted by
     exp(advantage / T), at most 100; default: the behaviour's."""
@@ -95,7 +94,8 @@ class IQL(CodeValues):
             }
             if networks.prior is None:
                 return value_loss + q_loss, metrics
-            weights = jnp.exp(advantage / (self.prior_temperature or 1.0))
+            assert self.prior_temperature is not None
+            weights = jnp.exp(advantage / self.prior_temperature)
             weighted = weighted_cross_entropy(networks.prior, batch, weights)
             return value_loss + q_loss + weighted, {**metrics, "weighted_cross_entropy": weighted}
 

@@ -77,13 +77,17 @@ class CodeValues(nn.CriticTraining):
         observations: Float[Array, "batch features"],
         codes: Int[Array, " batch"],
         targets: Float[Array, " batch"],
+        *,
+        values: Float[Array, "heads batch codes"] | None = None,
     ) -> tuple[Float[Array, ""], nn.Metrics]:
         """How far Q of the data's codes is from the targets: squares, or cross-entropies.
 
-        The metric `bellman_error` is squared in both cases.
+        `values` are Q of all codes where the caller has them, so that a gradient runs through the
+        critics once. The metric `bellman_error` is squared in both cases.
         """
         if not self.bins:
-            q = jax.vmap(operators.of_code, (0, None))(critics(observations), codes)
+            every = critics(observations) if values is None else values
+            q = jax.vmap(operators.of_code, (0, None))(every, codes)
             bellman = nn.bellman_error(q, targets)
             return bellman, {"bellman_error": bellman, "data_q": q.mean()}
         logits = jnp.stack([head.logits_of(observations, codes) for head in critics.heads])
