@@ -1,5 +1,7 @@
 """Tiny runs to test with: a point that walks to the origin, and demonstrations of it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import gymnasium
@@ -77,8 +79,9 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing in the program catches it."""
 
 
-def killed(settings: Settings, out: Path, monkeypatch, *, blow: int) -> None:
-    """A run that dies right after so many lines of its histories."""
+@contextmanager
+def dying(monkeypatch, *, blow: int) -> Iterator[None]:
+    """What runs inside dies right after so many lines of its histories."""
     append, lines = RunFolder.append, 0
 
     def deadly(self, history, record):
@@ -91,7 +94,13 @@ def killed(settings: Settings, out: Path, monkeypatch, *, blow: int) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "append", deadly)
         with pytest.raises(Killed):
-            run(settings, out)
+            yield
+
+
+def killed(settings: Settings, out: Path, monkeypatch, *, blow: int) -> None:
+    """A run that dies."""
+    with dying(monkeypatch, blow=blow):
+        run(settings, out)
 
 
 def outcome(out: Path) -> dict[str, bytes | str]:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from saqrl.deploy.runtime import RobotPolicy, Window
-from saqrl.extras import install
+from saqrl.installation import install
 
 try:
     import msgpack

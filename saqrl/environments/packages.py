@@ -7,7 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 
-from saqrl.extras import install
+from saqrl.installation import install
 
 
 def import_packages(

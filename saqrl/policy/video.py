@@ -9,7 +9,7 @@ import numpy as np
 
 from saqrl.datasets import EnvironmentSpec
 from saqrl.environments.make import make_environment
-from saqrl.extras import install
+from saqrl.installation import install
 from saqrl.policy.policy import Act, Player, Policy
 from saqrl.policy.rollout import EVALUATION_SEEDS, evaluation_key
 

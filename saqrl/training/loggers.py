@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from saqrl.extras import install
+from saqrl.installation import install
 from saqrl.registry import closest
 from saqrl.training.run_folder import Logger, read_config
 

@@ -26,7 +26,7 @@ from saqrl.training.preparation import prepare
 from saqrl.training.progress import Reporter
 from saqrl.training.run_folder import RunError, RunFolder
 from saqrl.training.train import train
-from tests.walking import Killed, Point, outcome, run, small
+from tests.walking import Point, dying, outcome, run, small
 
 LITTLE = {"steps": 120, "warm_up": 30, "eval_every": 60, "eval_episodes": 3, "lanes": 2}
 
@@ -111,19 +111,8 @@ def test_resumed_finetuning_equals_an_uninterrupted_one(
 ):
     parent, asked = parents(agent), {"value_steps": 20}
     tuned(parent, tmp_path / "whole", **asked)
-    append, lines = RunFolder.append, 0
-
-    def deadly(self, history, record):
-        nonlocal lines
-        append(self, history, record)
-        lines += 1
-        if lines == blow:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "append", deadly)
-        with pytest.raises(Killed):
-            tuned(parent, tmp_path / "cut", **asked)
+    with dying(monkeypatch, blow=blow):
+        tuned(parent, tmp_path / "cut", **asked)
     with pytest.raises(RunError, match=r"saqrl finetune .* --resume"):
         train(small(parent), tmp_path / "cut", resume=True, reporter=Reporter(quiet=True))
     tuned(parent, tmp_path / "cut", resume=True, **asked)

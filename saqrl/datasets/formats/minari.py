@@ -29,7 +29,7 @@ from saqrl.datasets.formats.hdf5 import local_group, names_of, open_hdf5, store
 from saqrl.datasets.options import DEFAULT, ReadOptions
 from saqrl.datasets.source import file_record, parsed_object, text_of
 from saqrl.datasets.transitions import EnvironmentSpec, Transitions, other_successors
-from saqrl.extras import install
+from saqrl.installation import install
 
 if TYPE_CHECKING:
     import h5py

@@ -11,7 +11,7 @@ import numpy as np
 from saqrl import __version__
 from saqrl.deploy.graph import Graph
 from saqrl.deploy.runtime import METADATA_KEY, sealed
-from saqrl.extras import install
+from saqrl.installation import install
 
 OPSET = 18
 IR_VERSION = 9  # of opset 19's time: read by every onnxruntime since 1.14
