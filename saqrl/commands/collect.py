@@ -51,9 +51,14 @@ def main(arguments: Sequence[str]) -> int:
             progress=lambda done, total: update(done, ""),
         )
     save_arrays(out, arrays)
-    steps = len(arrays["rewards"])
+    tasks = "rewards" in arrays
+    # Without a task the last row of an episode is where it ends, not a step.
+    steps = len(arrays["actions"]) - (0 if tasks else asked.episodes)
     say(f"{out}: {asked.episodes} episodes, {steps:,} steps in {reporter.elapsed:.0f} s")
-    say(f"next: saqrl inspect {out}   or   saqrl train --dataset {out}")
+    train = f"saqrl train --dataset {out}"
+    if not tasks:
+        train += f" --env {asked.env.removesuffix('-v0')}-singletask-task1-v0"
+    say(f"next: saqrl inspect {out}   or   {train}")
     if asked.json:
         print_json(
             {

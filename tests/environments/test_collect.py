@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+from saqrl.cli import main
 from saqrl.datasets import load_dataset
 from saqrl.datasets.formats.writers import check_destination, save_arrays
 from saqrl.environments.oracles.collect import collect
@@ -147,6 +148,17 @@ def test_data_without_a_task_are_read_with_the_rewards_of_any(tmp_path, base, st
     kept = ~(read.terminated & np.append(False, read.terminated[:-1]))
     np.testing.assert_array_equal(read.rewards[kept], own["rewards"])
     np.testing.assert_array_equal(read.observations[kept], own["observations"])
+
+
+def test_the_command_names_a_task_for_data_without_one(tmp_path, capsys):
+    pytest.importorskip("ogbench", reason="not installed: ogbench, which has the oracles")
+    out = tmp_path / "play.npz"
+    words = ["collect", "--env", "cube-single-v0", "--style", "play", "--episodes", "1"]
+    assert main([*words, "--out", str(out), "--json"]) == 0
+    said, task = capsys.readouterr(), "cube-single-singletask-task1-v0"
+    assert f"saqrl train --dataset {out} --env {task}" in said.err
+    steps = json.loads(said.out)["steps"]
+    assert len(load_dataset(str(out), environment=task).rewards) == steps
 
 
 @pytest.mark.slow  # hundreds of simulated steps each
