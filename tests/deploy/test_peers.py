@@ -7,7 +7,7 @@ CUDA's; d3rlpy and openpi-client declare older gymnasium and numpy than they nee
     pip install stable-baselines3
     pip install --no-deps d3rlpy openpi-client
     pip install gym scikit-learn structlog colorama dataclasses-json click tqdm dm-tree msgpack
-    pytest -m slow tests/policy/test_peers.py
+    pytest -m slow tests/deploy/test_peers.py
 """
 
 import gymnasium
