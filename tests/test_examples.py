@@ -1,4 +1,4 @@
-"""The examples run as they stand, and do what they say. The plug-in package has tests of its own."""
+"""The examples run as they stand and do what they say; the plug-in package has its own tests."""
 
 import json
 import runpy
