@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import saqrl
+from saqrl.installation import FOLLOWING, install
 
 ROOT = Path(saqrl.__file__).parents[1]
 # A name with extras, as pip takes it from an index.
@@ -18,3 +19,10 @@ def test_no_text_installs_saqrl_from_an_index():
     assert not found
     assert FROM_AN_INDEX.search('pip install "saqrl[export]"')
     assert not FROM_AN_INDEX.search('pip install -e ".[export]" in your clone of saqrl')
+
+
+def test_the_remedy_of_robosuite_has_its_second_command():
+    assert "robosuite" in FOLLOWING
+    for extra, packages in FOLLOWING.items():
+        assert install(extra).endswith(f", then pip install --no-deps {packages}")
+    assert install("export").endswith("in your clone of saqrl")

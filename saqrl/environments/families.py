@@ -50,8 +50,6 @@ class Family:
     specify: Callable[[EnvSpec], Any] | None = None
     registers: str = ""
     """Module that registers the ids, where the packages do not."""
-    besides: str = ""
-    """A command that the extra cannot stand for."""
 
 
 _robotics = partial(
@@ -134,7 +132,6 @@ FAMILIES: list[Family] = [
         modules=("mujoco", "numba", "robosuite"),
         distributions=("robosuite", "mujoco"),
         registers="saqrl.environments.robosuite_tasks",
-        besides="pip install --no-deps robosuite==1.5.2",
     ),
     Family(
         pattern=r"dm_control/[a-z0-9_]+-[a-z0-9_]+-v0",

@@ -41,7 +41,7 @@ def make_environment(
     """
     environment_id = registered_id(environment_id)
     family = family_of(environment_id)
-    import_simulator(environment_id, family.modules, extra=family.extra, besides=family.besides)
+    import_simulator(environment_id, family.modules, extra=family.extra)
     if family.registers:
         with quiet():
             importlib.import_module(family.registers)

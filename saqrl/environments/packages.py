@@ -10,14 +10,9 @@ from collections.abc import Iterator
 from saqrl.installation import install
 
 
-def import_packages(
-    purpose: str, modules: tuple[str, ...], *, extra: str, besides: str = ""
-) -> None:
-    """Import `modules` in order; ImportError says what `purpose` lacks and the extra with it.
-
-    `besides` is a command that has to follow the extra.
-    """
-    remedy = install(extra) + (f", then {besides}" if besides else "")
+def import_packages(purpose: str, modules: tuple[str, ...], *, extra: str) -> None:
+    """Import `modules` in order; ImportError says what `purpose` lacks and the extra with it."""
+    remedy = install(extra)
     for module in modules:
         package = module.partition(".")[0]
         if importlib.util.find_spec(package) is None:

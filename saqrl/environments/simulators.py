@@ -21,12 +21,10 @@ from saqrl.environments.packages import import_packages
 DISABLED = ("disable", "disabled", "off", "false", "0")
 
 
-def import_simulator(
-    purpose: str, modules: tuple[str, ...], *, extra: str, besides: str = ""
-) -> None:
+def import_simulator(purpose: str, modules: tuple[str, ...], *, extra: str) -> None:
     """As `import_packages`, after the choice of a renderer."""
     choose_renderer()
-    import_packages(purpose, modules, extra=extra, besides=besides)
+    import_packages(purpose, modules, extra=extra)
 
 
 def choose_renderer() -> str | None:
