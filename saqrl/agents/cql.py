@@ -40,7 +40,7 @@ class CQL(CodeValues):
     """Of the softmax over Q when codes are sampled."""
 
     # The gap fits softmax Q to the data's codes: sampled from it, people's pauses and detours do
-    # not become the only thing that is ever done, as by the argmax (docs/results.md).
+    # not become the only thing that is ever done, as by the argmax (docs/results/index.md).
     default_act = "sample"
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, Key
 # Where a code has to count for more than this to be kept, hardly one is: with up to
 # revive_below x batch codes (76 of a batch of 256) every code is an encoding drawn anew at almost
 # every step until revive_until, and moving averages begin there. Counting an even use instead was
-# tried (docs/quantization.md): it overfits the noise of few demonstrations.
+# tried (docs/concepts/quantizers.md): it overfits the noise of few demonstrations.
 FRESH_COUNT = 1.0
 # Of the moving average of the codes' use, which is only reported.
 USAGE_DECAY = 0.99

@@ -34,7 +34,7 @@ class Preset:
 
 
 # SAQ (arXiv 2310.11731) as its authors' files have it (scripts/vqbc_gym.sh, vqiql_adroit.sh, the
-# defaults of vqn_main.py and vqiql_main.py); docs/protocol.md lists what still differs.
+# defaults of vqn_main.py and vqiql_main.py); docs/results/protocol.md lists what still differs.
 _PAPER_CRITICS = {"critics": 1, "layer_norm": False, "schedule": "constant"}
 _PAPER = Preset(
     summary="the paper's networks, optimisers and numbers of steps (arXiv 2310.11731)",
@@ -120,7 +120,7 @@ _REBRAC_ADROIT = {"learning_rate": 3e-4, "actor_penalty": 0.01, "critic_penalty"
 # (benchmarks/results/tuning.jsonl).
 _FEW_CODES = {"codes": 16}
 # Of five to 25 demonstrations of noisy experts, codes of which each is free to mean something else
-# in every state learn the noise by heart (docs/results.md).
+# in every state learn the noise by heart (docs/results/index.md).
 _FEW_DEMONSTRATIONS = _FEW_CODES | {"state_scale": 0.3}
 
 
@@ -184,7 +184,7 @@ _PUBLISHED = {
     "hopper-expert": Preset(
         summary="Hopper, expert data",
         settings={"env": "Hopper-v4"},
-        # In a state only one action is right: drawn codes make it fall (docs/results.md).
+        # In a state only one action is right: drawn codes make it fall (docs/results/index.md).
         acts=dict.fromkeys(AGENTS, "greedy"),
         baselines={"rebrac": {"actor_penalty": 0.1, "critic_penalty": 0.1}},
         data="D4RL hopper-expert (HDF5 or Minari)",

@@ -18,7 +18,7 @@ BLOCK = 250
 # Fewer pairs, or episodes, say nothing.
 FEWEST_PAIRS, FEWEST_EPISODES = 100, 3
 # Persistence of choices one step later: demonstrations of people and planners lie above 0.4 in
-# every log measured, policies with noise of their own below 0.1 (docs/recipe.md).
+# every log measured, policies with noise of their own below 0.1 (docs/concepts/recipe.md).
 CHOICES = 0.25
 # A chunk ends where so little of a choice is left.
 FADED = 0.3

@@ -38,7 +38,7 @@ WRAP_STEP = 2 * np.pi - 0.6
 RECORDED, FOLLOWED = 0.01, 0.25
 # The same of action and observation of one row: the observation holds the answer.
 COPIED = 1e-3
-# Codes that are worth trying at all; measured in docs/recipe.md.
+# Codes that are worth trying at all; measured in docs/concepts/recipe.md.
 FEWEST_CODES, MOST_CODES = 16, 128
 # Lags (steps) at which actions are compared with themselves.
 LAGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)

@@ -54,7 +54,7 @@ def recognises(path: Path) -> bool:
 
 
 def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = None) -> Transitions:
-    """Read `path`; see `assembly` for the rules and docs/datasets.md for the keys.
+    """Read `path`; see `assembly` for the rules and docs/reference/formats.md for the keys.
 
     Pickled members are never opened. Raises FileNotFoundError, or DatasetError for a damaged
     archive, missing keys and whatever `assemble` refuses.

@@ -45,7 +45,7 @@ class Manners:
     """Of a leg: steps of rest before the gripper opens or closes."""
 
 
-# Steps are 0.05 s. Why people look like this: docs/datasets.md.
+# Steps are 0.05 s. Why people look like this: docs/reference/formats.md.
 MANNERS: Mapping[str, Manners] = {
     "expert": Manners(),
     "human": Manners(
