@@ -120,7 +120,7 @@ _REBRAC_ADROIT = {"learning_rate": 3e-4, "actor_penalty": 0.01, "critic_penalty"
 # (benchmarks/results/tuning.jsonl).
 _FEW_CODES = {"codes": 16}
 # Of five to 25 demonstrations of noisy experts, codes of which each is free to mean something else
-# in every state learn the noise by heart (docs/results/index.md).
+# in every state learn the noise by heart (docs/results/grid.md).
 _FEW_DEMONSTRATIONS = _FEW_CODES | {"state_scale": 0.3}
 
 
@@ -184,7 +184,7 @@ _PUBLISHED = {
     "hopper-expert": Preset(
         summary="Hopper, expert data",
         settings={"env": "Hopper-v4"},
-        # In a state only one action is right: drawn codes make it fall (docs/results/index.md).
+        # In a state only one action is right: drawn codes make it fall (docs/results/grid.md).
         acts=dict.fromkeys(AGENTS, "greedy"),
         baselines={"rebrac": {"actor_penalty": 0.1, "critic_penalty": 0.1}},
         data="D4RL hopper-expert (HDF5 or Minari)",
