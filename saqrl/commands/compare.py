@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,6 +58,8 @@ class Compare:
     """evaluations of a run; its score is the last one's"""
     set: tuple[str, ...] = ()
     """hyperparameters, as in saq-iql.expectile=0.8 rebrac.actor_penalty=0.1 quantizer.codes=128"""
+    tune: int | None = None
+    """trials of each method and data set first, from one list of ideas for all"""
     json: bool = False
     """last line of stdout: the rows as JSON"""
 
@@ -65,20 +68,33 @@ def main(arguments: Sequence[str]) -> int:
     asked = parse(Compare, arguments)
     from saqrl.studies.grid import plan, run_grid
     from saqrl.studies.methods import methods
+    from saqrl.studies.tuning import TRIAL_EPISODE, TRIAL_SEED, tune
 
     if asked.seeds < 1:
         raise ValueError(f"seeds is {asked.seeds}; at least 1")
     given = {name: getattr(asked, name) for name in CHANGES}
-    cells = plan(
+    changes = {name: value for name, value in given.items() if value is not None}
+    tasks, compared = (
         [task_of(word) for word in asked.datasets],
         methods(asked.agents, asked.actions),
-        range(asked.first_seed, asked.first_seed + asked.seeds),
-        changes={name: value for name, value in given.items() if value is not None},
-        evaluations=asked.evaluations,
-        assignments=asked.set,
     )
+    seeds, out, reporter = (
+        range(asked.first_seed, asked.first_seed + asked.seeds),
+        Path(asked.out),
+        Reporter(),
+    )
+    planned = partial(plan, tasks, compared, evaluations=asked.evaluations, assignments=asked.set)
     with resumed_by("the same command"):
-        rows = run_grid(cells, Path(asked.out), Reporter())
+        chosen = {}
+        if asked.tune is not None:
+            if seeds[-1] >= TRIAL_SEED:
+                raise ValueError(
+                    f"seeds from {TRIAL_SEED} on are those of trials; choose lower ones"
+                )
+            apart = changes | {"eval_first": TRIAL_EPISODE}
+            tuned = tune(planned([TRIAL_SEED], changes=apart), out, reporter, trials=asked.tune)
+            chosen = {key: found.flags for key, found in tuned.items()}
+        rows = run_grid(planned(seeds, changes=changes, chosen=chosen), out, reporter)
     failed = [row for row in rows if "error" in row]
     say(f"{len(rows) - len(failed)} of {len(rows)} runs finished, {len(failed)} failed")
     say(f"next: saqrl report {asked.out}")

@@ -36,6 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     asked = parse(Report, arguments)
     from saqrl.studies.fitted_q import FittedQ
     from saqrl.studies.report import load_rows, offline_sections, write_report
+    from saqrl.studies.tuning import read_tuned, tuned_section
 
     source = Path(asked.folder)
     rows = load_rows(source)
@@ -53,7 +54,9 @@ def main(arguments: Sequence[str]) -> int:
         ranking, more = _ranking(valued), offline_sections(valued, left_out)
         for line in ranking:
             say(_words(line))
-    markdown, page = write_report(rows, out, title=title, more=more)
+    tuned = tuned_section(read_tuned(beside))
+    last = [] if tuned is None else [tuned]
+    markdown, page = write_report(rows, out, title=title, more=more, last=last)
     failed = sum("error" in row and not row.get("unscored") for row in rows)
     unscored = sum("unscored" in row for row in rows)
     played = f", {unscored} of them played nowhere" if unscored else ""

@@ -46,6 +46,12 @@ class Cell:
     task: str
     method: Method
     settings: Settings
+    idea: str = ""
+    """What a trial changes of the method (`tuning`)."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.method.name}, {self.idea}" if self.idea else self.method.name
 
     @property
     def seed(self) -> int:
@@ -53,10 +59,11 @@ class Cell:
 
     @property
     def key(self) -> tuple[str, str, int]:
-        return self.task, self.method.name, self.seed
+        return self.task, self.name, self.seed
 
     def folder(self, out: Path) -> Path:
-        return out / "cells" / self.task / f"{self.method.name}-seed{self.seed}"
+        name = self.name.replace(", ", "-").replace(" ", "-")
+        return out / "cells" / self.task / f"{name}-seed{self.seed}"
 
 
 def plan(
@@ -67,11 +74,12 @@ def plan(
     changes: Mapping[str, Any],
     evaluations: int = 5,
     assignments: Sequence[str] = (),
+    chosen: Mapping[tuple[str, str], Mapping[str, Any]] | None = None,
 ) -> list[Cell]:
     """The cells, task after task and seed after seed; `changes` are flags of `saqrl train`.
 
-    Of everything that acts each run of a task has equally many gradient steps (see `_shares`); a
-    quantizer's are its own.
+    `chosen` are further flags of a task and method, the last word. Of everything that acts each
+    run of a task has equally many gradient steps (see `_shares`); a quantizer's are its own.
     """
     names = [task.name for task in tasks]
     if repeated := [name for name in names if names.count(name) > 1]:
@@ -93,6 +101,7 @@ def plan(
             method = replace(method, act=None)
         if method.act:
             settings = changed(settings, {"act": method.act})
+        settings = changed(settings, (chosen or {}).get((task.name, method.name), {}))
         cell = Cell(task.name, method, settings)
         cells[cell.key] = cell
     return list(cells.values())
@@ -180,8 +189,8 @@ def _train_all(
         known = rows.get(cell.key)
         if known is not None and "error" not in known:
             continue
-        reporter.say(f"[{number}/{len(cells)}] {cell.task}: {cell.method.name}, seed {cell.seed}")
-        row = identity(cell.task, cell.method.name, cell.settings)
+        reporter.say(f"[{number}/{len(cells)}] {cell.task}: {cell.name}, seed {cell.seed}")
+        row = identity(cell.task, cell.name, cell.settings)
         try:
             row |= _finished(cell, sharing or cells, out, quiet=reporter.console.quiet)
         except Exception as error:  # whatever one cell fails with, the others are worth having

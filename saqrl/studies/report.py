@@ -47,14 +47,19 @@ def load_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def write_report(
-    rows: Sequence[Row], folder: Path, *, title: str, more: Sequence[Section] = ()
+    rows: Sequence[Row],
+    folder: Path,
+    *,
+    title: str,
+    more: Sequence[Section] = (),
+    last: Sequence[Section] = (),
 ) -> tuple[Path, Path]:
     """Write report.md with its PNGs and report.html into `folder`; the two paths.
 
-    `more` stands first. Without it ValueError where no run was scored.
+    `more` stands first, `last` at the end. Without `more` ValueError where no run was scored.
     """
     told = not more or any("error" not in row or row.get("unscored") for row in rows)
-    contents = [*more, *(sections(rows) if told else [])]
+    contents = [*more, *(sections(rows) if told else []), *last]
     return write_page(folder, title, contents, names=("report.md", "report.html"))
 
 
@@ -131,7 +136,7 @@ def _per_task(by_task: ByTask, estimates: EstimatesOfTasks) -> Section:
                     f"**{score}**" if estimate.value == best else score,
                     runs[0]["measure"],
                     str(len(runs)),
-                    f"{max(row['curve'][-1][0] for row in runs):,}",
+                    *_steps(runs),
                     f"{interquartile_mean([row['best'] for row in runs]):.1f}",
                     f"{np.mean([row['wall_seconds'] for row in runs]):.0f} s",
                 )
@@ -143,13 +148,23 @@ def _per_task(by_task: ByTask, estimates: EstimatesOfTasks) -> Section:
         "on (of five seeds of one data set it covers about 87 %), below that the seeds themselves. "
         '"Best" is the best single evaluation of each run: it is chosen with knowledge of the '
         "scores, so compare it only with figures that were chosen so too. Steps are those of the "
-        "agent; quantizer and prior have theirs besides.",
+        "agent, and of its prior where it has one, which acts too; a quantizer's stand beside.",
         header=(
             *("data", "method", "score [95 %] (seeds)", "measure"),
-            *("seeds", "steps", "best", "time of a run"),
+            *("seeds", "steps", "quantizer", "best", "time of a run"),
         ),
         rows=tuple(lines),
     )
+
+
+def _steps(runs: Sequence[Row]) -> tuple[str, str]:
+    """Gradient steps of all that acts, and of the quantizer; '' where rows do not tell."""
+    most = max(runs, key=lambda row: int(row["curve"][-1][0]))
+    beside = most.get("steps_beside", {})
+    steps = f"{most['curve'][-1][0]:,}"
+    if prior := beside.get("prior"):
+        steps += f" + {prior:,}"
+    return steps, f"{beside['quantizer']:,}" if beside.get("quantizer") else ""
 
 
 def _without_best(method: str, scores: ScoresOfMethods, sources: Mapping[str, str]) -> str:

@@ -33,7 +33,7 @@ TOLD_FIRST = ("chunk", "history", "members", "quantizer.codes", "agent.steps")
 _BESIDE_THE_TRAINING = frozenset(
     (
         *("dataset", "env", "baseline"),
-        *("eval_episodes", "eval_every", "keep_every", "log_every", "stream_rows"),
+        *("eval_episodes", "eval_first", "eval_every", "keep_every", "log_every", "stream_rows"),
     )
 )
 
@@ -103,6 +103,7 @@ def row_of(path: Path, stage: str = "agent") -> dict[str, Any]:
         "dataset": result["dataset"],
         "env": result["env"],
         "gradient_steps": curve[-1][0] if alone else result["gradient_steps"],
+        "steps_beside": {} if alone else _steps_beside(path),
         "wall_seconds": result["seconds"].get(stage, 0.0) if alone else result["wall_seconds"],
         "quantizer": {
             name: report[name]
@@ -112,6 +113,12 @@ def row_of(path: Path, stage: str = "agent") -> dict[str, Any]:
         "shared": config.get("shared", []),
         "versions": config["versions"],
     }
+
+
+def _steps_beside(path: Path) -> dict[str, int]:
+    """Gradient steps of the stages before the agent, by stage."""
+    steps = {record["stage"]: record["step"] for record in read_history(path, "metrics")}
+    return {stage: steps[stage] for stage in ("quantizer", "prior") if stage in steps}
 
 
 def collect_rows(folder: Path) -> Iterator[dict[str, Any]]:

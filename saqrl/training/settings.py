@@ -134,6 +134,8 @@ class Evaluation:
     """actions of a chunk to play; default: all"""
     episodes: int = _named("eval_episodes", 50)
     """episodes of an evaluation"""
+    first: int = _named("eval_first", 0)
+    """number of the first episode; other numbers are other starts"""
     every: int | None = _named("eval_every", None)
     """agent steps between evaluations"""
     select: int = 0
@@ -143,8 +145,9 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         _require_at_least_one(self, "action_horizon", "episodes", "every")
-        if self.select < 0:
-            raise ValueError(f"select is {self.select}; 0 (off) or more")
+        for name in ("select", "first"):
+            if (given := getattr(self, name)) < 0:
+                raise ValueError(f"{name} is {given}; 0 or more")
         require_temperature(self.act_temperature)
 
 

@@ -356,7 +356,7 @@ class Session:
             self.environment.id,
             episodes=self.settings.evaluation.episodes,
             act=policy.default_act,
-            seed=0,
+            seed=self.settings.evaluation.first,
             reporter=self.reporter,
         )
         record = {"stage": stage, "step": step, **asdict(scores)}
