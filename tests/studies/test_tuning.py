@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from saqrl import Run
 from saqrl.commands import compare
 from saqrl.studies import grid as grids
 from saqrl.studies.grid import Task, plan
@@ -23,6 +24,7 @@ from saqrl.training.progress import Reporter
 from saqrl.training.settings import Settings
 from saqrl.training.train import saved_settings
 from tests.studies.test_grid import Trainer
+from tests.walking import run, small
 
 EVERYTHING = ("bc", "iql", "cql", "brac", "gmm", "gaussian", "rebrac", "fql")
 
@@ -120,6 +122,17 @@ def test_trials_that_cannot_be_are_refused(trainer, tmp_path, words, message):
             ["--datasets", "npz:walk.npz", "--agents", "gmm", "--out", str(tmp_path), *words]
         )
     assert trainer.asked == []
+
+
+def test_other_episodes_have_other_starts(dataset, tmp_path):
+    scores = {
+        first: run(small(dataset, "bc", eval_first=first), tmp_path / str(first))["return_mean"]
+        for first in (0, TRIAL_EPISODE)
+    }
+    policy = Run(tmp_path / "0")
+    for first, mean in scores.items():
+        assert policy.evaluate(3, seed=first).return_mean == mean
+    assert scores[0] != scores[TRIAL_EPISODE]
 
 
 def test_a_method_whose_trials_all_failed_is_named(monkeypatch, trainer, tmp_path):
