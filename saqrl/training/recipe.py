@@ -110,6 +110,7 @@ class _Recipe:
             self.actions,
             self.chunk,
             self.inputs,
+            self.values,
             self.codes,
             self.acting,
             self.few_steps,
@@ -167,6 +168,12 @@ class _Recipe:
             yield Choice("feature_deviation", 1.0, "values turn sharply with the state")
         elif self.demonstrations:
             yield Choice("feature_deviation", 0.3, "choices turn sharply with the state")
+
+    def values(self) -> Iterator[Choice]:
+        if self.known["agent"] == "iql" and self.quantized and int(self.known["chunk"]) > 1:
+            noisy = "what follows several steps is noisy, and a higher one takes noise for skill"
+            yield Choice("agent.expectile", 0.7, noisy)
+            yield Choice("agent.temperature", 0.3, "of several ways the better one")
 
     def codes(self) -> Iterator[Choice]:
         if self.quantized:

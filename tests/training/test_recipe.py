@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from saqrl.agents.bc import BC
+from saqrl.agents.iql import IQL
 from saqrl.datasets import Transitions
 from saqrl.datasets.assembly import assemble
 from saqrl.registry import AGENTS
@@ -106,6 +107,9 @@ def test_mixed_returns_ask_for_values_where_there_are_steps_enough():
     rows = np.tile(np.arange(len(log)), 20)
     large = mixed.select_rows(rows, np.arange(60 * 20) * (len(log) // 60))
     assert recommended(large, said())[0].agent_name == "iql"
+    chunks, single = (recommended(large, said(chunk=chunk))[0].agent for chunk in (5, 1))
+    assert (chunks.expectile, chunks.temperature) == (0.7, 0.3)
+    assert (single.expectile, single.temperature) == (IQL().expectile, IQL().temperature)
     noise = recommended(large, said(actions="continuous"))[0]
     assert (noise.agent_name, noise.quantized) == ("iql", False)
 
