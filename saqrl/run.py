@@ -21,6 +21,7 @@ from saqrl.studies.run_page import leave_page
 from saqrl.training.begin import begun, resumed
 from saqrl.training.data import IN_MEMORY, arranged
 from saqrl.training.evaluation import Scores, evaluate, open_arena
+from saqrl.training.online.address import Address
 from saqrl.training.online.finetune import default_out as finetuned_out
 from saqrl.training.online.finetune import finetune
 from saqrl.training.online.settings import OnlineSettings
@@ -115,14 +116,17 @@ class Run:
         data: Transitions | None = None,
         dataset: str | os.PathLike[str] | None = None,
         out: str | os.PathLike[str] | None = None,
+        serve: str | None = None,
+        token: str | None = None,
         resume: bool = False,
         quiet: bool = True,
         **settings: Any,
     ) -> "Run":
         """Go on in the run's environment: `saqrl finetune` from Python; the run that it makes.
 
-        data, dataset: the run's data, where they lie in memory or elsewhere now. settings: those of
-        the command, as in steps=50_000, keep_offline=0.5.
+        data, dataset: the run's data, where they lie in memory or elsewhere now. serve: HOST:PORT
+        where a robot connects to that plays instead of an environment, with the token. settings:
+        those of the command, as in steps=50_000, keep_offline=0.5.
 
         ValueError, FileNotFoundError or ImportError in one line, as the command says it.
         """
@@ -131,7 +135,17 @@ class Run:
         path = finetuned_out(self.path) if out is None else Path(out)
         spec = None if dataset is None else os.fspath(dataset)
         finished = (path / "result.json").is_file()
-        finetune(self.path, asked, path, data=data, dataset=spec, resume=resume, reporter=reporter)
+        robot = None if serve is None else Address.of(serve, token)
+        finetune(
+            self.path,
+            asked,
+            path,
+            data=data,
+            dataset=spec,
+            robot=robot,
+            resume=resume,
+            reporter=reporter,
+        )
         leave_page(path, data, reporter, film=not finished)
         return Run(path)
 

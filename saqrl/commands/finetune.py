@@ -1,5 +1,6 @@
 """`saqrl finetune`."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -23,12 +24,18 @@ class Finetune(OnlineSettings):
     """go on with a fine-tuning that was stopped"""
     dataset: str | None = None
     """where the run's data lie now"""
+    serve: str | None = None
+    """HOST:PORT where a robot connects to, which plays instead of an environment; to say again with
+    --resume"""
+    token_file: str | None = None
+    """with --serve: file whose only line a robot must send; default: SAQRL_TOKEN"""
     json: bool = False
     """last line of stdout: the result as JSON"""
 
     examples: ClassVar[tuple[str, ...]] = (
         "saqrl finetune runs/cube-iql-seed0 --steps 50000",
         "saqrl finetune runs/cube-bc-seed0 --steps 50000 --agent iql --keep-offline 0.5",
+        "saqrl finetune runs/arm-iql-seed0 --serve 127.0.0.1:8000 --steps 5000 --eval-episodes 5",
     )
 
 
@@ -37,7 +44,9 @@ def main(arguments: Sequence[str]) -> int:
     asked = OnlineSettings(
         **{each.name: getattr(said, each.name) for each in fields(OnlineSettings)}
     )
+    from saqrl.commands.serve import token_in
     from saqrl.studies.run_page import leave_page
+    from saqrl.training.online.address import Address
     from saqrl.training.online.finetune import default_out, finetune
     from saqrl.training.online.words import finetuned_text
 
@@ -45,7 +54,18 @@ def main(arguments: Sequence[str]) -> int:
     out = default_out(path) if said.out is None else Path(said.out)
     reporter = Reporter()
     finished = (out / "result.json").is_file()
-    result = finetune(path, asked, out, dataset=said.dataset, resume=said.resume, reporter=reporter)
+    robot = said.serve and Address.of(said.serve, token_in(said.token_file))
+    # Each dropped connection would be a traceback.
+    logging.getLogger("websockets").setLevel(logging.CRITICAL)
+    result = finetune(
+        path,
+        asked,
+        out,
+        dataset=said.dataset,
+        robot=robot or None,
+        resume=said.resume,
+        reporter=reporter,
+    )
     page = leave_page(out, None, reporter, film=not finished)
     say(finetuned_text(result))
     if page is not None:

@@ -41,11 +41,18 @@ class Serve:
 
 def token_of(asked: Serve) -> str | None:
     """From the flag, the file or the environment; None where nobody gave one."""
-    if asked.token_file is None:
-        return os.environ.get(TOKEN_VARIABLE) if asked.token is None else asked.token
-    if asked.token is not None:
+    if asked.token is None:
+        return token_in(asked.token_file)
+    if asked.token_file is not None:
         raise ValueError("give --token or --token-file, not both")
-    file = Path(asked.token_file)
+    return asked.token
+
+
+def token_in(token_file: str | None) -> str | None:
+    """From the file, or from the environment where there is none."""
+    if token_file is None:
+        return os.environ.get(TOKEN_VARIABLE)
+    file = Path(token_file)
     if not file.exists():
         raise FileNotFoundError(2, "no such file", str(file))
     if not file.is_file() or file.stat().st_size > LONGEST_TOKEN:

@@ -81,21 +81,18 @@ def _is_loopback(host: str) -> bool:
     return host == "localhost"
 
 
-class PolicyServer:
-    """Answers every connection with the same policy; each request is planned for on its own.
+class MessageServer:
+    """Greets every connection, and talks with it; who may connect, and how many."""
 
-    No chunk is kept for a client. A policy with a history reads the last observations: those of
-    the connection since its start or the last reset where the client asks at every step, else
-    those that the request holds.
-    """
-
-    def __init__(self, policy: RobotPolicy, *, token: str | None = None, limits: Limits):
-        self._policy, self._token, self._limits = policy, token, limits
+    def __init__(self, greeting: Mapping[str, Any], *, token: str | None, limits: Limits):
+        self._token, self._limits = token, limits
         self._heard: dict[ServerConnection, float] = {}
         self._closing: set[asyncio.Task[None]] = set()
-        self._greeting = pack(dict(policy.metadata))
-        self.answered = 0
-        self.refused = 0
+        self._greeting = pack(greeting)
+
+    async def talk(self, connection: ServerConnection) -> None:
+        """Answer the connection's messages until it ends; ConnectionClosed may be raised."""
+        raise NotImplementedError
 
     async def run(
         self, host: str, port: int, *, ready: Callable[[int], None], stop: asyncio.Event
@@ -152,18 +149,36 @@ class PolicyServer:
 
     async def _converse(self, connection: ServerConnection) -> None:
         self._heard[connection] = time.monotonic()
-        window = Window(self._policy.history)
-        allowance = _Allowance(self._limits.messages_per_second)
         try:
             await connection.send(self._greeting)
-            async for message in connection:
-                self._heard[connection] = time.monotonic()
-                await allowance.spend()
-                await connection.send(self.answer(message, window))
+            await self.talk(connection)
         except ConnectionClosed:
             pass  # gone in the middle of an answer
         finally:
             self._heard.pop(connection, None)
+
+
+class PolicyServer(MessageServer):
+    """Answers every connection with the same policy; each request is planned for on its own.
+
+    No chunk is kept for a client. A policy with a history reads the last observations: those of
+    the connection since its start or the last reset where the client asks at every step, else
+    those that the request holds.
+    """
+
+    def __init__(self, policy: RobotPolicy, *, token: str | None = None, limits: Limits):
+        super().__init__(dict(policy.metadata), token=token, limits=limits)
+        self._policy = policy
+        self.answered = 0
+        self.refused = 0
+
+    async def talk(self, connection: ServerConnection) -> None:
+        window = Window(self._policy.history)
+        allowance = _Allowance(self._limits.messages_per_second)
+        async for message in connection:
+            self._heard[connection] = time.monotonic()
+            await allowance.spend()
+            await connection.send(self.answer(message, window))
 
     def answer(self, message: str | bytes, window: Window | None = None) -> str | bytes:
         """The reply to one message: packed actions, or a text that says what is wrong with it.
@@ -262,7 +277,13 @@ class Asked(NamedTuple):
 
 
 def read_request(message: str | bytes) -> Asked:
-    """The observation in a request; RequestError says what is missing or wrong."""
+    """What a request asks; RequestError says what is missing or wrong."""
+    request = read_map(message)
+    return Asked(observation_in(request), request.get(RESET_KEY, False))
+
+
+def read_map(message: str | bytes) -> dict[Any, Any]:
+    """The map that a message is; RequestError where it is none."""
     if isinstance(message, str):
         raise RequestError("expected a binary message with msgpack, this one is text")
     try:
@@ -271,12 +292,17 @@ def read_request(message: str | bytes) -> Asked:
         raise RequestError(f"the message is no msgpack ({_words(error)})") from error
     if not isinstance(request, dict):
         raise RequestError(f"expected a map with {OBSERVATION_KEYS[0]!r}")
+    return request
+
+
+def observation_in(request: Mapping[Any, Any]) -> np.ndarray:
+    """Its observation, of one or two dimensions; RequestError where there is none."""
     name = next((name for name in OBSERVATION_KEYS if name in request), None)
     if name is None:
         raise RequestError(
             f"no observation: expected one of the keys {', '.join(OBSERVATION_KEYS)}"
         )
-    return Asked(_numbers(request[name], name), request.get(RESET_KEY, False))
+    return _numbers(request[name], name)
 
 
 def _numbers(value: Any, name: str) -> np.ndarray:

@@ -387,7 +387,7 @@ class Session:
             scores["mean_of_last_three"] = {
                 name: float(np.mean([record[name] for record in seen[-3:]]))
                 for name in MEASURES
-                if seen[-1][name] is not None
+                if all(record[name] is not None for record in seen[-3:])
             }
         return scores | error
 

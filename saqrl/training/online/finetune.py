@@ -22,6 +22,7 @@ from saqrl.training.data import (
 from saqrl.training.evaluation import check_environment
 from saqrl.training.interrupts import resumed_by
 from saqrl.training.memory import require_memory
+from saqrl.training.online.address import Address
 from saqrl.training.online.loop import Online
 from saqrl.training.online.settings import OnlineSettings
 from saqrl.training.progress import Reporter
@@ -52,12 +53,14 @@ def finetune(
     *,
     data: Transitions | None = None,
     dataset: str | None = None,
+    robot: Address | None = None,
     resume: bool = False,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Go on from the run `parent` in the folder `out`; the summary that result.json holds.
 
-    data or dataset: the run's data, where they lie in memory or elsewhere now.
+    data or dataset: the run's data, where they lie in memory or elsewhere now. robot: where a robot
+    connects to that stands for the environment.
 
     ValueError, FileNotFoundError or ImportError where the run, its data and the environment do not
     fit together; a new folder is removed again then. OSError where the disk is full: what has been
@@ -66,7 +69,7 @@ def finetune(
     parent, reporter = Path(parent), reporter or Reporter()
     out = default_out(parent) if out is None else Path(out)
     if resume:
-        parent, asked = _begun(out, asked)
+        parent, asked = _begun(out, asked, robot is not None)
         if (out / "result.json").is_file():
             reporter.say(f"{out} has finished already: this is its result")
             return read_result(out)
@@ -74,18 +77,24 @@ def finetune(
     else:
         refuse_existing(out)
         settings = finetuned_settings(parent, asked)
+    if robot is not None and (asked.env or asked.env_kwargs):
+        raise ValueError("--serve plays on a robot, --env in a simulator: leave one of them out")
     log = _data(parent, settings, data, dataset)
     if resume:
         require_same_data(out, log, str(settings.data.dataset))
-    _check(parent, log)
+    if robot is not None:
+        log = replace(log, environment=None)
+    _check(parent, log, robot is not None)
     require_memory(settings, log)
-    command = f"saqrl finetune {parent} --out {out} --resume"
+    where = "" if robot is None else f" --serve {robot}"
+    command = f"saqrl finetune {parent}{where} --out {out} --resume"
     with (
-        _opened(parent, out, settings, asked, resume, reporter) as run,
+        _listening(robot, log, reporter) as arena,
+        _opened(parent, out, settings, asked, resume, reporter, robot is not None) as run,
         discarding(run, resume, command),
         resumed_by(command),
     ):
-        return Online(settings, asked, log, run, reporter).run_all()
+        return Online(settings, asked, log, run, reporter, arena).run_all()
 
 
 def finetuned_settings(parent: Path, asked: OnlineSettings) -> Settings:
@@ -131,11 +140,14 @@ def finetuned_settings(parent: Path, asked: OnlineSettings) -> Settings:
     return replace(settings, agent=agent, prior=prior)
 
 
-def _begun(out: Path, asked: OnlineSettings) -> tuple[Path, OnlineSettings]:
+def _begun(out: Path, asked: OnlineSettings, robot: bool) -> tuple[Path, OnlineSettings]:
     """What a fine-tuned run was asked for; ValueError where it is another run, or other flags."""
     found = read_config(out).get("finetune")
     if found is None:
         raise ValueError(f"{out} is no fine-tuned run: leave --resume out, and name another --out")
+    if bool(found.get("robot")) != robot:
+        played, remedy = ("in a simulator", "leave it out") if robot else ("on a robot", "add it")
+        raise ValueError(f"{out} was begun {played}, --serve is for a robot: {remedy}")
     saved = OnlineSettings.from_json(found.get("settings", {}))
     return Path(str(found.get("parent"))), asked.resumed(saved)
 
@@ -154,16 +166,31 @@ def _data(
     return load_training_data(parent, settings, policy, dataset=dataset)
 
 
-def _check(parent: Path, log: Transitions) -> None:
+@contextlib.contextmanager
+def _listening(robot: Address | None, log: Transitions, reporter: Reporter) -> Iterator[Any]:
+    """The arena of a robot, where one is to be waited for."""
+    if robot is None:
+        yield None
+        return
+    from saqrl.training.online.robot import robot_arena  # needs the extra serve
+
+    with robot_arena(robot, log, reporter.say) as arena:
+        yield arena
+
+
+def _check(parent: Path, log: Transitions, robot: bool) -> None:
     """ValueError, before anything is written, where there is nothing to learn from or play in."""
     if not log.has_rewards:
         raise ValueError(
             f"the data of {parent} have no rewards, from which fine-tuning learns: train on data "
             "with rewards, or say --dataset.rewards success-at-end in the training"
         )
+    if robot:
+        return  # which each of its observations proves
     if log.environment is None:
         raise ValueError(
-            f"{parent} has no environment to go on in: name one with --env (not {NO_ENVIRONMENT})"
+            f"{parent} has no environment to go on in: name one with --env (not {NO_ENVIRONMENT}), "
+            "or let a robot play with --serve"
         )
     check_environment(log.environment, log)
 
@@ -188,6 +215,7 @@ def _opened(
     asked: OnlineSettings,
     resume: bool,
     reporter: Reporter,
+    robot: bool,
 ) -> Iterator[RunFolder]:
     before, used = read_config(out if resume else parent), versions(settings.data.env)
     if resume:
@@ -200,6 +228,7 @@ def _opened(
             "finetune": {
                 "parent": str(parent),
                 "settings": asked.to_json(),
+                "robot": robot,
                 "adopted": _adopted(parent, settings),
                 "gradient_steps": read_result(parent)["gradient_steps"],
             },

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from saqrl import nn
-from saqrl.datasets import Transitions
+from saqrl.datasets import EnvironmentSpec, Transitions
 from saqrl.policy import Policy
+from saqrl.policy.rollout import Arena
 from saqrl.policy.storage import load_policy, save_policy
 from saqrl.training import engine, interrupts
 from saqrl.training.codes import encode_all
@@ -33,6 +34,8 @@ from saqrl.training.train import Session
 ONLINE = "online"
 # Folded into the run's key for the updates; no stage of a training has this number.
 NUMBER = 4
+# What result.json names as the environment of what a robot played.
+ROBOT = "robot"
 # Steps of all lanes in which no episode has ended: it has no end.
 LONGEST = 20_000
 NOTHING: contextlib.nullcontext[None] = contextlib.nullcontext()
@@ -48,11 +51,16 @@ class Online(Session):
         data: Transitions,
         run: RunFolder,
         reporter: Reporter,
+        robot: Arena | None = None,
     ):
+        """`robot` stands for an environment, where there is one."""
         super().__init__(settings, data, run, reporter)
+        if robot is not None:
+            self.environment = EnvironmentSpec(ROBOT)
         if self.environment is None:
             raise ValueError("fine-tuning plays in an environment, and there is none here")
-        self.asked = asked
+        self.asked, self.robot = asked, robot
+        self.lanes = asked.lanes if robot is None else 1
         self.begun = read_config(run.path)["finetune"]
         self.parent = Path(self.begun["parent"])
         self._require_same_scaling()
@@ -80,7 +88,7 @@ class Online(Session):
             self.run.adopt(self.parent, theirs, own=stage, prefix=prefix)
         for name in ("quantizer", "prior"):
             self.learning.states[name] = self._kept(self._stage(name))
-        with open_arena(self.environment) as self.arena:
+        with self.robot or open_arena(self.environment) as self.arena:
             agent, learned = self._values()
             recorded = self.features.held_out or self.features.training
             self.coverage = Coverage(self.learning.codec, recorded)
@@ -163,7 +171,7 @@ class Online(Session):
         watch = Divergence(ONLINE, self.reporter)
         with contextlib.closing(data) if isinstance(data, engine.Stream) else NOTHING:
             trainer = engine.Trainer(self.learner, data, key)
-            if not any(r["stage"] == ONLINE for r in run.history("evaluations")):
+            if self._unscored(int(state.steps)):
                 self._evaluate(self._policy(state), ONLINE, int(state.steps))
                 self._save(state)
             while int(state.steps) < asked.steps:
@@ -183,13 +191,22 @@ class Online(Session):
                         run.append("metrics", {"stage": ONLINE, "step": steps, **metrics})
                         due = steps // period > first // period
                         late = time.perf_counter() - saved > CHECKPOINT_PERIOD
+                        late |= self.robot is not None  # whose episodes are dear
                         if not due and (late or interrupts.asked()):
                             self._save(state)
                             saved = time.perf_counter()
                 if due:
+                    if self.robot is not None:  # whose evaluation takes its time
+                        self._save(state)
                     self._evaluate(self._policy(state), ONLINE, int(state.steps))
                 self._save(state)
         return state
+
+    def _unscored(self, steps: int) -> bool:
+        """Whether an evaluation is due that a kill has prevented, or the first one."""
+        scored = [r for r in self.run.history("evaluations") if r["stage"] == ONLINE]
+        period = self.asked.evaluation_period
+        return not scored or steps // period > scored[-1]["step"] // period
 
     def _save(self, state: State) -> None:
         self.run.save_checkpoint(ONLINE, int(state.steps), state, spent=self._spent())
@@ -210,13 +227,13 @@ class Online(Session):
                     f"no episode of {self._name} has ended in {LONGEST:,} steps: give it a limit, "
                     """as in --env-kwargs '{"max_episode_steps": 200}'"""
                 )
-            update(min(int(state.steps) + ticks * asked.lanes, asked.steps), "")
+            update(min(int(state.steps) + ticks * self.lanes, asked.steps), "")
 
         played = self.arena.play(
             policy,
-            episodes=asked.lanes,
+            episodes=self.lanes,
             act=policy.default_act,
-            seed=exploring_seed(self.settings.seed, first, asked.lanes),
+            seed=exploring_seed(self.settings.seed, first, self.lanes),
             keep_steps=True,
             progress=progress,
         )

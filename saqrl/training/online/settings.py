@@ -41,7 +41,7 @@ class OnlineSettings:
     noise: float = 0.02
     """deviation of the Gaussian around the decoded action, as a share of half its range"""
     lanes: int = 4
-    """episodes that are played side by side between two blocks of updates"""
+    """episodes that are played side by side between two blocks of updates; on a robot one"""
     capacity: int = 200_000
     """environment steps that the replay holds; the oldest leave first"""
     eval_every: int | None = None
