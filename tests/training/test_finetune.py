@@ -305,6 +305,22 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_run_without_rewards_is_refused(dataset, tmp_path, capsys):
+    with np.load(dataset) as whole:
+        columns = {name: whole[name] for name in whole.files if name != "rewards"}
+    bare = tmp_path / "bare.npz"
+    np.savez(bare, **columns)
+    run(small(bare, "bc"), tmp_path / "parent")
+    capsys.readouterr()
+    command = ["finetune", str(tmp_path / "parent"), "--out", str(tmp_path / "out")]
+    for words in ([], ["--serve", "127.0.0.1:0"]):
+        assert main([*command, *words]) == 2
+        said = capsys.readouterr().err.splitlines()
+        (error,) = [line for line in said if line.startswith("saqrl: error")]
+        assert "have no rewards" in error
+        assert not (tmp_path / "out").exists()
+
+
 class Unsound(Point):
     """Its rewards are no numbers after a while."""
 
