@@ -31,7 +31,7 @@ from saqrl.training.versions import versions
 
 RESULTS = Path(__file__).parent / "results"
 OUT = Path("runs/benchmark")
-DATA = "../shared/data"
+DATA = os.environ.get("SAQRL_DATA", "../shared/data")
 # In the order in which they are trained.
 METHODS = methods(
     ("bc", "saq-bc:greedy", "iql", "gmm", "saq-cql", "brac", "rebrac"),

@@ -19,7 +19,7 @@ from pathlib import Path
 import saqrl
 
 RESULTS = Path(__file__).parent / "results" / "core.json"
-DATA = "../shared/data"
+DATA = os.environ.get("SAQRL_DATA", "../shared/data")
 PUSHT = f"--dataset npz:{DATA}/npz/pusht-human.npz --env gym_pusht/PushT-v0 --angles 4"
 FEW = f"--dataset d4rl:{DATA}/d4rl/door-expert.hdf5 --data-episodes 5"
 WIDE = "--steps 5000 --feature-deviation 1"

@@ -21,7 +21,7 @@ from saqrl.training.run_folder import read_config, read_history
 
 RESULTS = Path(__file__).parent / "results" / "finetune.jsonl"
 OUT = Path("runs/finetune")
-DATA = "../shared/data"
+DATA = os.environ.get("SAQRL_DATA", "../shared/data")
 EPISODES = 50
 
 Flags = Mapping[str, Any]

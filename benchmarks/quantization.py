@@ -327,7 +327,11 @@ def _steps_to_the_paper(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", default="../shared/data", help="folder of the data files")
+    parser.add_argument(
+        "--data",
+        default=os.environ.get("SAQRL_DATA", "../shared/data"),
+        help="folder of the data files",
+    )
     parser.add_argument("--only", default="", help="jobs whose description holds this text")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--list", action="store_true", help="say what would be done")

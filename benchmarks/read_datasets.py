@@ -1,6 +1,6 @@
 """How fast each format is read, and at what memory: one row a file, each in its own process.
 
-    python benchmarks/read_datasets.py ../shared/data benchmarks/results/read_datasets.json
+    python benchmarks/read_datasets.py $SAQRL_DATA benchmarks/results/read_datasets.json
 
 Seconds are the best of REPEATS, with the file in the page cache; the ratio compares with reading
 the same transitions from npz, which this script writes first. Peak memory is the resident set of

@@ -25,7 +25,7 @@ from saqrl.training.run_folder import read_config
 
 RESULTS = Path(__file__).parent / "results" / "recipe.jsonl"
 OUT = Path("runs/recipe")
-DATA = "../shared/data"
+DATA = os.environ.get("SAQRL_DATA", "../shared/data")
 EPISODES = 50
 # Steps of the opponents, as in compare.py: what was tuned there on seeds from 100 on.
 STEPS = {"steps": 5_000, "quantizer_steps": 6_000}

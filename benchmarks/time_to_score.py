@@ -12,6 +12,7 @@ docs/results/time-to-score.png shows.
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,11 @@ def draw(lines: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default="../shared/data", help="folder of the data files")
+    parser.add_argument(
+        "--data",
+        default=os.environ.get("SAQRL_DATA", "../shared/data"),
+        help="folder of the data files",
+    )
     parser.add_argument("--only", default="", help="data sets whose name holds this")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--paper-steps", type=int, nargs=2, default=(20_000, 10_000))

@@ -32,7 +32,7 @@ from saqrl.training.train import train
 
 RESULTS = Path(__file__).parent / "results" / "values.jsonl"
 OUT = Path("runs/values")
-DATA = "../shared/data"
+DATA = os.environ.get("SAQRL_DATA", "../shared/data")
 
 Flags = Mapping[str, Any]
 PLAY = {

@@ -15,14 +15,15 @@ os.environ.setdefault(
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
 )
 
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
+SHARED_DATA = Path(os.environ.get("SAQRL_DATA", BESIDE))
 
 
 @pytest.fixture
 def real_data() -> Path:
-    """The folder of real data beside the repository; the test is skipped where it is absent."""
+    """The folder of real data that SAQRL_DATA names; the test is skipped where it is absent."""
     if not SHARED_DATA.is_dir():
-        pytest.skip("the real data (../shared/data) are not on this machine")
+        pytest.skip(f"the real data ({SHARED_DATA}; SAQRL_DATA names another folder) are not here")
     return SHARED_DATA
 
 

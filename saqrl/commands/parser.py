@@ -151,8 +151,12 @@ def command_parser(command: type) -> Parser:
                 help=argparse.SUPPRESS,
             )
         elif _marked(each, Positional):
+            optional: dict[str, Any] = {"nargs": "?", "default": argparse.SUPPRESS}
             parser.add_argument(
-                each.name, metavar=_metavar(each.name, str), help=documented[each.name]
+                each.name,
+                metavar=_metavar(each.name, str),
+                help=documented[each.name],
+                **(optional if each.default is not MISSING else {}),
             )
         else:
             add_flag(parser, each, documented.get(each.name, ""))

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from importlib import import_module
 
-import saqrl
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+
+import saqrl
 from saqrl.cli import COMMANDS
 from saqrl.commands.parser import Parser, command_parser, field_docs
 from saqrl.commands.train import train_parser
@@ -46,7 +47,7 @@ def commands() -> Iterator[str]:
         words = [f"{a.metavar or a.dest}" for a in parser._actions if not a.option_strings]
         yield f"```text\n{' '.join(['saqrl', name, *words])} [OPTIONS]\n```\n"
         for group in parser._action_groups:
-            shown = [a for a in group._group_actions if SUPPRESS != a.help and a.dest != "help"]
+            shown = [a for a in group._group_actions if a.help != SUPPRESS and a.dest != "help"]
             if shown:
                 yield f"| {group.title} | |\n|---|---|"
                 yield from (f"| `{called(action)}` | {cell(said(action))} |" for action in shown)
@@ -76,9 +77,9 @@ def said(action: Action) -> str:
 
 def settings() -> Iterator[str]:
     yield "# Every setting\n"
-    yield "Fields of agents, quantizers and continuous counterparts, with their defaults. A field is"
-    yield "a flag of `saqrl train` (`--agent.alpha 1`, `--quantizer.codes 64`, `--prior.steps 5000`"
-    yield "for the behaviour prior, which is a `bc`), a keyword of `saqrl.fit` and a line of a sweep."
+    yield "Fields of agents, quantizers and continuous counterparts, with their defaults. A field"
+    yield "is a flag of `saqrl train` (`--agent.alpha 1`, `--quantizer.codes 64`, and for the"
+    yield "prior, a `bc`, `--prior.steps 5000`), a keyword of `saqrl.fit` and a line of a sweep."
     yield "Presets and the recipe change some of them. All other settings:"
     yield "[`saqrl train`](commands.md#saqrl-train).\n"
     for title, owner, registry in (
@@ -123,7 +124,7 @@ def presets() -> Iterator[str]:
 
 def api() -> Iterator[str]:
     yield "# Python API\n"
-    yield "What is stable between patch versions; everything else that can be imported may change.\n"
+    yield "Stable between patch versions. Everything else that can be imported may change.\n"
     yield "## `saqrl`\n"
     for name in saqrl.__all__:
         if name != "__version__":

@@ -1,0 +1,122 @@
+"""The pictures of docs/concepts/method.md: python docs/make/pictures.py (extra `plots`).
+
+What is drawn is what saqrl learns: codes of the flights past a pillar in examples/own_arrays.py,
+and rows of benchmarks/results/compare.jsonl.
+"""
+
+import json
+import runpy
+import tempfile
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+import saqrl
+
+matplotlib.use("agg")
+from matplotlib import pyplot as plt
+
+ROOT = Path(__file__).parents[2]
+OUT = ROOT / "docs" / "concepts"
+BLUE, ORANGE, GREY = "#3f51b5", "#e65100", "#9e9e9e"
+CONTINUOUS = ("bc", "gaussian", "gmm", "cql", "iql", "brac", "rebrac")
+SETS = {
+    "pusht-chunk8": "Push-T, chunks of 8 (human)",
+    "pusht": "Push-T (human)",
+    "can-50": "can, 50 (several ways)",
+    "door-expert-5": "door, 5 (expert)",
+    "pen-expert-25": "pen, 25 (expert)",
+    "hammer-expert-25": "hammer, 25 (expert)",
+    "hopper-mixed": "hopper, mixed skill",
+}
+
+
+def codes_of_two_states(quantizer, flights: dict[str, np.ndarray]) -> None:
+    """The same eight codes decoded in two states: thick is probable, orange is the mean action."""
+    figure, axes = plt.subplots(figsize=(7, 2.6), layout="constrained")
+    starts = np.flatnonzero(np.r_[True, flights["episode_ends"][:-1]])
+    for start in starts[:30]:
+        axes.plot(*flights["observations"][start : start + 20].T, color=GREY, lw=0.5, alpha=0.6)
+    axes.add_patch(plt.Circle((0, 0), 0.25, color="#cfd8dc"))
+    axes.annotate("pillar", (0, 0), ha="center", va="center", fontsize=8)
+    for state in np.array([[-0.85, 0.0], [0.1, 0.45]]):
+        actions = np.asarray(quantizer.decode(np.tile(state, (8, 1)), np.arange(8)))
+        actions = actions.reshape(8, -1, 2)[:, 0]
+        prior = np.exp(np.asarray(quantizer.log_prior(state)))
+        for code, (action, chance) in enumerate(zip(actions, prior, strict=True)):
+            tip = state + 0.3 * action
+            style = {"arrowstyle": "->", "color": BLUE, "lw": 0.6 + 5 * chance}
+            axes.annotate("", tip, state, arrowprops={**style, "alpha": 0.35 + 0.65 * chance})
+            if chance > 0.05:
+                axes.annotate(str(code), tip + 0.03, fontsize=8, color=BLUE)
+        mean = state + 0.3 * (prior @ actions)
+        axes.annotate("", mean, state, arrowprops={"arrowstyle": "->", "color": ORANGE, "lw": 2})
+    axes.set(xlim=(-1.1, 1.1), ylim=(-0.62, 0.72), aspect="equal", xticks=[], yticks=[])
+    save(figure, "codes")
+
+
+def exact_and_sampled(quantizer) -> None:
+    """An expectation over eight codes, and what estimates of it from samples look like."""
+    generator = np.random.default_rng(0)
+    prior = np.exp(np.asarray(quantizer.log_prior(np.array([-0.85, 0.0]))))
+    prior = prior / prior.sum()
+    values = generator.normal(0, 1, 8)
+    exact = prior @ values
+    figure, axes = plt.subplots(figsize=(5.5, 2.3), layout="constrained")
+    for place, count in enumerate((1, 4, 10, 30)):
+        drawn = values[generator.choice(8, (300, count), p=prior)].mean(1)
+        jitter = generator.uniform(-0.25, 0.25, 300)
+        axes.plot(drawn, place + jitter, ".", color=ORANGE, ms=2, alpha=0.6)
+    axes.axvline(exact, color=BLUE, lw=2)
+    axes.set_yticks(range(4), ["1 sample", "4", "10", "30 samples"], fontsize=8)
+    axes.set_xlabel("estimates of E[Q] (orange) and the sum over all codes (blue)", fontsize=8)
+    axes.tick_params(axis="x", labelsize=8)
+    save(figure, "exact")
+
+
+def when_it_helps() -> None:
+    """SAQ-BC less the best continuous method of each data set, seed by seed where both have it."""
+    lines = (ROOT / "benchmarks/results/compare.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    figure, axes = plt.subplots(figsize=(6, 2.8), layout="constrained")
+    for place, (task, name) in enumerate(reversed(SETS.items())):
+        scores: dict[str, list[float]] = {}
+        for row in rows:
+            if row["task"] == task:
+                scores.setdefault(row["method"], []).append(row["score"])
+        rivals = {m: np.mean(s) for m, s in scores.items() if m in CONTINUOUS}
+        best = max(rivals, key=lambda method: rivals[method])
+        gains = np.asarray(scores["saq-bc"]) - rivals[best]
+        axes.barh(place, gains.mean(), color=BLUE if gains.mean() > 0 else ORANGE, alpha=0.5)
+        axes.plot(gains, np.full(len(gains), place), "k.", ms=4)
+        axes.annotate(f"{name}; best: {best}", (38, place), va="center", fontsize=8)
+    axes.axvline(0, color="black", lw=0.8)
+    axes.set(yticks=[], xlim=(-30, 95))
+    axes.set_xlabel("points above the best continuous method; dots: seeds", fontsize=8)
+    axes.tick_params(axis="x", labelsize=8)
+    save(figure, "when")
+
+
+def save(figure, name: str) -> None:
+    path = OUT / f"{name}.png"
+    figure.savefig(path, dpi=130, metadata={"Software": None})
+    print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
+
+
+if __name__ == "__main__":
+    flights = runpy.run_path(str(ROOT / "examples" / "own_arrays.py"))["flights"](60, seed=0)
+    with tempfile.TemporaryDirectory() as folder:
+        run = saqrl.fit(
+            **flights,
+            recipe="plain",
+            agent="bc",
+            steps=1000,
+            quantizer_steps=1000,
+            quiet=True,
+            out=Path(folder) / "run",
+            **{"quantizer.codes": 8, "quantizer.hidden": 64, "agent.hidden": 64},
+        )
+        codes_of_two_states(run.quantizer, flights)
+        exact_and_sampled(run.quantizer)
+    when_it_helps()
