@@ -13,6 +13,7 @@ from collections.abc import Callable
 import gymnasium
 import msgpack
 import numpy as np
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 
@@ -63,4 +64,7 @@ def main(address: str, robot: gymnasium.Env, say: Callable[[str], None] = print)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], gymnasium.make(sys.argv[2]))
+    try:
+        main(sys.argv[1], gymnasium.make(sys.argv[2]))
+    except (ConnectionClosed, OSError) as error:
+        sys.exit(f"the server has gone: {error}")

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
+from saqrl.training.online.address import ROBOT
+
 # Points of success below which 20 to 50 episodes tell no difference.
 LEVEL = 20
 
@@ -59,7 +61,9 @@ def summary_text(result: Mapping[str, Any]) -> str:
             f"{report['measured_on']}"
         )
     lines += [time_text(result), f"run: {result['run']}"]
-    if result["env"]:
+    if result["env"] == ROBOT:
+        lines.append(f"next: saqrl export {result['run']} --out policy.onnx")
+    elif result["env"]:
         video = " --video episode.mp4" if find_spec("imageio_ffmpeg") else ""
         lines.append(f"next: saqrl evaluate {result['run']} --episodes 100{video}")
     if result.get("collected"):

@@ -1,5 +1,6 @@
 """Fine-tuning over a robot: a client plays, and may do anything."""
 
+import errno
 import json
 import re
 import runpy
@@ -18,6 +19,7 @@ from saqrl.training.online.address import Address
 from saqrl.training.online.finetune import finetune
 from saqrl.training.online.settings import OnlineSettings
 from saqrl.training.progress import Reporter
+from saqrl.training.run_folder import RunFolder
 from tests.walking import ENVIRONMENT, run, small
 
 msgpack = pytest.importorskip("msgpack", reason="the extra serve is not installed")
@@ -55,7 +57,7 @@ class Told(Reporter):
 
 
 @contextmanager
-def served(parent, out, *, resume=False, **asked):
+def served(parent, out, *, address=FREE, resume=False, **asked):
     """A fine-tuning in a thread, up to where a robot can connect; ends when it has finished."""
     told, ended = Told(), {}
     settings = OnlineSettings(**LITTLE | asked)
@@ -63,7 +65,7 @@ def served(parent, out, *, resume=False, **asked):
     def work():
         try:
             ended["result"] = finetune(
-                parent, settings, out, robot=FREE, resume=resume, reporter=told
+                parent, settings, out, robot=address, resume=resume, reporter=told
             )
         except BaseException as error:
             ended["error"] = error
@@ -201,6 +203,41 @@ def test_one_robot_at_a_time(parent, tmp_path):
         play(told)
 
 
+def test_without_the_token_nobody_plays(parent, tmp_path):
+    address = Address("127.0.0.1", 0, token="secret")
+    assert "secret" not in repr(address)
+    with served(parent, tmp_path / "out", address=address) as told:
+        url = f"ws://127.0.0.1:{told.port}"
+        with pytest.raises(InvalidStatus), connected(told):
+            pass
+        with sync.connect(url, additional_headers={"Authorization": "Api-Key secret"}) as client:
+            client.recv()
+            with gymnasium.make(ENVIRONMENT) as robot:
+                while not CLIENT["play"](client, robot)["finished"]:
+                    pass
+    assert "secret" not in (tmp_path / "out" / "config.json").read_text()
+
+
+def test_a_full_disk_tells_the_robot_nothing_was_learned(parent, tmp_path, monkeypatch):
+    save, count = RunFolder.save_checkpoint, 0
+
+    def full(self, stage, *arguments, **keywords):
+        nonlocal count
+        count += stage == "online"
+        if count > 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(self, stage, *arguments, **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save_checkpoint", full)
+        with served(parent, tmp_path / "out") as told, pytest.raises(ConnectionClosed):
+            play(told)
+    assert re.search("go on with: saqrl finetune .* --serve .* --resume", str(told.ended["error"]))
+    with served(parent, tmp_path / "out", resume=True) as told:
+        play(told)
+    assert told.ended["result"]["finetune"]["environment_steps"] >= 80
+
+
 class Killed(BaseException):
     """Stands for SIGKILL."""
 
@@ -281,4 +318,7 @@ def test_from_python_and_the_page(parent, tmp_path, monkeypatch):
     play(told)
     thread.join(120)
     assert made[0].result["finetune"]["environment_steps"] >= 80
-    assert (tmp_path / "out" / "index.html").is_file()
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "saqrl export" in page
+    assert "saqrl evaluate" not in page  # there is nothing to play in
+    assert "saqrl export" in made[0].report()

@@ -18,6 +18,7 @@ from saqrl.studies.run_page.evidence import Evidence
 from saqrl.studies.run_page.film import FILM, leave_film
 from saqrl.training.data import load_training_data
 from saqrl.training.evaluation import measure_of
+from saqrl.training.online.address import ROBOT
 from saqrl.training.preparation import split
 from saqrl.training.progress import Reporter
 from saqrl.training.run_folder import policy_folder, read_config, read_history, read_result
@@ -158,7 +159,7 @@ def _told(name: str, record: Mapping[str, Any]) -> str:
 
 
 def _film(run: Path, result: Mapping[str, Any], unfilmed: str | None) -> Iterator[Section]:
-    if not result["env"]:
+    if result["env"] in (None, ROBOT):
         return
     film = b""
     with contextlib.suppress(ValueError, OSError):
@@ -180,7 +181,7 @@ def _next(run: Path, result: Mapping[str, Any], config: Mapping[str, Any]) -> It
         "saqrl serve policy.onnx": "answers a robot over a WebSocket",
         f"saqrl report {run.parent}": "all runs beside each other",
     }
-    if not result["env"]:
+    if result["env"] in (None, ROBOT):
         commands.pop(next(iter(commands)))
     width = max(map(len, commands))
     told = [f"{words:<{width}}  # {why}" if why else words for words, why in commands.items()]

@@ -3,6 +3,9 @@
 import dataclasses
 from dataclasses import dataclass
 
+# What result.json names as the environment of what a robot played.
+ROBOT = "robot"
+
 
 @dataclass(frozen=True)
 class Address:

@@ -20,6 +20,7 @@ from saqrl.training import engine, interrupts
 from saqrl.training.codes import encode_all
 from saqrl.training.evaluation import open_arena
 from saqrl.training.members import ensemble
+from saqrl.training.online.address import ROBOT
 from saqrl.training.online.exploring import Exploring, exploring_seed
 from saqrl.training.online.invalidation import COVERED, Coverage
 from saqrl.training.online.replay import Experience, Replay, Replayed, State, as_log
@@ -34,8 +35,6 @@ from saqrl.training.train import Session
 ONLINE = "online"
 # Folded into the run's key for the updates; no stage of a training has this number.
 NUMBER = 4
-# What result.json names as the environment of what a robot played.
-ROBOT = "robot"
 # Steps of all lanes in which no episode has ended: it has no end.
 LONGEST = 20_000
 NOTHING: contextlib.nullcontext[None] = contextlib.nullcontext()
