@@ -3,7 +3,8 @@
 #     docker build -t saqrl .
 #     docker run --rm -v "$PWD/runs:/runs" saqrl evaluate /runs/cube --episodes 50
 #
-# Not built where it was written, which has no Docker. Its steps were tried one by one on Debian 12 with Python 3.11.
+# Never built: there was no Docker where it was written. Of its steps the first (apt-get) was run in a bare Debian 12; the
+# installation was not, and CI's differs from it (editable, extras `all` and `test`, without minari and robosuite).
 FROM python:3.11-slim-bookworm
 
 # saqrl draws with EGL where a GPU is there (`docker run --gpus all -e NVIDIA_DRIVER_CAPABILITIES=all`), else with OSMesa.
