@@ -35,9 +35,8 @@ from saqrl.policy import Act, Policy
 from saqrl.policy.rollout import Arena, Episodes
 from saqrl.training import interrupts
 from saqrl.training.online.address import Address
+from saqrl.training.online.loop import LONGEST
 
-# Steps in which an episode must end.
-LONGEST = 20_000
 # Seconds between two looks whether somebody wants the process to end.
 LOOK = 0.2
 # Seconds in which a last answer is sent.
