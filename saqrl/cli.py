@@ -19,10 +19,10 @@ from saqrl.registry import closest
 from saqrl.training.interrupts import EXIT_INTERRUPTED, answered, told
 
 COMMANDS = {
-    "train": "learn a policy from a dataset; without arguments: a demonstration in half a minute",
+    "train": "learn a policy from a dataset; without arguments: an example in a minute",
     "view": "open the page of a run: how good it is, and how to see why",
     "ls": "the runs in a folder, with their scores",
-    "finetune": "go on from a run in its environment, on new data beside its own",
+    "finetune": "continue a run in its environment or on a robot, on its own and new data",
     "evaluate": "play a run's policy in its environment",
     "export": "write a run's policy as one file that needs no JAX",
     "serve": "answer policy queries over a WebSocket",

@@ -174,28 +174,28 @@ class Training:
     """What every algorithm needs to know about its own training; all of them inherit it."""
 
     steps: int = 20_000
-    """Gradient steps; the cosine schedule of what every step trains ends there."""
+    """Gradient steps; a cosine schedule reaches 0 at the last one."""
     batch_size: int = 256
-    """Transitions of a gradient step."""
+    """Transitions in a batch."""
     hidden: tuple[int, ...] = (256, 256)
     """Widths of the hidden layers."""
     layer_norm: bool = False
     """Normalise before each activation."""
     learning_rate: float = 1e-3
-    """Of Adam, at the start of the schedule."""
+    """Learning rate of Adam at the first step."""
     schedule: Schedule = "cosine"
-    """Of the learning rate: constant, or cosine to 0."""
+    """How the learning rate changes: constant, or cosine to 0."""
     weight_decay: float = 0.0
-    """Decoupled (AdamW); 0 is plain Adam."""
+    """Decoupled weight decay (AdamW); 0 is plain Adam."""
     precision: Precision = "float32"
-    """Of the matrix products of a training step; what is trained and deployed is float32."""
+    """Precision of the matrix products in a training step; parameters and policy stay float32."""
 
     def network(self, key: Key[Array, ""], inputs: int, outputs: int) -> MLP:
         """A network of these widths."""
         return MLP(key, inputs, self.hidden, outputs, layer_norm=self.layer_norm)
 
     def ensemble(self, key: Key[Array, ""], inputs: int, outputs: int, *, count: int) -> Ensemble:
-        """So many networks of these widths, of which the least is believed."""
+        """`count` networks of these widths, of which the lowest value is used."""
         keys = jax.random.split(key, count)
         return Ensemble(tuple(self.network(head_key, inputs, outputs) for head_key in keys))
 

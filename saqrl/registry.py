@@ -114,7 +114,7 @@ class Registry:
             package = f" of {place.dist.name} {place.dist.version}" if place.dist else ""
             raise ImportError(
                 f"{self.kind} {name!r}{package} cannot be imported from {place.value} "
-                f"({type(error).__name__}: {error}): mend or uninstall that package"
+                f"({type(error).__name__}: {error}): repair or uninstall that package"
             ) from error
         self._require_fit(name, found)
         self._entries[name] = found

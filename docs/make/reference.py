@@ -128,7 +128,7 @@ def api() -> Iterator[str]:
     yield "## `saqrl`\n"
     for name in saqrl.__all__:
         if name != "__version__":
-            yield f"::: {saqrl._PUBLIC[name]}.{name}\n"
+            yield f"::: saqrl.{name}\n"
     for title, names in MORE.items():
         yield f"## {title}\n"
         yield from (f"::: {name}\n" for name in names)

@@ -33,7 +33,7 @@ class BRAC(CodeValues):
     """log pi_b is clipped below here, so that one unseen code cannot own the KL. An even prior over
     more than 2,981 codes lies below -8: lower it there."""
     temperature: float = 1.0
-    """Of the learned policy when codes are sampled."""
+    """Temperature of the learned policy when codes are sampled."""
     closed_form: bool = False
     """pi proportional to pi_b exp(Q / alpha) itself, without a policy network or its loss."""
 

@@ -29,15 +29,15 @@ class CQL(CodeValues):
     alpha: float = 5.0
     """Weight of the conservative gap logsumexp Q - Q(data)."""
     threshold: float = 0.01
-    """Codes whose prior probability lies below are neither targets nor actions; 0 allows all."""
+    """Codes with a lower prior probability are neither targets nor actions; 0 allows all."""
     support: float = 0.0
-    """Nor are codes below this share of an even prior, which scales with their number."""
+    """The same as a share of an even prior 1 / codes, so it scales with their number."""
     mass: float = 1.0
-    """Nor those beyond the most probable ones that have this mass together."""
+    """Only the most probable codes that together have this probability are allowed."""
     target_period: int = 1
-    """Steps between two moves of the target."""
+    """Steps between two copies to the target critic."""
     temperature: float = 0.5
-    """Of the softmax over Q when codes are sampled."""
+    """Temperature of the softmax over Q when codes are sampled."""
 
     # The gap fits softmax Q to the data's codes: sampled from it, people's pauses and detours do
     # not become the only thing that is ever done, as by the argmax (docs/results/index.md).

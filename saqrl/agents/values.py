@@ -24,12 +24,12 @@ class CodeValues(nn.CriticTraining):
     """What every agent that learns Q of codes needs besides."""
 
     bins: int = 0
-    """Q is classified into so many bins (HL-Gauss); 0: regression."""
+    """Number of bins into which Q is classified (HL-Gauss); 0: regression."""
     value_range: tuple[float, ...] = (-15.0, 15.0)
     """Lowest and highest value of the bins; rewards of mean size 0.1 and discount 0.99 give
     values of order 10."""
     deviations: float | None = None
-    """The critics' mean minus so many standard deviations is believed; default: their minimum."""
+    """How many standard deviations below the critics' mean Q is taken; default: their minimum."""
 
     def __post_init__(self) -> None:
         if self.bins < 0 or self.bins == 1:

@@ -25,7 +25,7 @@ class Evaluate:
     act: Act | None = None
     """greedy, sample or mean (of the decoded actions); default: as the run was set"""
     act_temperature: float | None = None
-    """of sample and mean: below 1 nearer to greedy; default: as the run was set"""
+    """temperature of sample and mean; below 1: nearer to greedy; default: as the run was set"""
     seed: int = 0
     """of the environment's starts and the sampling; disjoint from what makes data"""
     env: str | None = None

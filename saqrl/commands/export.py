@@ -34,7 +34,7 @@ class Export:
     act: Act | None = None
     """greedy, sample (the file takes its noise as an input) or mean; default: as the run"""
     act_temperature: float | None = None
-    """of sample and mean: below 1 nearer to greedy; default: as the run"""
+    """temperature of sample and mean; below 1: nearer to greedy; default: as the run"""
     part: Literal["policy", "encoder", "decoder"] = "policy"
     """the whole policy, or half of its quantizer alone"""
     dataset: str | None = None

@@ -25,7 +25,7 @@ class Report:
     """of the page"""
     offline: bool = False
     """rank runs, and the policies that they kept along the way (train --keep-every), by what they
-    are worth by the data alone (fitted Q evaluation)"""
+    are worth by fitted Q evaluation on the data"""
     offline_steps: int = 20_000
     """gradient steps of each such estimate"""
     json: bool = False

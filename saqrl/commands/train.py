@@ -17,9 +17,9 @@ from saqrl.training.settings import Data, Evaluation, Features, Output, Settings
 from saqrl.training.summary import score_words, summary_text
 
 DESCRIPTION = """\
-Learn a policy from logged data, in one run folder. What is not said is chosen from the data, with
-reasons. Without arguments: collect demonstrations of a cube task, train, and compare with plain
-cloning. Every hyperparameter is a flag too (--agent.alpha 1): see --help-all."""
+Learn a policy from logged data, in one run folder. Settings that you do not give are chosen from
+the data, each with its reason. Without arguments: collect demonstrations of a cube task, train,
+compare with regression. Every hyperparameter is a flag too (--agent.alpha 1): see --help-all."""
 EXAMPLES = (
     "saqrl train --dataset my_log.npz                # demonstrations without rewards",
     "saqrl train --dataset my_log.hdf5 --agent iql   # a log with rewards",
@@ -41,15 +41,15 @@ class Method:
     actions: Literal["quantized", "continuous"] | None = None
     """quantized (codes), or continuous"""
     recipe: Literal["auto", "plain"] | None = None
-    """auto (by the data) or plain (fixed defaults)"""
+    """auto (chosen from the data) or plain (fixed defaults)"""
     steps: int | None = None
     """gradient steps of the agent"""
     quantizer_steps: int | None = None
     """gradient steps of the quantizer"""
     members: int = 1
-    """agents of an ensemble, on one quantizer"""
+    """agents of an ensemble that shares one quantizer"""
     seed: int = 0
-    """of networks, batches, split and collection"""
+    """seed of networks, batches, split and collection"""
 
 
 @dataclass
@@ -59,11 +59,11 @@ class Own:
     out: str | None = None
     """run folder; default: runs/DATA-AGENT-SEED"""
     resume: bool = False
-    """go on with the run folder"""
+    """continue the run in the run folder"""
     seeds: int | None = None
-    """train so many, from --seed on, in OUT/seedN"""
+    """train N seeds, from --seed on, each in OUT/seedN"""
     loggers: tuple[Literal["tensorboard", "wandb", "csv"], ...] = ()
-    """tensorboard, wandb, csv: beside the JSON lines"""
+    """log to tensorboard, wandb or csv too"""
     json: bool = False
     """last line of stdout: the result as JSON"""
     help_all: bool = False

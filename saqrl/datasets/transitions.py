@@ -42,7 +42,7 @@ class Transitions:
 
     Observations and actions are in the units of the file (`action_range` maps actions to [-1, 1]).
     `terminated` is true where the task itself ended, so that no value follows; an episode that
-    merely stopped (time limit, end of the recording) has it false on its last row.
+    was truncated (time limit, end of the recording) has it false on its last row.
     Episode e covers the rows episode_starts[e] up to, not including, the next start (or n).
     """
 

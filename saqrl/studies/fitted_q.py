@@ -1,4 +1,4 @@
-"""What a policy is worth by the data alone: fitted Q evaluation, exact on codes.
+"""The value of a policy, estimated from data: fitted Q evaluation, exact on codes.
 
 Q(s, k) is regressed on r + g (1-d) sum_k' pi(k'|s') Qbar(s', k'); the sum over codes leaves no
 sampling in the target. Of a chunk that is played in part, r and s' are those of the part: the

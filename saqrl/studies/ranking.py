@@ -1,4 +1,4 @@
-"""Policies in the order of what they are worth by the data alone: of runs, and along a run.
+"""Policies in the order of their FQE estimates: of runs, and along a run.
 
 An estimate is kept as offline.json, in the run's folder or in that of a policy which the run kept
 at an earlier step, and used again where the same is asked.

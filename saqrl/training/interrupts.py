@@ -3,7 +3,7 @@
 A handler that raises is no help: JAX swallows what is raised inside its callbacks, and a compiled
 program returns to Python only at its end. So the handlers raise nothing: work looks at `asked`
 where it can stop, and a thread, woken by the signal itself, ends the process where it does not.
-What is on disk then is the last checkpoint, which resumes exactly.
+What is on disk then is the last checkpoint, which resumes bit-exactly.
 """
 
 import contextlib

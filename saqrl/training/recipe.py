@@ -154,7 +154,7 @@ class _Recipe:
         if found.spread == 0:
             yield Choice("chunk", 1, "assumed: actions never differ where episodes meet")
         elif not found.known:
-            few = "too few episodes come near each other to tell more"
+            few = "too few episodes pass through the same states to tell more"
             yield Choice("chunk", 1, f"assumed: {few}")
         elif not found.has_choices:
             yield Choice("chunk", 1, "no choice outlasts its step")

@@ -73,21 +73,21 @@ class Data:
     """format:path or a path; several are a mixture: A 2*B; without it demonstrations are collected
     in --env"""
     env: str | None = None
-    """where to evaluate: a Gymnasium id, module:Id, or none"""
+    """environment to play in: Gymnasium id, module:Id, none"""
     env_kwargs: str | None = None
-    """its keyword arguments as a JSON object"""
+    """keyword arguments of the environment, as a JSON object"""
     demonstrations: int = 30
     """episodes to collect where no dataset is given"""
     style: Literal["expert", "human"] = "expert"
-    """of what is collected: expert (all alike), human (varied as people's)"""
+    """collect expert (alike) or human (varied) data"""
     episodes: int | None = _named("data_episodes", None)
-    """use only the first so many episodes"""
+    """use only the first N episodes"""
     angles: tuple[int, ...] = ()
-    """columns in radians, seen as cosine and sine"""
+    """observation columns in radians (seen as cos and sin)"""
     held_out: float = 0.1
-    """share of the episodes that is measured on"""
+    """share of the episodes that is kept from training"""
     stream_rows: int | None = None
-    """rows on the device at a time"""
+    """rows of data that are on the device at a time"""
     reading: ReadOptions = DEFAULT
     """Which parts of the dataset are read."""
 
@@ -108,11 +108,11 @@ class Features:
     chunk: int = 1
     """consecutive actions that one code stands for"""
     history: int = 1
-    """last observations that are seen at once"""
+    """how many of the last observations the networks see"""
     observation_scale: Scale = "columns"
-    """columns, common (one factor), none"""
+    """scaling: columns, common (one factor), none"""
     feature_deviation: float = 0.1
-    """of the networks' inputs; smaller is smoother"""
+    """deviation of the networks' inputs; small is smooth"""
     reward_scale: RewardScale = "unit"
     """unit (mean size 0.1), return-range (1000), none"""
 
@@ -127,21 +127,21 @@ class Evaluation:
     """How the policy acts, and how it is judged."""
 
     act: Act = "greedy"
-    """greedy, sample or mean; default: as the data ask"""
+    """greedy, sample or mean; default: chosen from the data"""
     act_temperature: float = 1.0
-    """of sample and mean: below 1 nearer to greedy"""
+    """of sample and mean; below 1 is nearer to greedy"""
     action_horizon: int = 1
-    """actions of a chunk to play; default: all"""
+    """actions of a chunk to execute; default: all"""
     episodes: int = _named("eval_episodes", 50)
     """episodes of an evaluation"""
     first: int = _named("eval_first", 0)
     """number of the first episode; other numbers are other starts"""
     every: int | None = _named("eval_every", None)
-    """agent steps between evaluations"""
+    """gradient steps of the agent between evaluations"""
     select: int = 0
-    """episodes to choose the acting rule by"""
+    """episodes to play to choose how to act"""
     baseline: bool = False
-    """train and evaluate plain continuous BC beside"""
+    """also train and evaluate continuous BC on the same data"""
 
     def __post_init__(self) -> None:
         _require_at_least_one(self, "action_horizon", "episodes", "every")
@@ -177,7 +177,7 @@ class Settings:
     seed: int = 0
     """of the initial networks and batches, and of what is collected"""
     members: int = 1
-    """agents of an ensemble, on one quantizer"""
+    """agents of an ensemble that shares one quantizer"""
     data: Data = Data()
     features: Features = Features()
     evaluation: Evaluation = Evaluation()
