@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from saqrl import nn
+from saqrl.agents import operators
 from saqrl.registry import AGENTS as AGENTS
 
 
@@ -35,6 +36,16 @@ class CodedTransitions(eqx.Module):
     log_prior: Float[Array, "n codes"] | None
     next_log_prior: Float[Array, "n codes"] | None
     num_codes: int = eqx.field(static=True)
+    spare: bool = eqx.field(static=True, default=False)
+    """Whether some rows are no codes: to those the behaviour gives operators.DISALLOWED."""
+
+    def existing(
+        self, values: Float[Array, "*heads n codes"], log_prior: Float[Array, "n codes"] | None
+    ) -> Float[Array, "*heads n codes"]:
+        """`values` of codes, far below everything else of rows that are none."""
+        if not self.spare or log_prior is None:
+            return values
+        return operators.existing(values, log_prior)
 
 
 class Actor(Protocol):

@@ -65,8 +65,8 @@ class BRAC(CodeValues):
 
         def policy_loss(policy: nn.MLP) -> tuple[Float[Array, ""], nn.Metrics]:
             q = state.critics.model.pessimistic(batch.observations)
-            log_policy = jax.nn.log_softmax(policy(batch.observations))
-            value, divergence = self._value_and_divergence(log_policy, q, batch.log_prior)
+            logits = batch.existing(policy(batch.observations), batch.log_prior)
+            value, divergence = self._value_and_divergence(logits, q, batch.log_prior)
             metrics = {"divergence": divergence.mean(), "policy_value": value.mean()}
             return (self.alpha * divergence - value).mean(), metrics
 
@@ -87,8 +87,9 @@ class BRAC(CodeValues):
         if state.policy is None:
             values = jax.vmap(self._closed_value)(self._prior(batch.next_log_prior), q)
             return batch.rewards + batch.discounts * values
-        log_policy = jax.nn.log_softmax(state.policy.model(batch.next_observations))
-        value, divergence = self._value_and_divergence(log_policy, q, batch.next_log_prior)
+        policy = state.policy.model(batch.next_observations)
+        logits = batch.existing(policy, batch.next_log_prior)
+        value, divergence = self._value_and_divergence(logits, q, batch.next_log_prior)
         return batch.rewards + batch.discounts * (value - self.alpha * divergence)
 
     def actor(self, state: State) -> "PolicyActor | ReweightedActor":
@@ -96,14 +97,17 @@ class BRAC(CodeValues):
             return ReweightedActor(state.critics.model, self.alpha, self.prior_floor)
         return PolicyActor(state.policy.model, self.temperature)
 
+    def shares(self, state: State) -> list[nn.MLP]:
+        return [] if state.policy is None else [state.policy.model]
+
     def _value_and_divergence(
         self,
-        log_policy: Float[Array, "batch codes"],
+        logits: Float[Array, "batch codes"],
         q: Float[Array, "batch codes"],
         log_prior: Float[Array, "batch codes"] | None,
     ) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
-        floored = jnp.maximum(self._prior(log_prior), self.prior_floor)
-        floored = jax.nn.log_softmax(floored)
+        log_policy, prior = jax.nn.log_softmax(logits), self._prior(log_prior)
+        floored = jax.nn.log_softmax(operators.floored_prior(prior, self.prior_floor))
         value = jax.vmap(operators.expectation)(log_policy, q)
         return value, jax.vmap(operators.kl_divergence)(log_policy, floored)
 

@@ -63,7 +63,8 @@ class CQL(CodeValues):
             q_loss, of_q = self.critic_loss(
                 critics, batch.observations, batch.codes, targets, values=q
             )
-            gaps = jax.vmap(jax.vmap(operators.conservative_gap), (0, None))(q, batch.codes)
+            there = batch.existing(q, batch.log_prior)
+            gaps = jax.vmap(jax.vmap(operators.conservative_gap), (0, None))(there, batch.codes)
             gap = gaps.mean(-1).sum()
             return q_loss + self.alpha * gap, {**of_q, "gap": gap / len(q)}
 
@@ -91,8 +92,8 @@ class CQL(CodeValues):
     def _masked(
         self, q: Float[Array, "batch codes"], log_prior: Float[Array, "batch codes"] | None
     ) -> Float[Array, "batch codes"]:
-        if self._support.everything:
-            return q
         if log_prior is None:
+            if self._support.everything:
+                return q
             raise ValueError("CQL with a threshold needs the behaviour's log-probabilities")
         return jax.vmap(self._support.mask)(q, log_prior)

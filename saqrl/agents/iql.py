@@ -103,6 +103,10 @@ class IQL(CodeValues):
         target = nn.polyak_update(state.target, networks.model.critics, rate=self.target_rate)
         return State(networks, target), metrics
 
+    def shares(self, state: State) -> list[nn.MLP]:
+        prior = state.networks.model.prior
+        return [] if prior is None else [prior]
+
     def actor(self, state: State) -> Actor:
         networks = state.networks.model
         actor: Actor = ReweightedActor(networks.critics, self.temperature, self.prior_floor)
@@ -132,6 +136,6 @@ def weighted_cross_entropy(
     The weights are constants. Source: IQL's regression (arXiv 2110.06169, eq. 7), on codes.
     """
     bounded = jax.lax.stop_gradient(jnp.minimum(weights, LARGEST_WEIGHT))
-    logits = prior(batch.observations)
+    logits = batch.existing(prior(batch.observations), batch.log_prior)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.codes)
     return (bounded * losses).mean()

@@ -10,7 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 DISALLOWED = -1e9
-"""A log-probability that no softmax notices and no subtraction turns into NaN (as -inf would)."""
+"""A log-probability that no softmax notices and no subtraction turns into NaN (as -inf would).
+
+Of the behaviour it says that a row is no code: no agent sums over it (`exists`).
+"""
 
 
 def expectation(
@@ -48,7 +51,26 @@ def of_code(
     return jnp.take_along_axis(values, codes[..., None], axis=-1)[..., 0]
 
 
-def allowed_codes(log_prior: Float[Array, " codes"], *, threshold: float) -> Bool[Array, " codes"]:
+def exists(log_prior: Float[Array, "*batch codes"]) -> Bool[Array, "*batch codes"]:
+    """Rows that are codes; to the others the behaviour gives DISALLOWED."""
+    return log_prior > DISALLOWED / 2
+
+
+def existing(
+    values: Float[Array, "*heads codes"], log_prior: Float[Array, " codes"]
+) -> Float[Array, "*heads codes"]:
+    """`values` of codes, far below everything else of rows that are none."""
+    return mask_codes(values, exists(log_prior))
+
+
+def floored_prior(log_prior: Float[Array, " codes"], floor: float) -> Float[Array, " codes"]:
+    """Log pi_b clipped below at `floor`, not normalised; no floor lifts a row that is no code."""
+    return existing(jnp.maximum(log_prior, floor), log_prior)
+
+
+def allowed_codes(
+    log_prior: Float[Array, " codes"], *, threshold: float | Float[Array, ""]
+) -> Bool[Array, " codes"]:
     """Codes that the data supports: pi_b(k) >= min(threshold, max_j pi_b(j)).
 
     The minimum keeps at least one code; threshold 0 allows all. Source: SAQ (arXiv 2310.11731).
@@ -86,8 +108,11 @@ class Support:
 
     def allowed(self, log_prior: Float[Array, " codes"]) -> Bool[Array, " codes"]:
         """At least the most probable code."""
-        least = max(self.threshold, self.share / log_prior.shape[-1])
-        allowed = allowed_codes(log_prior, threshold=least)
+        there, rows = exists(log_prior), log_prior.shape[-1]
+        least: float | Float[Array, ""] = self.threshold
+        if self.share:  # times exactly 1 where every row is a code
+            least = jnp.maximum(least, self.share / rows * (rows / there.sum()))
+        allowed = there & allowed_codes(log_prior, threshold=least)
         return allowed & nucleus(log_prior, mass=self.mass) if self.mass < 1 else allowed
 
     def mask(
@@ -98,8 +123,8 @@ class Support:
 
 
 def mask_codes(
-    values: Float[Array, " codes"], allowed: Bool[Array, " codes"]
-) -> Float[Array, " codes"]:
+    values: Float[Array, "*heads codes"], allowed: Bool[Array, " codes"]
+) -> Float[Array, "*heads codes"]:
     """`values` where allowed, far below everything else where not."""
     return jnp.where(allowed, values, DISALLOWED)
 
@@ -117,7 +142,7 @@ def reweighted_prior(
     Source: the solution of the KL-constrained problem (Peng et al. 2019, arXiv 1910.00177, eq. 8;
     IQL's extraction, arXiv 2110.06169, eq. 7, without its regression).
     """
-    return jax.nn.log_softmax(jnp.maximum(log_prior, floor) + q / temperature)
+    return jax.nn.log_softmax(floored_prior(log_prior, floor) + q / temperature)
 
 
 def regularised_value(
@@ -129,7 +154,7 @@ def regularised_value(
     Source: Wu et al. 2019 (arXiv 1911.11361), eq. 4, solved as in Haarnoja et al. 2017
     (arXiv 1702.08165), eq. 5 and 6, with pi_b in place of an even prior.
     """
-    floored = jax.nn.log_softmax(jnp.maximum(log_prior, floor))
+    floored = jax.nn.log_softmax(floored_prior(log_prior, floor))
     return alpha * jax.nn.logsumexp(floored + q / alpha)
 
 

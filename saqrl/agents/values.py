@@ -5,6 +5,7 @@ expectation of a distribution over bins.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -38,6 +39,10 @@ class CodeValues(nn.CriticTraining):
             raise ValueError(
                 f"agent.value-range is {self.value_range}; the lowest and the highest value"
             )
+
+    def shares(self, state: Any) -> list[nn.MLP]:
+        """Networks of the state whose softmax over codes is a probability, beside the prior."""
+        return []
 
     def new_critics(self, key: Key[Array, ""], inputs: int, codes: int) -> nn.Ensemble:
         """`critics` of them, each a map from features to Q of every code."""

@@ -95,7 +95,13 @@ class Codec(BinaryCodec):
     def decode(
         self, observation: Float[Array, " features"], code: Int[Array, ""]
     ) -> Float[Array, " act"]:
-        return self.binary.narrow(self.decoder(self.join(observation, self.latent(code))))
+        return self.decode_latent(observation, self.latent(code))
+
+    def decode_latent(
+        self, observation: Float[Array, " features"], latent: Float[Array, " size"]
+    ) -> Float[Array, " act"]:
+        """What the decoder makes of any latent vector."""
+        return self.binary.narrow(self.decoder(self.join(observation, latent)))
 
 
 @dataclass(frozen=True)

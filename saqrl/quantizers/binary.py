@@ -56,6 +56,11 @@ class BinaryCodec(eqx.Module):
     binary: BinaryDimensions
 
     @property
+    def exists(self) -> Bool[Array, " codes"] | None:
+        """Which rows are codes, where some are spare; None: all are."""
+        return None
+
+    @property
     @abstractmethod
     def num_codes(self) -> int:
         """How many codes there are."""
@@ -81,6 +86,8 @@ class BinaryCodec(eqx.Module):
         def best() -> Int[Array, ""]:
             decoded = jax.vmap(self.decode, (None, 0))(observation, jnp.arange(self.num_codes))
             wrong = self.binary.wrong(decoded, action)
+            if self.exists is not None:  # more than any code has
+                wrong = jnp.where(self.exists, wrong, len(action) + 1)
             distance = jnp.square(decoded - action).sum(-1)
             closest = jnp.argmin(jnp.where(wrong == wrong.min(), distance, jnp.inf))
             return jnp.where(wrong[code] == wrong.min(), code, closest).astype(jnp.int32)

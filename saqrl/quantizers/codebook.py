@@ -1,9 +1,11 @@
 """Codebooks as pure functions: nearest code, first codes, moving averages, revival."""
 
+from dataclasses import replace
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 # What a new or revived code counts for: little, so that the first encodings that choose it move it.
 # Where a code has to count for more than this to be kept, hardly one is: with up to
@@ -26,6 +28,8 @@ class Codebook(eqx.Module):
     codes: Float[Array, "codes size"]
     counts: Float[Array, " codes"]
     sums: Float[Array, "codes size"]
+    live: Bool[Array, " codes"] | None = None
+    """Rows that are codes, where others are spare; None: all are."""
 
 
 def bounded(vectors: Float[Array, "*n size"]) -> Float[Array, "*n size"]:
@@ -39,18 +43,25 @@ def bounded(vectors: Float[Array, "*n size"]) -> Float[Array, "*n size"]:
 
 
 def nearest_code(
-    vector: Float[Array, " size"], codes: Float[Array, "codes size"]
+    vector: Float[Array, " size"],
+    codes: Float[Array, "codes size"],
+    live: Bool[Array, " codes"] | None = None,
 ) -> Int[Array, ""]:
-    """argmin_j ||vector - codes[j]||^2, the lowest index on ties."""
+    """argmin_j ||vector - codes[j]||^2 over the live codes, the lowest index on ties."""
     # ||v||^2 is the same for every code; leaving it out keeps the batch a matrix product.
-    return jnp.argmin(jnp.square(codes).sum(-1) - 2 * codes @ vector).astype(jnp.int32)
+    distances = jnp.square(codes).sum(-1) - 2 * codes @ vector
+    if live is not None:
+        distances = jnp.where(live, distances, jnp.inf)
+    return jnp.argmin(distances).astype(jnp.int32)
 
 
 def nearest_codes(
-    vectors: Float[Array, "n size"], codes: Float[Array, "codes size"]
+    vectors: Float[Array, "n size"],
+    codes: Float[Array, "codes size"],
+    live: Bool[Array, " codes"] | None = None,
 ) -> Int[Array, " n"]:
     """`nearest_code` of each vector."""
-    return jax.vmap(nearest_code, (0, None))(vectors, codes)
+    return jax.vmap(nearest_code, (0, None, None))(vectors, codes, live)
 
 
 def choose_first_codes(
@@ -74,9 +85,11 @@ def choose_first_codes(
     return centres
 
 
-def start_codebook(codes: Float[Array, "codes size"]) -> Codebook:
+def start_codebook(
+    codes: Float[Array, "codes size"], *, live: Bool[Array, " codes"] | None = None
+) -> Codebook:
     """Moving averages that agree with `codes`, each as if used once per batch."""
-    return Codebook(codes, jnp.ones(len(codes)), codes)
+    return Codebook(codes, jnp.ones(len(codes)), codes, live)
 
 
 def follow_assignments(
@@ -90,7 +103,8 @@ def follow_assignments(
     member = jax.nn.one_hot(assigned, len(codebook.codes))
     counts = decay * codebook.counts + (1 - decay) * member.sum(0)
     sums = decay * codebook.sums + (1 - decay) * (member.T @ vectors)
-    return Codebook(sums / jnp.maximum(counts, 1e-6)[:, None], counts, sums)
+    codes = sums / jnp.maximum(counts, 1e-6)[:, None]
+    return replace(codebook, codes=codes, counts=counts, sums=sums)
 
 
 def revive_unused(
@@ -106,7 +120,7 @@ def revive_unused(
     codes = jnp.where(unused[:, None], vectors[rows], codebook.codes)
     counts = jnp.where(unused, FRESH_COUNT, codebook.counts)
     sums = jnp.where(unused[:, None], FRESH_COUNT * codes, codebook.sums)
-    return Codebook(codes, counts, sums)
+    return replace(codebook, codes=codes, counts=counts, sums=sums)
 
 
 def follow_usage(

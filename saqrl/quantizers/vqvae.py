@@ -5,13 +5,13 @@ eq. 3, its moving-average codebook from appendix A.1.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from saqrl import nn
 from saqrl.quantizers import ActionBatch, autoencoder
@@ -49,6 +49,9 @@ class VQVAE(autoencoder.VectorQuantization):
     """Factor on the state that encoder and decoder see. Smaller: a code means more nearly the same
     in neighbouring states, as few demonstrations need it; 0: zeros in place of the state (the
     paper's ablation)."""
+    spare: int = 0
+    """Of the rows, how many last ones are no codes yet; `saqrl finetune --codebook grow` sets
+    it."""
 
     def __post_init__(self) -> None:
         if self.codebook == "gradient" and self.revive_below:
@@ -73,7 +76,7 @@ class VQVAE(autoencoder.VectorQuantization):
         model = Model(networks.encoder, networks.decoder, by_gradient)
         return State(
             nn.init_state(model, self.optimiser()),
-            books.start_codebook(jnp.copy(codes)),
+            books.start_codebook(jnp.copy(codes), live=self._live),
             jnp.zeros(self.codes),
             binary,
             jnp.zeros((), jnp.int32),
@@ -84,11 +87,29 @@ class VQVAE(autoencoder.VectorQuantization):
     ) -> tuple[State, nn.Metrics]:
         binary = watch_binary(state.binary, batch.actions)
         batch = ActionBatch(batch.observations, binary.widen(batch.actions))
+        networks, (metrics, encodings, assigned) = self._descend(state, batch)
+        book = self.move(state.codebook, key, encodings, assigned, step=state.step)
+        if networks.model.codes is not None:
+            book = eqx.tree_at(lambda book: book.codes, book, networks.model.codes)
+        # Of its own: a code that is drawn anew counts as used in the codebook.
+        usage = books.follow_usage(state.usage, assigned, decay=self.decay)
+        metrics |= books.usage_metrics(usage)
+        return State(networks, book, usage, binary, state.step + 1), metrics
+
+    def refine(self, state: State, batch: ActionBatch) -> State:
+        """A step of encoder and decoder alone, around codes that stay."""
+        batch = ActionBatch(batch.observations, state.binary.widen(batch.actions))
+        return replace(state, networks=self._descend(state, batch)[0])
+
+    def _descend(
+        self, state: State, batch: ActionBatch
+    ) -> tuple[nn.TrainState[Model], tuple[nn.Metrics, Array, Array]]:
+        """The networks after a step on widened actions; metrics, encodings and their codes."""
 
         def loss(networks: Model) -> tuple[Float[Array, ""], tuple[nn.Metrics, Array, Array]]:
             codes = state.codebook.codes if networks.codes is None else networks.codes
             encodings = self._encode(networks.encoder, batch)
-            assigned = books.nearest_codes(encodings, codes)
+            assigned = books.nearest_codes(encodings, codes, state.codebook.live)
             # A product with one-hot rows: its gradient is a matrix product, not a slow scatter.
             chosen = jax.nn.one_hot(assigned, self.codes) @ codes
             reconstruction = autoencoder.reconstruction(
@@ -101,16 +122,11 @@ class VQVAE(autoencoder.VectorQuantization):
             metrics = {"reconstruction": reconstruction, "commitment": committed}
             return total, (metrics, encodings, assigned)
 
-        networks, (metrics, encodings, assigned) = nn.gradient_step(
-            state.networks, self.optimiser(), loss
-        )
-        book = self.move(state.codebook, key, encodings, assigned, step=state.step)
-        if networks.model.codes is not None:
-            book = eqx.tree_at(lambda book: book.codes, book, networks.model.codes)
-        # Of its own: a code that is drawn anew counts as used in the codebook.
-        usage = books.follow_usage(state.usage, assigned, decay=self.decay)
-        metrics |= books.usage_metrics(usage)
-        return State(networks, book, usage, binary, state.step + 1), metrics
+        return nn.gradient_step(state.networks, self.optimiser(), loss)
+
+    @property
+    def _live(self) -> Bool[Array, " codes"] | None:
+        return jnp.arange(self.codes) < self.codes - self.spare if self.spare else None
 
     def codec(self, state: State) -> "VQCodec":
         model = state.networks.model
@@ -120,6 +136,7 @@ class VQVAE(autoencoder.VectorQuantization):
             model.encoder,
             model.decoder,
             codes,
+            state.codebook.live,
             self.state_scale,
             self.encodings == "bounded",
         )
@@ -142,6 +159,7 @@ class VQCodec(autoencoder.Codec):
     """Nearest code of E(s, a); D(s, code)."""
 
     codes: Float[Array, "codes size"]
+    live: Bool[Array, " codes"] | None
     state_scale: float = eqx.field(static=True)
     bounded: bool = eqx.field(static=True)
     """Whether long encodings are shortened."""
@@ -150,8 +168,18 @@ class VQCodec(autoencoder.Codec):
     def num_codes(self) -> int:
         return len(self.codes)
 
+    @property
+    def exists(self) -> Bool[Array, " codes"] | None:
+        return self.live
+
     def code(self, encoding: Float[Array, " size"]) -> Int[Array, ""]:
-        return books.nearest_code(books.bounded(encoding) if self.bounded else encoding, self.codes)
+        return books.nearest_code(self._bounded(encoding), self.codes, self.live)
+
+    def encoding(
+        self, observation: Float[Array, " features"], action: Float[Array, " act"]
+    ) -> Float[Array, " size"]:
+        """E(s, a), as codes are compared with it."""
+        return self._bounded(self.encoder(self.join(observation, self.binary.widen(action))))
 
     def latent(self, code: Int[Array, ""]) -> Float[Array, " size"]:
         return self.codes[code]
@@ -160,3 +188,6 @@ class VQCodec(autoencoder.Codec):
         self, observation: Float[Array, " features"], rest: Float[Array, " rest"]
     ) -> Float[Array, " joined"]:
         return autoencoder.join(observation, rest, scale=self.state_scale)
+
+    def _bounded(self, encoding: Float[Array, " size"]) -> Float[Array, " size"]:
+        return books.bounded(encoding) if self.bounded else encoding

@@ -49,7 +49,9 @@ class Prepared:
     def action_batch(self) -> ActionBatch:
         return ActionBatch(jnp.asarray(self.features), jnp.asarray(self.actions))
 
-    def coded(self, codes: Int[Array, " n"], num_codes: int, prior: MLP | None) -> CodedTransitions:
+    def coded(
+        self, codes: Int[Array, " n"], num_codes: int, prior: MLP | None, *, spare: bool = False
+    ) -> CodedTransitions:
         """The discrete data set; with a prior, its log-probabilities are computed here, once."""
         features, following = jnp.asarray(self.features), jnp.asarray(self.next_features)
         return CodedTransitions(
@@ -61,6 +63,7 @@ class Prepared:
             None if prior is None else log_prior_of(prior, features),
             None if prior is None else log_prior_of(prior, following),
             num_codes,
+            spare,
         )
 
     def continuous(self) -> ContinuousTransitions:

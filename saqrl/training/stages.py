@@ -109,6 +109,9 @@ class Learning:
             stages.append(self._continuous("baseline", plain_cloning(agent)))
         return stages
 
+    def stage(self, name: str) -> Stage:
+        return next(stage for stage in self.stages() if stage.name == name)
+
     @property
     def learner(self) -> Any:
         """The agent, or its ensemble."""
@@ -159,7 +162,8 @@ class Learning:
         def build(rows: Prepared) -> CodedTransitions:
             padded = rows is self.features.padded
             codes = self.codes if padded else encode_all(self.codec, rows.action_batch())
-            return rows.coded(codes, self.codec.num_codes, prior)
+            spare = getattr(self.codec, "exists", None) is not None
+            return rows.coded(codes, self.codec.num_codes, prior, spare=spare)
 
         return self.features.columns(algorithm, build)
 

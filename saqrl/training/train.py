@@ -20,6 +20,7 @@ from saqrl.environments.families import UnknownEnvironment
 from saqrl.nn import CriticTraining
 from saqrl.policy import Policy
 from saqrl.policy.storage import save_policy
+from saqrl.quantizers import ActionQuantizer
 from saqrl.training.codebook_health import action_error, quantizer_report
 from saqrl.training.data import (
     collected_style,
@@ -76,6 +77,10 @@ def train(
     do not fit together; a new folder is removed again then. OSError where the disk is full: what
     the run has done stays, to be resumed.
     """
+    if getattr(settings.quantizer, "spare", 0):
+        raise ValueError(
+            "quantizer.spare is set by saqrl finetune --codebook grow --spare-codes N: train with 0"
+        )
     path = default_out(settings) if out is None else Path(out)
     reporter = reporter or Reporter()
     if resume:
@@ -299,7 +304,7 @@ class Session:
             summary["selection"] = self.selection
         if "baseline" in scores:
             summary["baseline"] = {"agent": "bc", "actions": "continuous", **scores["baseline"]}
-        return self._finished(summary, learning)
+        return self._finished(summary, learning.quantizer if settings.quantized else None)
 
     def _summary(self, scores: Mapping[str, Any], steps: int) -> dict[str, Any]:
         """What result.json says first."""
@@ -317,10 +322,11 @@ class Session:
             "gradient_steps": steps,
         }
 
-    def _finished(self, summary: dict[str, Any], learning: Learning) -> dict[str, Any]:
+    def _finished(
+        self, summary: dict[str, Any], quantizer: ActionQuantizer | None
+    ) -> dict[str, Any]:
         """The summary with the codes and the time, as it was written to result.json."""
-        settings = self.settings
-        summary["quantizer"] = self._report(learning) if settings.quantized else None
+        summary["quantizer"] = None if quantizer is None else self._report(quantizer)
         summary |= self._spent()
         write_atomically(self.run.path / "result.json", json.dumps(summary, indent=2).encode())
         return summary
@@ -399,10 +405,9 @@ class Session:
         wall = before.get("wall_seconds", 0) + self.reporter.elapsed
         return {"seconds": stages, "wall_seconds": round(wall, 2)}
 
-    def _report(self, learning: Learning) -> dict[str, Any]:
+    def _report(self, quantizer: ActionQuantizer) -> dict[str, Any]:
         """Of the quantizer, on held-out episodes where there are some."""
         features = self.features
-        quantizer = learning.quantizer
         shown = features.held_out or features.training
         report = quantizer_report(quantizer, shown, features.log.action_range.half_width)
         where = "held-out episodes" if features.held_out else "training episodes (none is held out)"

@@ -22,9 +22,11 @@ from saqrl.training.data import (
 from saqrl.training.evaluation import check_environment
 from saqrl.training.interrupts import resumed_by
 from saqrl.training.memory import require_memory
+from saqrl.training.online.adapting import adapted
 from saqrl.training.online.address import Address
 from saqrl.training.online.loop import Online
 from saqrl.training.online.settings import OnlineSettings
+from saqrl.training.preparation import part_rows
 from saqrl.training.progress import Reporter
 from saqrl.training.run_folder import (
     RunFolder,
@@ -85,6 +87,11 @@ def finetune(
     if robot is not None:
         log = replace(log, environment=None)
     _check(parent, log, robot is not None)
+    if asked.codebook != "frozen" and part_rows(log, settings) is not None:
+        raise ValueError(
+            f"--codebook {asked.codebook} encodes the run's data anew and holds them in memory, "
+            f"and those of {parent} are streamed: say --codebook frozen"
+        )
     require_memory(settings, log)
     where = "" if robot is None else f" --serve {robot}"
     command = f"saqrl finetune {parent}{where} --out {out} --resume"
@@ -111,6 +118,12 @@ def finetuned_settings(parent: Path, asked: OnlineSettings) -> Settings:
             f"{parent} is an ensemble of {settings.members} bc members with priors of "
             "their own: fine-tune a run of one (train with --members 1)"
         )
+    if before := read_config(parent).get("finetune"):  # as it has gone on itself
+        earlier = OnlineSettings.from_json(before.get("settings", {}))
+        agent: Any = replace(settings.agent, schedule="constant")  # type: ignore[type-var]
+        quantizer = adapted(settings.quantizer, earlier)
+        settings = replace(settings, agent=agent, quantizer=quantizer)
+    adapted(settings.quantizer, asked)  # it can go on as asked
     policy = load_policy(policy_folder(parent))
     evaluation = replace(
         settings.evaluation,
@@ -197,12 +210,16 @@ def _check(parent: Path, log: Transitions, robot: bool) -> None:
 
 def _adopted(parent: Path, settings: Settings) -> dict[str, tuple[str, str]]:
     """Stages that begin where the parent's have ended: (its stage, where in its state)."""
-    own = saved_settings(parent).agent
-    if isinstance(own, BC):  # which is the behaviour itself
-        return {"quantizer": ("quantizer", ""), "prior": ("agent", "")}
-    found = {"quantizer": ("quantizer", ""), "prior": ("prior", "")}
-    if settings.agent == own:
-        again = read_config(parent).get("finetune") is not None
+    before, own = read_config(parent).get("finetune"), saved_settings(parent)
+    if isinstance(own.agent, BC):  # which is the behaviour itself
+        return {"quantizer": ("quantizer", ""), "prior": ("agent", ".model")}
+    again = before is not None
+    moved = before is not None and before["settings"].get("codebook", "frozen") != "frozen"
+    found = {
+        "quantizer": ("online", ".codebook.quantizer") if moved else ("quantizer", ""),
+        "prior": ("online", ".prior") if again else ("prior", ".model"),
+    }
+    if settings.agent_name == own.agent_name:
         found["agent"] = ("online", ".agent") if again else ("agent", "")
     return found
 

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from saqrl.quantizers import Codec
 from saqrl.training.preparation import Prepared
@@ -25,14 +25,22 @@ def _nearest(
 
     def look(row: tuple[Array, Array]) -> Array:
         decoded = jax.vmap(type(codec).decode, (None, None, 0))(codec, row[0], codes)
-        return jnp.sqrt(jnp.square(decoded - row[1]).mean(-1).min())
+        squares = jnp.square(decoded - row[1]).mean(-1)
+        if (there := getattr(codec, "exists", None)) is not None:
+            squares = jnp.where(there, squares, jnp.inf)
+        return jnp.sqrt(squares.min())
 
     return jax.lax.map(look, (features, actions), batch_size=16)
 
 
+def looked_at(rows: Prepared) -> Int[np.ndarray, " looked_at"]:
+    """Some rows, evenly; of fewer some twice."""
+    return np.linspace(0, len(rows.features) - 1, LOOKED_AT).astype(np.int64)
+
+
 def distances(codec: Codec, rows: Prepared) -> Float[np.ndarray, " looked_at"]:
-    """To the nearest decoded code, as a share of half an action's range; of some rows, evenly."""
-    places = np.linspace(0, len(rows.features) - 1, LOOKED_AT).astype(np.int64)
+    """To the nearest decoded code, as a share of half an action's range; of rows `looked_at`."""
+    places = looked_at(rows)
     found = _nearest(codec, jnp.asarray(rows.features[places]), jnp.asarray(rows.actions[places]))
     return np.asarray(found)
 
@@ -41,12 +49,14 @@ class Coverage:
     """Judges new decisions by how near codes come to recorded ones."""
 
     def __init__(self, codec: Codec, recorded: Prepared):
-        self.codec = codec
         known = distances(codec, recorded)
         self.error, self.limit = float(known.mean()), float(np.quantile(known, COVERED))
 
-    def of(self, rows: Prepared) -> dict[str, Any]:
+    def of(self, codec: Codec, rows: Prepared) -> dict[str, Any]:
+        """What `judged` says of these rows."""
+        return self.judged(distances(codec, rows))
+
+    def judged(self, found: Float[np.ndarray, " looked_at"]) -> dict[str, Any]:
         """`code_error`, the mean distance, and `uncovered`, the share beyond the limit."""
-        found = distances(self.codec, rows)
         uncovered = float((found > self.limit).mean())
         return {"code_error": float(found.mean()), "uncovered": uncovered}

@@ -8,28 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from saqrl import nn
 from saqrl.datasets import EnvironmentSpec, Transitions
-from saqrl.policy import Policy
 from saqrl.policy.rollout import Arena
 from saqrl.policy.storage import load_policy, save_policy
 from saqrl.training import engine, interrupts
-from saqrl.training.codes import encode_all
 from saqrl.training.evaluation import open_arena
-from saqrl.training.members import ensemble
 from saqrl.training.online.address import ROBOT
+from saqrl.training.online.adapting import Adapting
+from saqrl.training.online.codebook import Codebook
 from saqrl.training.online.exploring import Exploring, exploring_seed
-from saqrl.training.online.invalidation import COVERED, Coverage
-from saqrl.training.online.replay import Experience, Replay, Replayed, State, as_log
+from saqrl.training.online.replay import State, as_log
 from saqrl.training.online.settings import OnlineSettings
-from saqrl.training.preparation import Prepared, prepare
+from saqrl.training.preparation import prepare
 from saqrl.training.progress import Reporter
 from saqrl.training.run_folder import RunError, RunFolder, policy_folder, read_config
 from saqrl.training.settings import Settings
-from saqrl.training.stages import CHECKPOINT_PERIOD, Divergence, Learning, Stage, train_stage
+from saqrl.training.stages import CHECKPOINT_PERIOD, Divergence, Learning, train_stage
 from saqrl.training.train import Session
 
 ONLINE = "online"
@@ -64,10 +61,7 @@ class Online(Session):
         self.parent = Path(self.begun["parent"])
         self._require_same_scaling()
         self.learning = Learning(settings, self.features, run, reporter)
-        agent = replace(settings.agent, schedule="constant")  # type: ignore[type-var]
-        self.agent: Any = agent
-        members = settings.members
-        self.learner: Any = Replayed.of(ensemble(agent, members), asked.keep_offline, members)
+        self.agent: Any = replace(settings.agent, schedule="constant")  # type: ignore[type-var]
 
     def _require_same_scaling(self) -> None:
         """ValueError where an earlier version has fitted the run's scaling by another rule."""
@@ -85,41 +79,41 @@ class Online(Session):
         """Go on to the last step, score what plays, write result.json and return it."""
         for stage, (theirs, prefix) in self.begun["adopted"].items():
             self.run.adopt(self.parent, theirs, own=stage, prefix=prefix)
-        for name in ("quantizer", "prior"):
-            self.learning.states[name] = self._kept(self._stage(name))
+        self.learning.states["quantizer"] = self._kept("quantizer")
+        self.learning.states["prior"] = nn.TrainState(self._kept("prior"), ())
+        kind = Codebook if self.asked.codebook == "frozen" else Adapting
+        self.codebook = kind(self.learning, self.asked, self.agent)
         with self.robot or open_arena(self.environment) as self.arena:
             agent, learned = self._values()
-            recorded = self.features.held_out or self.features.training
-            self.coverage = Coverage(self.learning.codec, recorded)
-            state = self._play(self._first(agent))
-            policy = self._policy(state)
-            self.learning.ended(self._stage("agent"), state.agent)
+            state = self._play(self.codebook.begin(self._begun_constant(agent)))
+            policy = self.codebook.policy(state)
             save_policy(policy, self.run.path / "policy")
             scores = self._scores(policy, ONLINE, int(state.steps))
         steps = self.begun["gradient_steps"] + learned + int(state.updates)
         summary = self._summary(scores, steps) | {"finetune": self._told(state)}
-        return self._finished(summary, self.learning)
+        return self._finished(summary, self.codebook.quantizer(state))
 
-    def _stage(self, name: str) -> Stage:
-        return next(stage for stage in self.learning.stages() if stage.name == name)
-
-    def _kept(self, stage: Stage) -> Any:
-        """The state in which a stage of the run before has ended."""
+    def _kept(self, name: str) -> Any:
+        """The state in which a stage of the run before has ended; of the prior the network."""
+        stage = self.learning.stage(name)
         algorithm, data = stage.algorithm, stage.data()
+
+        def skeleton() -> Any:
+            state = engine.begin(algorithm, jax.random.key(self.settings.seed), data)
+            return algorithm.prior(state) if name == "prior" else state
+
         with contextlib.closing(data) if isinstance(data, engine.Stream) else NOTHING:
-            key = jax.random.key(self.settings.seed)
-            found = self.run.load_checkpoint(stage.name, lambda: engine.begin(algorithm, key, data))
+            found = self.run.load_checkpoint(name, skeleton)
         if found is None:
-            raise RunError(f"{self.run.path} has lost its {stage.name}: fine-tune anew")
+            raise RunError(f"{self.run.path} has lost its {name}: fine-tune anew")
         return found[1]
 
     def _values(self) -> tuple[Any, int]:
         """The agent's state, and in how many gradient steps it was learned from the run's data."""
-        stage = self._stage("agent")
         if "agent" in self.begun["adopted"]:
-            return self._kept(stage), 0
+            return self._kept("agent"), 0
         step, state = train_stage(
-            stage,
+            self.learning.stage("agent"),
             run=self.run,
             reporter=self.reporter,
             key=jax.random.key(self.settings.seed),
@@ -130,21 +124,12 @@ class Online(Session):
         )
         return state, step
 
-    def _first(self, agent: Any) -> State:
-        """Before the first step. Where its learning rate has fallen, the moments begin anew."""
-        learner = self.agent
-        if learner.schedule != getattr(self.settings.agent, "schedule", None):
-            agent = jax.tree.map(
-                self._begun_anew,
-                agent,
-                is_leaf=lambda part: isinstance(part, nn.TrainState),
-            )
-        prior = self.learning.prior
-        assert prior is not None
-        replay = Replay.empty(self.asked.capacity, self.features.training.features.shape[1])
-        nothing = jnp.zeros((), jnp.int32)
-        state = State(agent, prior, replay, nothing, nothing, nothing)
-        return jax.tree.map(jnp.copy, state)  # no two leaves may share a buffer
+    def _begun_constant(self, agent: Any) -> Any:
+        """The agent's state; where its learning rate has fallen, the moments begin anew."""
+        if self.agent.schedule == getattr(self.settings.agent, "schedule", None):
+            return agent
+        parts = {"is_leaf": lambda part: isinstance(part, nn.TrainState)}
+        return jax.tree.map(self._begun_anew, agent, **parts)
 
     def _begun_anew(self, part: Any) -> Any:
         """With new moments, of every member, where the part has some."""
@@ -155,23 +140,18 @@ class Online(Session):
             return nn.init_state(part.model, optimiser)
         return jax.vmap(lambda model: nn.init_state(model, optimiser))(part.model)
 
-    def _policy(self, state: State) -> Policy:
-        policy = self._stage("agent").policy
-        assert policy is not None
-        return policy(state.agent)
-
     def _play(self, state: State) -> State:
         """To the last environment step."""
         asked, run, period = self.asked, self.run, self.asked.evaluation_period
         if found := run.load_checkpoint(ONLINE, lambda: state):
             state = found[1]
         key = jax.random.fold_in(jax.random.key(self.settings.seed), NUMBER)
-        data = self._stage("agent").data()
+        data = self.codebook.data()
         watch = Divergence(ONLINE, self.reporter)
         with contextlib.closing(data) if isinstance(data, engine.Stream) else NOTHING:
-            trainer = engine.Trainer(self.learner, data, key)
+            trainer = engine.Trainer(self.codebook.learner, data, key)
             if self._unscored(int(state.steps)):
-                self._evaluate(self._policy(state), ONLINE, int(state.steps))
+                self._evaluate(self.codebook.policy(state), ONLINE, int(state.steps))
                 self._save(state)
             while int(state.steps) < asked.steps:
                 saved, due = time.perf_counter(), False
@@ -186,7 +166,7 @@ class Online(Session):
                             raise
                         state, metrics = self._learned(state, log, trainer)
                         steps = int(state.steps)
-                        watch.after(steps, state.agent, metrics)
+                        watch.after(steps, (state.agent, state.codebook), metrics)
                         run.append("metrics", {"stage": ONLINE, "step": steps, **metrics})
                         due = steps // period > first // period
                         late = time.perf_counter() - saved > CHECKPOINT_PERIOD
@@ -197,7 +177,7 @@ class Online(Session):
                 if due:
                     if self.robot is not None:  # whose evaluation takes its time
                         self._save(state)
-                    self._evaluate(self._policy(state), ONLINE, int(state.steps))
+                    self._evaluate(self.codebook.policy(state), ONLINE, int(state.steps))
                 self._save(state)
         return state
 
@@ -212,7 +192,7 @@ class Online(Session):
 
     def _round(self, state: State, update: Callable[[int, str], None]) -> Transitions:
         """One episode in every lane. ValueError: one without end, or with a reward of no number."""
-        asked, policy = self.asked, self._policy(state)
+        asked, policy = self.asked, self.codebook.policy(state)
         if int(state.steps) >= asked.warm_up:
             ways = {"temperature": asked.explore_temperature, "noise": asked.noise}
             policy = replace(Exploring.of(policy, **ways), default_act="sample")
@@ -260,16 +240,13 @@ class Online(Session):
         metrics = {
             "episodes": float(int(state.episodes) + log.num_episodes),
             "return_mean": float(log.episode_returns.mean()),
-            **self.coverage.of(rows),
         }
         if log.successes is not None:
             metrics["success_rate"] = float(log.successes.mean())
-        state = replace(
-            state,
-            replay=state.replay.add(self._experience(rows), len(log)),
-            steps=state.steps + len(log),
-            episodes=state.episodes + log.num_episodes,
-        )
+        steps, episodes = state.steps + len(log), state.episodes + log.num_episodes
+        state = replace(state, steps=steps, episodes=episodes)
+        state, of_codes = self.codebook.after(state, rows, len(log))
+        metrics |= of_codes
         done = int(state.updates)
         wanted = int(asked.updates_per_step * max(int(state.steps) - asked.warm_up, 0))
         if wanted > done:
@@ -277,30 +254,18 @@ class Online(Session):
             state, metrics = interval.state, metrics | interval.metrics
         return state, metrics
 
-    def _experience(self, rows: Prepared) -> Experience:
-        """As the replay holds them, padded to few lengths, so that few programs are compiled."""
-        rows = rows.padded(1 << (len(rows.features) - 1).bit_length())
-        codes = encode_all(self.learning.codec, rows.action_batch())
-        columns = (rows.features, codes, rows.rewards, rows.next_features, rows.discounts)
-        return Experience(*map(jnp.asarray, columns))
-
     def _told(self, state: State) -> dict[str, Any]:
         """For result.json: how much was played, and what of the codes held on new data."""
         played = [r for r in self.run.history("metrics") if r["stage"] == ONLINE]
         scored = [r for r in self.run.history("evaluations") if r["stage"] == ONLINE]
         seconds = self._spent()["seconds"].get(ONLINE, 0)
-        names = ("code_error", "uncovered")
         return {
             "parent": str(self.parent),
-            "codebook": "frozen",
+            "codebook": self.asked.codebook,
             "environment_steps": int(state.steps),
             "episodes": int(state.episodes),
             "updates": int(state.updates),
             "environment_steps_per_second": round(int(state.steps) / max(seconds, 1e-3), 1),
             "before": scored[0] if scored else None,
-            "codes": {
-                "recorded": {"code_error": self.coverage.error, "uncovered": 1 - COVERED},
-                "first": {name: played[0][name] for name in names} if played else None,
-                "last": {name: played[-1][name] for name in names} if played else None,
-            },
+            "codes": self.codebook.told(state, played),
         }

@@ -25,6 +25,8 @@ class Experience(eqx.Module):
     rewards: Float[Array, " rows"]
     next_features: Float[Array, "rows features"]
     discounts: Float[Array, " rows"]
+    actions: Float[Array, "rows act"] | None = None
+    """What was played, where it may be encoded again."""
 
 
 class Replay(eqx.Module):
@@ -35,12 +37,21 @@ class Replay(eqx.Module):
     """Rows that were ever added."""
 
     @classmethod
-    def empty(cls, capacity: int, features: int) -> "Replay":
+    def empty(cls, capacity: int, features: int, actions: int | None = None) -> "Replay":
+        """`actions`: numbers of a decision, where they are kept."""
+
         def numbers(*shape: int) -> Float[Array, "..."]:
             return jnp.zeros((capacity, *shape), jnp.float32)
 
         codes = jnp.zeros(capacity, jnp.int32)
-        rows = Experience(numbers(features), codes, numbers(), numbers(features), numbers())
+        rows = Experience(
+            numbers(features),
+            codes,
+            numbers(),
+            numbers(features),
+            numbers(),
+            None if actions is None else numbers(actions),
+        )
         return cls(rows, jnp.zeros((), jnp.int32))
 
     @property
@@ -81,6 +92,8 @@ class State(eqx.Module):
     """Of the environment."""
     episodes: Int[Array, ""]
     updates: Int[Array, ""]
+    codebook: Any = None
+    """What of a codebook that goes on learning changes (`adapting.Codes`)."""
 
 
 @dataclass(frozen=True)
@@ -105,10 +118,8 @@ class Replayed:
         """Of the agent alone."""
         return self.agent.init(key, example)
 
-    def update(
-        self, state: State, batch: CodedTransitions, key: Key[Array, ""]
-    ) -> tuple[State, nn.Metrics]:
-        """One step of the agent; the batch is offline."""
+    def update(self, state: State, batch: Any, key: Key[Array, ""]) -> tuple[State, nn.Metrics]:
+        """One step of the agent; the batch is offline `CodedTransitions`."""
         draw_key, update_key = jax.random.split(key)
         kept = round(self.share * self.batch_size)
         drawn = state.replay.draw(draw_key, self.batch_size - kept)
@@ -121,14 +132,19 @@ class Replayed:
             jax.nn.log_softmax(state.prior(drawn.features)),
             jax.nn.log_softmax(state.prior(drawn.next_features)),
             batch.num_codes,
+            batch.spare,
         )
-        # Members take blocks of a batch: each gets its share of both kinds.
-        order = np.arange(self.batch_size).reshape(-1, self.members).T.ravel()
-        mixed = jax.tree.map(
-            lambda old, new: jnp.concatenate([old[:kept], new])[order], batch, online
-        )
+        mixed = self.mixed(batch, online, kept)
         agent, metrics = self.agent.update(state.agent, mixed, update_key)
         return replace(state, agent=agent, updates=state.updates + 1), metrics
+
+    def mixed(self, offline: Any, online: Any, kept: int) -> Any:
+        """The first `kept` rows of the one and all of the other."""
+        # Members take blocks of a batch: each gets its share of both kinds.
+        order = np.arange(self.batch_size).reshape(-1, self.members).T.ravel()
+        return jax.tree.map(
+            lambda old, new: jnp.concatenate([old[:kept], new])[order], offline, online
+        )
 
 
 def as_log(played: Sequence[Steps], like: Transitions) -> Transitions:

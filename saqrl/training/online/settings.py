@@ -13,6 +13,17 @@ from saqrl.registry import closest, require_temperature
 from saqrl.training.settings import parsed_keywords
 
 LARGEST_LANES = 256
+AT_LEAST_ONE = (
+    "steps",
+    "value_steps",
+    "lanes",
+    "capacity",
+    "eval_every",
+    "eval_episodes",
+    "spare_codes",
+    "recode_every",
+    "retire_after",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +51,20 @@ class OnlineSettings:
     """of the softmax that exploring draws codes from"""
     noise: float = 0.02
     """deviation of the Gaussian around the decoded action, as a share of half its range"""
+    codebook: Literal["frozen", "decoder", "grow"] = "frozen"
+    """frozen: codes stay what they are; decoder: encoder and decoder go on learning; grow: and new
+    codes are opened where played actions lie far from every code, others retire"""
+    spare_codes: int | None = None
+    """grow: rows kept free for new codes; default: half as many as there are codes"""
+    refine_every: int = 4
+    """decoder, grow: gradient steps for one step of encoder and decoder; 0: none (grow alone)"""
+    refine_rate: float = 1e-3
+    """learning rate of those steps"""
+    recode_every: int = 2_000
+    """decoder, grow: environment steps after which offline and replayed actions are encoded anew"""
+    retire_after: int = 10_000
+    """grow: a code that was not played for so many environment steps and stands for no offline
+    action retires"""
     lanes: int = 4
     """episodes that are played side by side between two blocks of updates; on a robot one"""
     capacity: int = 200_000
@@ -50,18 +75,24 @@ class OnlineSettings:
     """episodes of an evaluation; default: as the run was set"""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "value_steps", "lanes", "capacity", "eval_every", "eval_episodes"):
+        for name in AT_LEAST_ONE:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name.replace('_', '-')} is {value}; at least 1")
         if self.lanes > LARGEST_LANES:
             raise ValueError(f"lanes is {self.lanes}; at most {LARGEST_LANES}")
-        for name in ("warm_up", "noise", "updates_per_step"):
+        for name in ("warm_up", "noise", "updates_per_step", "refine_every", "refine_rate"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name.replace('_', '-')} is {value}; 0 or more")
         if not 0 <= self.keep_offline <= 1:
             raise ValueError(f"keep-offline is {self.keep_offline}; from 0 to 1")
+        if not self.refine_rate:
+            raise ValueError("refine-rate is 0; above 0 (--refine-every 0 leaves the networks)")
+        if self.spare_codes is not None and self.codebook != "grow":
+            raise ValueError("spare-codes are opened by --codebook grow alone: say it too")
+        if self.codebook == "decoder" and not self.refine_every:
+            raise ValueError("refine-every is 0, by which --codebook decoder learns nothing")
         require_temperature(self.explore_temperature)
         parsed_keywords(self.env_kwargs)
 

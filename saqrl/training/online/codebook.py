@@ -1,0 +1,106 @@
+"""The codebook of a fine-tuning: as the run has left it (`frozen`).
+
+`adapting.Adapting` is one that goes on learning.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+from saqrl.policy import Policy
+from saqrl.quantizers import ActionQuantizer
+from saqrl.training import engine
+from saqrl.training.codes import encode_all
+from saqrl.training.members import ensemble
+from saqrl.training.online import growth
+from saqrl.training.online.invalidation import COVERED, Coverage
+from saqrl.training.online.replay import Experience, Replay, Replayed, State
+from saqrl.training.online.settings import OnlineSettings
+from saqrl.training.preparation import Prepared
+from saqrl.training.stages import Learning
+
+
+class Codebook:
+    """Codes and prior of the run, which do not change."""
+
+    def __init__(self, learning: Learning, asked: OnlineSettings, agent: Any):
+        """`learning` knows the run's quantizer and prior; `agent` is the one that goes on."""
+        self.learning, self.asked, self.agent = learning, asked, agent
+        features = learning.features
+        self.known = features.held_out or features.training
+        self.coverage = Coverage(learning.codec, self.known)
+
+    @property
+    def learner(self) -> Any:
+        members = self.learning.settings.members
+        return Replayed.of(ensemble(self.agent, members), self.asked.keep_offline, members)
+
+    def data(self) -> engine.Rows | engine.Stream:
+        """What the learner's offline rows are drawn from."""
+        return self.learning.stage("agent").data()
+
+    def begin(self, agent: Any) -> State:
+        """Before the first step, from the state of the agent."""
+        prior, live = self.learning.prior, getattr(self.learning.codec, "exists", None)
+        assert prior is not None
+        state = self._state(agent, prior)
+        return state if live is None else self.closed(state, live)
+
+    def closed(self, state: State, live: Bool[Array, " codes"]) -> State:
+        """Without probability of a row that is no code: the prior's, and the agent's own."""
+        close = partial(growth.closed, live=live)
+        agent = growth.shares_changed(self.agent, state.agent, close)
+        return replace(state, agent=agent, prior=close(state.prior))
+
+    def _state(
+        self, agent: Any, prior: Any, codes: Any = None, actions: int | None = None
+    ) -> State:
+        replay = Replay.empty(self.asked.capacity, self.known.features.shape[1], actions)
+        nothing = jnp.zeros((), jnp.int32)
+        state = State(agent, prior, replay, nothing, nothing, nothing, codes)
+        return jax.tree.map(jnp.copy, state)  # no two leaves may share a buffer
+
+    def quantizer(self, state: State) -> ActionQuantizer:
+        return ActionQuantizer(self.learning.codec, state.prior)
+
+    def policy(self, state: State) -> Policy:
+        """What the state plays."""
+        policy = self.learning.stage("agent").policy
+        assert policy is not None
+        return policy(state.agent)
+
+    def after(self, state: State, rows: Prepared, count: int) -> tuple[State, dict[str, float]]:
+        """After a round of `count` decisions, which the state's steps include."""
+        metrics = self.coverage.of(self.learning.codec, rows)
+        return self.remembered(state, rows, count), metrics
+
+    def remembered(self, state: State, rows: Prepared, count: int) -> State:
+        """With a round's decisions in the replay."""
+        # Padded to few lengths, so that few programs are compiled.
+        padded = rows.padded(1 << (count - 1).bit_length())
+        codes = encode_all(self.quantizer(state).codec, padded.action_batch())
+        columns: tuple[Any, ...] = (
+            padded.features,
+            codes,
+            padded.rewards,
+            padded.next_features,
+            padded.discounts,
+        )
+        if state.replay.rows.actions is not None:
+            columns = (*columns, padded.actions)
+        experience = Experience(*map(jnp.asarray, columns))
+        return replace(state, replay=state.replay.add(experience, count))
+
+    def told(self, state: State, played: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """For result.json, from the records of the rounds."""
+        names = ("code_error", "uncovered")
+        return {
+            "recorded": {"code_error": self.coverage.error, "uncovered": 1 - COVERED},
+            "first": {name: played[0][name] for name in names} if played else None,
+            "last": {name: played[-1][name] for name in names} if played else None,
+        }
