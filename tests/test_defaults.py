@@ -38,6 +38,7 @@ BOOKS = CODES | {
     "revive_until": 0.6,
 }
 VQVAE = BOOKS | {"encodings": "bounded", "first_codes": "kmeans", "codebook": "average"}
+VQVAE |= {"spare": 0}
 
 DEFAULTS = {
     AGENTS: {

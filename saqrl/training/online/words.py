@@ -27,4 +27,9 @@ def finetuned_text(result: Mapping[str, Any]) -> str:
             f"{100 * codes['last']['uncovered']:.0f} % of the last lie farther off than 95 % of "
             "the recorded"
         )
+        if "added" in codes:
+            lines.append(
+                f"codes: {codes['added']} opened ({codes['executed']} played since), "
+                f"{codes['retired']} retired, {codes['live']} at the end"
+            )
     return "\n".join(lines)
