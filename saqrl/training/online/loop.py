@@ -16,8 +16,8 @@ from saqrl.policy.rollout import Arena
 from saqrl.policy.storage import load_policy, save_policy
 from saqrl.training import engine, interrupts
 from saqrl.training.evaluation import open_arena
-from saqrl.training.online.address import ROBOT
 from saqrl.training.online.adapting import Adapting
+from saqrl.training.online.address import ROBOT
 from saqrl.training.online.codebook import Codebook
 from saqrl.training.online.exploring import Exploring, exploring_seed
 from saqrl.training.online.replay import State, as_log
