@@ -87,7 +87,7 @@ def choices(
     """
     if not said.get("angles") and (turning := likely_angles(log)):
         log = replace(log, angles=turning)
-        first = [Choice("angles", turning, "it turns by whole turns inside an episode")]
+        first = [Choice("angles", turning, "it jumps by a full turn inside an episode")]
     else:
         first = []
     recipe = _Recipe(log, found or behaviour(log), dict(said))
@@ -128,7 +128,7 @@ class _Recipe:
         if not log.has_rewards:
             yield Choice("agent", "bc", "the data have no rewards")
         elif not self.mixed:
-            yield Choice("agent", "bc", f"{percent}: one quality, to be cloned")
+            yield Choice("agent", "bc", f"{percent}: all of one quality, so clone them")
         elif len(log) < STEPS_FOR_VALUES:
             few = f"{len(log):,} steps are too few to learn values from"
             yield Choice("agent", "bc", f"{percent}, but {few} (under {STEPS_FOR_VALUES:,})")
@@ -138,7 +138,7 @@ class _Recipe:
     def actions(self) -> Iterator[Choice]:
         codes = any(name.startswith(("quantizer", "prior")) for name in self.known)
         if not codes and not self.demonstrations and self._has_counterpart():
-            noise = "what a state leaves open is noise of each step, which regression averages out"
+            noise = "in one state actions differ by noise alone, which regression averages out"
             yield Choice("actions", "continuous", noise)
 
     def _has_counterpart(self) -> bool:
@@ -152,28 +152,28 @@ class _Recipe:
     def chunk(self) -> Iterator[Choice]:
         found, rate = self.found, self.log.control_rate
         if found.spread == 0:
-            yield Choice("chunk", 1, "assumed: actions never differ where episodes meet")
+            yield Choice("chunk", 1, "assumed: actions are equal wherever states are")
         elif not found.known:
             few = "too few episodes pass through the same states to tell more"
             yield Choice("chunk", 1, f"assumed: {few}")
         elif not found.has_choices:
-            yield Choice("chunk", 1, "no choice outlasts its step")
+            yield Choice("chunk", 1, "no choice lasts longer than its step")
         else:
             steps = found.chunk(rate)
             over = f"{steps} steps" + (f" ({steps / rate:.1f} s at {rate:g} Hz)" if rate else "")
-            yield Choice("chunk", steps, f"who goes another way keeps to it over {over}")
+            yield Choice("chunk", steps, f"a way that was chosen is kept for {over}")
 
     def inputs(self) -> Iterator[Choice]:
         if self.known["agent"] != "bc":
-            yield Choice("feature_deviation", 1.0, "values turn sharply with the state")
+            yield Choice("feature_deviation", 1.0, "values change quickly with the state")
         elif self.demonstrations:
-            yield Choice("feature_deviation", 0.3, "choices turn sharply with the state")
+            yield Choice("feature_deviation", 0.3, "choices change quickly with the state")
 
     def values(self) -> Iterator[Choice]:
         if self.known["agent"] == "iql" and self.quantized and int(self.known["chunk"]) > 1:
-            noisy = "what follows several steps is noisy, and a higher one takes noise for skill"
+            noisy = "results of several steps are noisy; a higher one takes noise for skill"
             yield Choice("agent.expectile", 0.7, noisy)
-            yield Choice("agent.temperature", 0.3, "of several ways the better one")
+            yield Choice("agent.temperature", 0.3, "prefers the better of several ways")
 
     def codes(self) -> Iterator[Choice]:
         if self.quantized:
@@ -185,10 +185,10 @@ class _Recipe:
     def acting(self) -> Iterator[Choice]:
         if not self.quantized:
             return
-        yield Choice("act", "sample", "one of several ways has to be taken")
+        yield Choice("act", "sample", "one of several right actions has to be chosen")
         older = self.known.get("agent") == "bc" and "agent.temperature" in self.known
         if not older:  # it was said, by the flag's older name
-            yield Choice("act_temperature", 0.5, "rather a way that is often taken")
+            yield Choice("act_temperature", 0.5, "prefers actions that are frequent in the data")
 
     def few_steps(self) -> Iterator[Choice]:
         steps = f"{len(self.log):,} steps"

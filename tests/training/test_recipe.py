@@ -147,7 +147,7 @@ def test_an_angle_that_wraps_is_found():
     )
     settings, seen, choices = recommended(wrapped, said())
     assert settings.data.angles == seen.angles == (3,)
-    assert "angles 3: it turns by whole turns" in str(choices[0])
+    assert "angles 3: it jumps by a full turn" in str(choices[0])
 
 
 def test_actions_that_never_differ_are_said_to_leave_it_open():
