@@ -155,7 +155,7 @@ def test_actions_that_never_differ_are_said_to_leave_it_open():
     still = Transitions(**{**vars(log), "actions": np.zeros_like(log.actions)})
     _, _, choices = recommended(still, said())
     (chunk,) = (choice for choice in choices if choice.flag == "chunk")
-    assert (chunk.value, "never differ" in chunk.reason) == (1, True)
+    assert (chunk.value, "actions are equal" in chunk.reason) == (1, True)
 
 
 def test_three_episodes_are_said_to_be_too_few_to_tell():
