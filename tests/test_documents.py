@@ -41,13 +41,12 @@ SHORT = {
     "compare": "--steps 40 --quantizer-steps 30 --seeds 1 --eval-episodes 1 --evaluations 1"
     " --set quantizer.codes=8",
 }
-# What a page may take as there: extras that it names.
+# Packages of extras that a page needs; without them it is skipped.
 NEEDS = {
     "how-to/collect.md": ["ogbench"],
     "how-to/lerobot.md": ["pyarrow"],
     "how-to/robot.md": ["onnxruntime"],
     "how-to/offline.md": ["onnxruntime"],
-    "how-to/clusters.md": [],
     "reference/formats.md": ["matplotlib"],
 }
 
