@@ -1,5 +1,6 @@
 """Where the real data lie, a device small enough for every machine, and the point's world."""
 
+import itertools
 import os
 from pathlib import Path
 
@@ -41,6 +42,36 @@ def _environment():
     gymnasium.register(ENVIRONMENT, entry_point=Point)
     yield
     del gymnasium.registry[ENVIRONMENT]
+
+
+@pytest.fixture
+def registries(monkeypatch):
+    """What a test registers is forgotten after it."""
+    from saqrl.registry import KINDS
+
+    for registry in KINDS.values():
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+        vars(registry).pop("_installed", None)
+    yield
+    for registry in KINDS.values():
+        vars(registry).pop("_installed", None)
+
+
+# A process may have 65,530 mappings of memory on Linux, and every compiled program takes some.
+MAPPINGS, TESTS = 30_000, itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def _few_programs():
+    """Compiled programs are dropped before they exhaust the process."""
+    yield
+    maps = Path("/proc/self/maps")
+    if next(TESTS) % 10 == 0 and maps.exists():
+        with maps.open("rb") as lines:
+            if sum(1 for _ in lines) > MAPPINGS:
+                import jax
+
+                jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -162,6 +162,7 @@ def _there(module: str) -> bool:
     ],
     ids=lambda page: str(page.relative_to(ROOT)),
 )
+@pytest.mark.usefixtures("registries")
 def test_blocks_of_a_page_run(page, place, tmp_path, monkeypatch):
     for module in NEEDS.get(
         str(page.relative_to(ROOT / "docs")) if page.parent != ROOT else "", []

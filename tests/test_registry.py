@@ -80,14 +80,8 @@ OWN = {
 
 
 @pytest.fixture(autouse=True)
-def _registries(monkeypatch):
-    """What a test registers is forgotten after it."""
-    for registry in KINDS.values():
-        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
-        vars(registry).pop("_installed", None)
+def _registries(registries):
     yield
-    for registry in KINDS.values():
-        vars(registry).pop("_installed", None)
     gymnasium.registry.pop(ENVIRONMENT, None)
 
 

@@ -287,11 +287,11 @@ def test_data_of_another_robot_is_not_coded(runs, dataset, tmp_path, capsys):
 
 
 def test_the_control_loop_of_the_documentation_runs_as_it_stands(runs, tmp_path, monkeypatch):
-    page = Path(__file__).parents[2] / "docs" / "deployment.md"
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "robot.md"
     loop = page.read_text().split("```python\n")[1].split("```")[0]
     assert len(loop.splitlines()) <= 30
     monkeypatch.chdir(tmp_path)
-    assert main(["export", str(runs / "cql"), "--out", "door.onnx"]) == 0
+    assert main(["export", str(runs / "cql"), "--out", "policy.onnx"]) == 0
 
     class Robot:
         def __init__(self, observations):

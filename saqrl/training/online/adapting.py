@@ -375,7 +375,6 @@ def _opened(
     own, prior, quantizer = state
     book = quantizer.codebook
     source = books.nearest_code(latent, book.codes, book.live)
-    own = growth.copied(own, axes[0], source, target)
     halve = partial(growth.halved, source=source, target=target)
     own = growth.shares_changed(agent, growth.copied(own, axes[0], source, target), halve)
     prior = halve(growth.copied(prior, axes[1], source, target))
