@@ -27,9 +27,8 @@ from saqrl.training.online.replay import Experience, Replay, Replayed, State
 from saqrl.training.online.settings import OnlineSettings
 from saqrl.training.presets import settings_from
 from saqrl.training.progress import Reporter
-from saqrl.training.run_folder import RunFolder
 from tests.training.moved import HIGHEST, MOVED, STEPS, Moved, demonstrate
-from tests.walking import Killed, outcome, run, small
+from tests.walking import dying, outcome, run, small
 
 LITTLE = {"steps": 200, "warm_up": 40, "eval_every": 100, "eval_episodes": 2, "lanes": 4}
 LITTLE |= {"noise": 0.3, "recode_every": 80, "refine_every": 2}
@@ -156,19 +155,8 @@ def test_a_grown_run_is_exported_as_it_plays(parents, tmp_path, file_format):
 @pytest.mark.parametrize("asked", [GROW, {"codebook": "decoder"}], ids=["grow", "decoder"])
 def test_a_resumed_run_equals_an_uninterrupted_one(parents, tmp_path, monkeypatch, asked, blow):
     tuned(parents(), tmp_path / "whole", **asked)
-    append, lines = RunFolder.append, 0
-
-    def deadly(self, history, record):
-        nonlocal lines
-        append(self, history, record)
-        lines += 1
-        if lines == blow:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "append", deadly)
-        with pytest.raises(Killed):
-            tuned(parents(), tmp_path / "cut", **asked)
+    with dying(monkeypatch, blow=blow):
+        tuned(parents(), tmp_path / "cut", **asked)
     tuned(parents(), tmp_path / "cut", resume=True, **asked)
     assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
 
