@@ -13,7 +13,6 @@ are those of cube-single play; codes 128, chunk 5 (so a decision of ours is wort
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from throughput import machine
 
 OBSERVATION, ACTION, BATCH, CODES, ROWS = 28, 5, 256, 128, 100_000
 RESULTS = Path(__file__).parent / "results" / "flow_speed.json"
@@ -171,15 +171,6 @@ def their_fql(name: str, hidden: tuple[int, ...], asked: argparse.Namespace) -> 
         jax.block_until_ready(agent.network.params)
 
     return some_steps
-
-
-def machine() -> dict[str, Any]:
-    names = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return {"processor": names[0], "cores": len(names), "load": os.getloadavg()}
 
 
 def version_of_jax() -> str:
