@@ -68,17 +68,7 @@ class Refining(Replayed):
         codes, drawn = state.codebook, state.replay.draw(draw_key, self.batch_size - kept)
         offline = replace(batch, codes=codes.recorded[batch.codes])
         rows = self.mixed(offline, drawn, kept)
-        coded = CodedTransitions(
-            rows.features,
-            rows.codes,
-            rows.rewards,
-            rows.next_features,
-            rows.discounts,
-            jax.nn.log_softmax(state.prior(rows.features)),
-            jax.nn.log_softmax(state.prior(rows.next_features)),
-            self.quantizer.codes,
-            self.quantizer.spare > 0,
-        )
+        coded = rows.coded(state.prior, self.quantizer.codes, spare=self.quantizer.spare > 0)
         agent, metrics = self.agent.update(state.agent, coded, update_key)
         if self.every:
             quantizer = jax.lax.cond(

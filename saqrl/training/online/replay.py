@@ -28,6 +28,20 @@ class Experience(eqx.Module):
     actions: Float[Array, "rows act"] | None = None
     """What was played, where it may be encoded again."""
 
+    def coded(self, prior: nn.MLP, num_codes: int, *, spare: bool) -> CodedTransitions:
+        """As an agent reads them, with the log-probabilities of the prior as it is now."""
+        return CodedTransitions(
+            self.features,
+            self.codes,
+            self.rewards,
+            self.next_features,
+            self.discounts,
+            jax.nn.log_softmax(prior(self.features)),
+            jax.nn.log_softmax(prior(self.next_features)),
+            num_codes,
+            spare,
+        )
+
 
 class Replay(eqx.Module):
     """The newest rows, a ring: row `written` modulo its size is the next to be replaced."""
@@ -123,17 +137,7 @@ class Replayed:
         draw_key, update_key = jax.random.split(key)
         kept = round(self.share * self.batch_size)
         drawn = state.replay.draw(draw_key, self.batch_size - kept)
-        online = CodedTransitions(
-            drawn.features,
-            drawn.codes,
-            drawn.rewards,
-            drawn.next_features,
-            drawn.discounts,
-            jax.nn.log_softmax(state.prior(drawn.features)),
-            jax.nn.log_softmax(state.prior(drawn.next_features)),
-            batch.num_codes,
-            batch.spare,
-        )
+        online = drawn.coded(state.prior, batch.num_codes, spare=batch.spare)
         mixed = self.mixed(batch, online, kept)
         agent, metrics = self.agent.update(state.agent, mixed, update_key)
         return replace(state, agent=agent, updates=state.updates + 1), metrics
