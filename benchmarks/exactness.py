@@ -29,9 +29,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 import saqrl
-from saqrl import nn
 from saqrl.agents import CodedTransitions, operators
-from saqrl.agents.cql import CQL, State
+from saqrl.agents.cql import CQL
 from saqrl.studies.shared_codes import share_codes
 from saqrl.studies.table import row_of
 from saqrl.training import engine
@@ -50,12 +49,19 @@ SAMPLES = (1, 4, 10)
 DRAWS, BATCH = 200, 256
 
 
-def sampled_gap(
-    q: Float[Array, " codes"], code: Int[Array, ""], key: Key[Array, ""], *, samples: int
-) -> Float[Array, ""]:
-    """The conservative gap with its soft maximum over `samples` even draws of codes."""
-    drawn = q[jax.random.randint(key, (samples,), 0, len(q))]
-    return jax.nn.logsumexp(drawn) + jnp.log(len(q) / samples) - q[code]
+def sampled_gaps(
+    q: Float[Array, "critics batch codes"],
+    codes: Int[Array, " batch"],
+    key: Key[Array, ""],
+    *,
+    samples: int,
+) -> Float[Array, "critics batch"]:
+    """CQL's penalty with its soft maximum over `samples` even draws of codes."""
+    drawn = jax.random.randint(key, (*q.shape[:2], samples), 0, q.shape[-1])
+    soft_max = jax.nn.logsumexp(jnp.take_along_axis(q, drawn, axis=-1), axis=-1)
+    return (
+        soft_max + jnp.log(q.shape[-1] / samples) - jax.vmap(operators.of_code, (0, None))(q, codes)
+    )
 
 
 @dataclass(frozen=True)
@@ -64,26 +70,13 @@ class SampledCQL(CQL):
 
     samples: int = 10
 
-    def update(
-        self, state: State, batch: CodedTransitions, key: Key[Array, ""]
-    ) -> tuple[State, nn.Metrics]:
-        targets = self.targets(state, batch)
-
-        def loss(critics: nn.Ensemble) -> tuple[Float[Array, ""], nn.Metrics]:
-            q = critics(batch.observations)
-            q_loss, of_q = self.critic_loss(
-                critics, batch.observations, batch.codes, targets, values=q
-            )
-            keys = jax.random.split(key, q.shape[:2])
-            gaps = jax.vmap(
-                jax.vmap(lambda q, k, key: sampled_gap(q, k, key, samples=self.samples)),
-                (0, None, 0),
-            )(q, batch.codes, keys)
-            return q_loss + self.alpha * gaps.mean(-1).sum(), {**of_q, "gap": gaps.mean()}
-
-        critics, metrics = nn.gradient_step(state.critics, self.optimiser(), loss)
-        target = nn.polyak_update(state.target, critics.model, rate=self.target_rate)
-        return State(critics, target, state.step + 1), metrics
+    def gaps(
+        self,
+        q: Float[Array, "critics batch codes"],
+        codes: Int[Array, " batch"],
+        key: Key[Array, ""],
+    ) -> Float[Array, "critics batch"]:
+        return sampled_gaps(q, codes, key, samples=self.samples)
 
 
 def main() -> None:
@@ -212,10 +205,8 @@ def cql_penalty(
 ) -> Float[Array, ""]:
     q = critics(batch.observations)
     if key is None:
-        return jax.vmap(jax.vmap(operators.conservative_gap), (0, None))(q, batch.codes).mean()
-    keys = jax.random.split(key, q.shape[:2])
-    of_one = lambda q, code, key: sampled_gap(q, code, key, samples=samples)  # noqa: E731
-    return jax.vmap(jax.vmap(of_one), (0, None, 0))(q, batch.codes, keys).mean()
+        return learner.gaps(q, batch.codes, None).mean()
+    return sampled_gaps(q, batch.codes, key, samples=samples).mean()
 
 
 def brac_penalty(

@@ -63,9 +63,7 @@ class CQL(CodeValues):
             q_loss, of_q = self.critic_loss(
                 critics, batch.observations, batch.codes, targets, values=q
             )
-            there = batch.existing(q, batch.log_prior)
-            gaps = jax.vmap(jax.vmap(operators.conservative_gap), (0, None))(there, batch.codes)
-            gap = gaps.mean(-1).sum()
+            gap = self.gaps(batch.existing(q, batch.log_prior), batch.codes, key).mean(-1).sum()
             return q_loss + self.alpha * gap, {**of_q, "gap": gap / len(q)}
 
         critics, metrics = nn.gradient_step(state.critics, self.optimiser(), loss)
@@ -73,6 +71,15 @@ class CQL(CodeValues):
         rate = jnp.where(step % self.target_period == 0, self.target_rate, 0.0)
         target = nn.polyak_update(state.target, critics.model, rate=rate)
         return State(critics, target, step), metrics
+
+    def gaps(
+        self,
+        q: Float[Array, "critics batch codes"],
+        codes: Int[Array, " batch"],
+        key: Key[Array, ""],
+    ) -> Float[Array, "critics batch"]:
+        """The penalty log sum_k exp Q(s, k) - Q(s, data): exact, the key is not used."""
+        return jax.vmap(jax.vmap(operators.conservative_gap), (0, None))(q, codes)
 
     def targets(self, state: State, batch: CodedTransitions) -> Float[Array, " batch"]:
         """Y = r + g (1-d) Qbar(s', k') with k' the online critics' best allowed code."""
