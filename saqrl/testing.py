@@ -50,8 +50,9 @@ def table(kind: str) -> Any:
     if kind == "quantizer":
         return ActionBatch(observations, actions)
     if kind == "agent":
+        own = priors[0], priors[1], CODES
         return CodedTransitions(
-            observations, codes, rewards, following, discounts, priors[0], priors[1], CODES
+            observations, codes, rewards, following, discounts, *own, actions=actions
         )
     return ContinuousTransitions(
         observations, actions, rewards, following, discounts, jnp.roll(actions, -1, axis=0)

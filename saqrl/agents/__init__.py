@@ -7,8 +7,8 @@ a new one is a file with such a class and a line in `saqrl.registry`, or, in a p
 a call of `saqrl.register` or an entry point.
 """
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -38,6 +38,8 @@ class CodedTransitions(eqx.Module):
     num_codes: int = eqx.field(static=True)
     spare: bool = eqx.field(static=True, default=False)
     """Whether some rows are no codes: to those the behaviour gives operators.DISALLOWED."""
+    actions: Float[Array, "n act"] | None = None
+    """What was done; only for an agent that says `reads_actions = True`."""
 
     def existing(
         self, values: Float[Array, "*heads n codes"], log_prior: Float[Array, "n codes"] | None
@@ -58,6 +60,36 @@ class Actor(Protocol):
         ...
 
 
+@runtime_checkable
+class ActionActor(Protocol):
+    """An actor that wants to know what each code decodes to in the state."""
+
+    def logits_of(
+        self,
+        observation: Float[Array, " features"],
+        log_prior: Float[Array, " codes"],
+        actions: Float[Array, "codes act"],
+    ) -> Float[Array, " codes"]:
+        """As `Actor.logits`; `actions` are the decoded ones."""
+        ...
+
+
+Decoded = Callable[[], Float[Array, "codes act"]]
+"""Decodes all codes of a state, for who asks."""
+
+
+def logits(
+    actor: Actor | ActionActor,
+    observation: Float[Array, " features"],
+    log_prior: Float[Array, " codes"],
+    decoded: Decoded,
+) -> Float[Array, " codes"]:
+    """The actor's unnormalised log-probabilities, whichever kind it is."""
+    if isinstance(actor, ActionActor):
+        return actor.logits_of(observation, log_prior, decoded())
+    return actor.logits(observation, log_prior)
+
+
 class Members(eqx.Module):
     """Actors of several agents that act as one: their probabilities are averaged.
 
@@ -65,25 +97,26 @@ class Members(eqx.Module):
     decision and then one of that member's codes: one rule serves both.
     """
 
-    actors: tuple[Actor, ...]
+    actors: tuple[Actor | ActionActor, ...]
 
     def log_policy(
         self,
         observation: Float[Array, " features"],
         log_priors: Sequence[Float[Array, " codes"]],
+        decoded: Decoded,
         *,
         temperature: float | Float[Array, ""],
     ) -> Float[Array, " codes"]:
         """Log pi(k|s), normalised. `log_priors` are the members' own, or one that they share."""
         own = list(log_priors) * (len(self.actors) // len(log_priors))
-        logits = [
-            actor.logits(observation, prior) / temperature
+        scores = [
+            logits(actor, observation, prior, decoded) / temperature
             for actor, prior in zip(self.actors, own, strict=True)
         ]
-        return nn.log_mixture(jnp.stack(logits))
+        return nn.log_mixture(jnp.stack(scores))
 
 
-def together(actors: Sequence[Actor]) -> Actor | Members:
+def together(actors: Sequence[Actor | ActionActor]) -> Actor | ActionActor | Members:
     """One actor as it is, several as `Members`."""
     return actors[0] if len(actors) == 1 else Members(tuple(actors))
 
@@ -93,6 +126,11 @@ class Agent(nn.Algorithm[CodedTransitions], Protocol):
 
     discount: float
 
-    def actor(self, state: Any) -> Actor:
+    def actor(self, state: Any) -> Actor | ActionActor:
         """The policy that the state stands for."""
         ...
+
+
+def reads_actions(agent: Any) -> bool:
+    """Whether its transitions hold the actions beside their codes."""
+    return bool(getattr(agent, "reads_actions", False))

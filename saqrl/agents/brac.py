@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Key
 
 from saqrl import nn
 from saqrl.agents import CodedTransitions, operators
-from saqrl.agents.values import CodeValues, ReweightedActor
+from saqrl.agents.values import CodeValues, Reweighted, ValueActor
 
 
 class State(eqx.Module):
@@ -92,9 +92,9 @@ class BRAC(CodeValues):
         value, divergence = self._value_and_divergence(logits, q, batch.next_log_prior)
         return batch.rewards + batch.discounts * (value - self.alpha * divergence)
 
-    def actor(self, state: State) -> "PolicyActor | ReweightedActor":
+    def actor(self, state: State) -> "PolicyActor | ValueActor":
         if state.policy is None:
-            return ReweightedActor(state.critics.model, self.alpha, self.prior_floor)
+            return ValueActor(state.critics.model, Reweighted(self.alpha, self.prior_floor))
         return PolicyActor(state.policy.model, self.temperature)
 
     def shares(self, state: State) -> list[nn.MLP]:

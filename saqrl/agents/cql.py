@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from saqrl import nn
 from saqrl.agents import CodedTransitions, operators
-from saqrl.agents.values import CodeValues, CriticActor
+from saqrl.agents.values import CodeValues, Supported, ValueActor
 
 
 class State(eqx.Module):
@@ -89,8 +89,8 @@ class CQL(CodeValues):
             state.target.pessimistic(batch.next_observations), best
         )
 
-    def actor(self, state: State) -> "CriticActor":
-        return CriticActor(state.critics.model, self._support, self.temperature)
+    def actor(self, state: State) -> ValueActor:
+        return ValueActor(state.critics.model, Supported(self._support, self.temperature))
 
     @property
     def _support(self) -> operators.Support:

@@ -11,11 +11,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
-from saqrl import nn
-from saqrl.agents import Actor, CodedTransitions, operators
-from saqrl.agents.values import CodeValues, CriticActor, ReweightedActor
+from saqrl import agents, nn
+from saqrl.agents import ActionActor, Actor, CodedTransitions, operators
+from saqrl.agents.values import ActionValueActor, CodeValues, Reweighted, Supported, ValueActor
 
 # No row counts more than this in a weighted prior (as in IQL's own regression, its appendix B).
 LARGEST_WEIGHT = 100.0
@@ -44,6 +44,9 @@ class IQL(CodeValues):
     prior_floor: float = -8.0
     """log pi_b is clipped below here before it is reweighted. An even prior over more than 2,981
     codes lies below -8: lower it there."""
+    q_of: Literal["codes", "actions"] = "codes"
+    """codes: Q has an output for each code. actions: Q reads state and action, as it does without
+    codes, and a code is worth what it decodes to; codes of near actions then share their data."""
     extraction: Literal["reweighted", "supported"] = "reweighted"
     """reweighted: pi_b exp(Q / lambda). supported: exp(Q / lambda) over the codes that the prior
     allows, whose argmax is the best of all that the data supports."""
@@ -62,10 +65,15 @@ class IQL(CodeValues):
         if self.prior_temperature is not None:
             nn.require_positive(prior_temperature=self.prior_temperature)
 
+    @property
+    def reads_actions(self) -> bool:
+        return self.q_of == "actions"
+
     def init(self, key: Key[Array, ""], example: CodedTransitions) -> State:
         critics_key, value_key = jax.random.split(key)
         inputs = example.observations.shape[-1]
-        critics = self.new_critics(critics_key, inputs, example.num_codes)
+        outputs = 1 if self.reads_actions else example.num_codes
+        critics = self.new_critics(critics_key, self._asked(example)[0].shape[-1], outputs)
         prior = None
         if self.prior_temperature is not None:
             prior = self.network(jax.random.fold_in(key, 2), inputs, example.num_codes)
@@ -75,7 +83,8 @@ class IQL(CodeValues):
     def update(
         self, state: State, batch: CodedTransitions, key: Key[Array, ""]
     ) -> tuple[State, nn.Metrics]:
-        target_q = self.values_of(state.target, batch.observations, batch.codes)
+        inputs, outputs = self._asked(batch)
+        target_q = self.values_of(state.target, inputs, outputs)
         next_value = state.networks.model.value(batch.next_observations)[..., 0]
         targets = batch.rewards + batch.discounts * next_value
 
@@ -83,9 +92,7 @@ class IQL(CodeValues):
             value = networks.value(batch.observations)[..., 0]
             advantage = target_q - value
             value_loss = nn.expectile_loss(advantage, expectile=self.expectile).mean()
-            q_loss, of_q = self.critic_loss(
-                networks.critics, batch.observations, batch.codes, targets
-            )
+            q_loss, of_q = self.critic_loss(networks.critics, inputs, outputs, targets)
             metrics = {
                 "value_loss": value_loss,
                 "value": value.mean(),
@@ -103,16 +110,28 @@ class IQL(CodeValues):
         target = nn.polyak_update(state.target, networks.model.critics, rate=self.target_rate)
         return State(networks, target), metrics
 
+    def _asked(
+        self, batch: CodedTransitions
+    ) -> tuple[Float[Array, "batch inputs"], Int[Array, " batch"]]:
+        """What the critics read of each row, and which of their outputs its code is."""
+        if not self.reads_actions:
+            return batch.observations, batch.codes
+        if batch.actions is None:
+            raise ValueError("IQL with q-of actions needs the actions in its transitions")
+        inputs = jnp.concatenate([batch.observations, batch.actions], axis=-1)
+        return inputs, jnp.zeros_like(batch.codes)
+
     def shares(self, state: State) -> list[nn.MLP]:
         prior = state.networks.model.prior
         return [] if prior is None else [prior]
 
-    def actor(self, state: State) -> Actor:
+    def actor(self, state: State) -> Actor | ActionActor:
         networks = state.networks.model
-        actor: Actor = ReweightedActor(networks.critics, self.temperature, self.prior_floor)
+        rule: Reweighted | Supported = Reweighted(self.temperature, self.prior_floor)
         if self.extraction == "supported":
-            support = operators.Support(share=self.support)
-            actor = CriticActor(networks.critics, support, self.temperature)
+            rule = Supported(operators.Support(share=self.support), self.temperature)
+        kind = ActionValueActor if self.reads_actions else ValueActor
+        actor: Actor | ActionActor = kind(networks.critics, rule)
         return actor if networks.prior is None else OwnPriorActor(networks.prior, actor)
 
 
@@ -120,12 +139,16 @@ class OwnPriorActor(eqx.Module):
     """Acts as `actor` does, by a prior of its own in place of the behaviour's."""
 
     prior: nn.MLP
-    actor: Actor
+    actor: Actor | ActionActor
 
-    def logits(
-        self, observation: Float[Array, " features"], log_prior: Float[Array, " codes"]
+    def logits_of(
+        self,
+        observation: Float[Array, " features"],
+        log_prior: Float[Array, " codes"],
+        actions: Float[Array, "codes act"],
     ) -> Float[Array, " codes"]:
-        return self.actor.logits(observation, jax.nn.log_softmax(self.prior(observation)))
+        own = jax.nn.log_softmax(self.prior(observation))
+        return agents.logits(self.actor, observation, own, lambda: actions)
 
 
 def weighted_cross_entropy(

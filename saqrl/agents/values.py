@@ -150,33 +150,58 @@ class Classifier(eqx.Module):
         return jax.nn.relu(nn.normalize(signal) if self.layer_norm else signal)
 
 
-class CriticActor(eqx.Module):
+@dataclass(frozen=True)
+class Supported:
     """Exp(Q / temperature) over the codes that the prior allows."""
 
-    critics: nn.Ensemble
-    support: operators.Support = eqx.field(static=True)
-    temperature: float = eqx.field(static=True)
+    support: operators.Support
+    temperature: float
 
-    def logits(
-        self, observation: Float[Array, " features"], log_prior: Float[Array, " codes"]
+    def __call__(
+        self, q: Float[Array, " codes"], log_prior: Float[Array, " codes"]
     ) -> Float[Array, " codes"]:
-        q = self.critics.pessimistic(observation) / self.temperature
-        return self.support.mask(q, log_prior)
+        return self.support.mask(q / self.temperature, log_prior)
 
 
-class ReweightedActor(eqx.Module):
-    """pi proportional to pi_b exp(Q / lambda)."""
+@dataclass(frozen=True)
+class Reweighted:
+    """pi proportional to pi_b exp(Q / temperature), with log pi_b clipped below at the floor."""
 
-    critics: nn.Ensemble
-    temperature: float = eqx.field(static=True)
-    prior_floor: float = eqx.field(static=True)
+    temperature: float
+    floor: float
 
-    def logits(
-        self, observation: Float[Array, " features"], log_prior: Float[Array, " codes"]
+    def __call__(
+        self, q: Float[Array, " codes"], log_prior: Float[Array, " codes"]
     ) -> Float[Array, " codes"]:
         return operators.reweighted_prior(
-            log_prior,
-            self.critics.pessimistic(observation),
-            temperature=self.temperature,
-            floor=self.prior_floor,
+            log_prior, q, temperature=self.temperature, floor=self.floor
         )
+
+
+class ValueActor(eqx.Module):
+    """Scores codes by critics with an output a code."""
+
+    critics: nn.Ensemble
+    rule: Supported | Reweighted = eqx.field(static=True)
+
+    def logits(
+        self, observation: Float[Array, " features"], log_prior: Float[Array, " codes"]
+    ) -> Float[Array, " codes"]:
+        return self.rule(self.critics.pessimistic(observation), log_prior)
+
+
+class ActionValueActor(eqx.Module):
+    """Scores codes by critics that read state and action, asked for what each code decodes to."""
+
+    critics: nn.Ensemble
+    rule: Supported | Reweighted = eqx.field(static=True)
+
+    def logits_of(
+        self,
+        observation: Float[Array, " features"],
+        log_prior: Float[Array, " codes"],
+        actions: Float[Array, "codes act"],
+    ) -> Float[Array, " codes"]:
+        seen = jnp.broadcast_to(observation, (len(actions), *observation.shape))
+        q = self.critics.pessimistic(jnp.concatenate([seen, actions], axis=-1))[..., 0]
+        return self.rule(q, log_prior)

@@ -36,7 +36,7 @@ class CodeController(eqx.Module):
     """Scores the codes of this state, and plays one of them or their mean."""
 
     quantizer: ActionQuantizer
-    actor: agents.Actor | agents.Members
+    actor: agents.Actor | agents.ActionActor | agents.Members
 
     def decide(
         self,
@@ -73,10 +73,15 @@ class CodeController(eqx.Module):
         self, features: Float[Array, " features"], *, temperature: Temperature = 1.0
     ) -> Float[Array, " codes"]:
         """The unnormalised log-probabilities of the codes at this temperature."""
+
+        def decoded() -> Float[Array, "codes chunk_act"]:
+            return self.quantizer.decode_all(features)
+
         if isinstance(self.actor, agents.Members):
             priors = self.quantizer.log_priors(features)
-            return self.actor.log_policy(features, priors, temperature=temperature)
-        return self.actor.logits(features, self.quantizer.log_prior(features)) / temperature
+            return self.actor.log_policy(features, priors, decoded, temperature=temperature)
+        log_prior = self.quantizer.log_prior(features)
+        return agents.logits(self.actor, features, log_prior, decoded) / temperature
 
 
 class ContinuousController(eqx.Module):

@@ -236,6 +236,7 @@ def controller_skeleton(described: Mapping[str, Any]) -> Controller:
         log_prior,
         log_prior,
         codes,
+        actions=actions,
     )
     network: nn.MLP = prior.prior(prior.init(key, coded))
     # Of BC the members' networks are the prior.

@@ -92,6 +92,10 @@ class ActionQuantizer(eqx.Module):
         """The action that `code` stands for in this state."""
         return self.codec.decode(observation, code)
 
+    def decode_all(self, observation: Float[Array, " features"]) -> Float[Array, "codes act"]:
+        """The action of every code in this state."""
+        return jax.vmap(self.decode, (None, 0))(observation, jnp.arange(self.num_codes))
+
     def mean(
         self, observation: Float[Array, " features"], probabilities: Float[Array, " codes"]
     ) -> Float[Array, " act"]:
@@ -100,7 +104,7 @@ class ActionQuantizer(eqx.Module):
         A dimension that the codec knows to take two values, as a gripper's, takes the one with more
         probability, at each step of a chunk for itself; of equally probable ones the lower.
         """
-        decoded = jax.vmap(self.decode, (None, 0))(observation, jnp.arange(self.num_codes))
+        decoded = self.decode_all(observation)
         if not isinstance(self.codec, BinaryCodec):
             return probabilities @ decoded
         # Widened to -1 and 1, the sign of the mean is the majority.

@@ -50,9 +50,18 @@ class Prepared:
         return ActionBatch(jnp.asarray(self.features), jnp.asarray(self.actions))
 
     def coded(
-        self, codes: Int[Array, " n"], num_codes: int, prior: MLP | None, *, spare: bool = False
+        self,
+        codes: Int[Array, " n"],
+        num_codes: int,
+        prior: MLP | None,
+        *,
+        spare: bool = False,
+        actions: bool = False,
     ) -> CodedTransitions:
-        """The discrete data set; with a prior, its log-probabilities are computed here, once."""
+        """The discrete data set; with a prior, its log-probabilities are computed here, once.
+
+        `actions`: with the actions too, for an agent that reads them.
+        """
         features, following = jnp.asarray(self.features), jnp.asarray(self.next_features)
         return CodedTransitions(
             features,
@@ -64,6 +73,7 @@ class Prepared:
             None if prior is None else log_prior_of(prior, following),
             num_codes,
             spare,
+            jnp.asarray(self.actions) if actions else None,
         )
 
     def continuous(self) -> ContinuousTransitions:

@@ -156,14 +156,17 @@ class Learning:
         return self._coded_columns(self.settings.prior, None)
 
     def _coded(self) -> engine.Rows | engine.Stream:
-        return self._coded_columns(self.learner, self.prior)
+        actions = agents.reads_actions(self.settings.agent)
+        return self._coded_columns(self.learner, self.prior, actions=actions)
 
-    def _coded_columns(self, algorithm: Any, prior: nn.MLP | None) -> engine.Rows | engine.Stream:
+    def _coded_columns(
+        self, algorithm: Any, prior: nn.MLP | None, *, actions: bool = False
+    ) -> engine.Rows | engine.Stream:
         def build(rows: Prepared) -> CodedTransitions:
             padded = rows is self.features.padded
             codes = self.codes if padded else encode_all(self.codec, rows.action_batch())
             spare = getattr(self.codec, "exists", None) is not None
-            return rows.coded(codes, self.codec.num_codes, prior, spare=spare)
+            return rows.coded(codes, self.codec.num_codes, prior, spare=spare, actions=actions)
 
         return self.features.columns(algorithm, build)
 

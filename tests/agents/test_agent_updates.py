@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from saqrl import agents
 from saqrl.agents import CodedTransitions
 from saqrl.agents.bc import BC
 from saqrl.agents.brac import BRAC
@@ -72,8 +73,9 @@ def allowed(log_prior) -> np.ndarray:
     return np.exp(log_prior) >= min(THRESHOLD, np.exp(log_prior).max())
 
 
-def probabilities(agent, state, observation, log_prior) -> np.ndarray:
-    logits = agent.actor(state).logits(observation, log_prior)
+def probabilities(agent, state, observation, log_prior, actions=None) -> np.ndarray:
+    """Of the codes, which decode to the actions."""
+    logits = agents.logits(agent.actor(state), observation, log_prior, lambda: actions)
     return np.asarray(jax.nn.softmax(logits), np.float64)
 
 

@@ -191,6 +191,54 @@ def test_iql_takes_the_best_code_that_the_data_supports(batch):  # noqa: F811
     assert ruled_out
 
 
+def test_iql_whose_q_reads_actions_values_codes_by_what_they_decode_to(batch):  # noqa: F811
+    agent = IQL(**CRITICS, q_of="actions", expectile=0.8, temperature=0.5, prior_floor=FLOOR)
+    done, decoded = jax.random.normal(jax.random.key(5), (2, len(batch.codes), CODES, 3))
+    own = replace(batch, actions=done[:, 0])
+    before, after, metrics = step(agent, own, KEY)
+    model = before.networks.model
+    target, value = doubles(before.target), doubles(model.value)
+    pairs = [(row, np.float64(a)) for row, a in zip(rows_of(batch), own.actions, strict=True)]
+
+    def q_of(leaves, observation, action):
+        return [q[0] for q in heads(leaves, np.concatenate([observation, action]))]
+
+    def critic_loop(leaves):
+        total = 0.0
+        for (o, _, r, o2, d, *_), a in pairs:
+            total += sum((q - r - d * linear(value, o2)[0]) ** 2 for q in q_of(leaves, o, a))
+        return total / len(pairs)
+
+    advantages = [min(q_of(target, o, a)) - linear(value, o)[0] for (o, *_), a in pairs]
+    assert min(advantages) < 0 < max(advantages)
+
+    def value_loop(leaves):
+        total = 0.0
+        for (o, *_), a in pairs:
+            u = min(q_of(target, o, a)) - linear(leaves, o)[0]
+            total += (0.8 if u > 0 else 0.2) * u**2
+        return total / len(pairs)
+
+    np.testing.assert_allclose(metrics["advantage"], np.mean(advantages), rtol=1e-4)
+    adam, *others = after.networks.moments
+    for name, loop in (("critics", critic_loop), ("value", value_loop)):
+        moments = (adam._replace(mu=getattr(adam.mu, name)), *others)
+        trained = nn.TrainState(getattr(after.networks.model, name), moments)
+        assert_gradient(trained, loop, getattr(model, name))
+    assert_moved(after.target, before.target, after.networks.model.critics, rate=0.1)
+    critics = doubles(model.critics)
+    for (o, *_, log_prior, _), choices in zip(rows_of(batch), decoded, strict=True):
+        q = np.array([min(q_of(critics, o, np.float64(a))) for a in choices])
+        found = probabilities(agent, before, jnp.float32(o), jnp.float32(log_prior), choices)
+        expected = softmax(np.log(floored(log_prior)) + q / 0.5)
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_iql_whose_q_reads_actions_needs_them(batch):  # noqa: F811
+    with pytest.raises(ValueError, match="needs the actions in its transitions"):
+        IQL(**CRITICS, q_of="actions").init(KEY, batch)
+
+
 def test_iql_weights_the_cross_entropy_of_its_own_prior_by_advantage(batch):  # noqa: F811
     agent = IQL(**CRITICS, prior_temperature=0.2, temperature=0.5)
     before, after, metrics = step(agent, batch, KEY)

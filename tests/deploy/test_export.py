@@ -80,6 +80,7 @@ def test_both_formats_agree_with_the_policy(kind, name, act, tmp_path):
     "agent",
     [
         {"name": "iql", "bins": 8, "extraction": "supported", "deviations": 0.5},
+        {"name": "iql", "q_of": "actions", "prior_temperature": 0.5},
         {"name": "cql", "mass": 0.7, "support": 0.5},
         {"name": "brac", "closed_form": True},
     ],

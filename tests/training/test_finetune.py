@@ -55,7 +55,7 @@ def tuned(parent, out, *, resume=False, **asked):
     ("agent", "flags"),
     [
         ("iql", {}),
-        ("iql", {"chunk": 3}),
+        ("iql", {"chunk": 3, "agent.q_of": "actions"}),
         ("cql", {}),
         ("iql", {"members": 2, "agent.schedule": "cosine"}),
         ("brac", {"agent.schedule": "cosine"}),
@@ -159,7 +159,7 @@ def test_the_replay_keeps_the_newest_rows():
 
 
 def test_each_member_has_its_share_of_offline_rows():
-    agent, data, seen = small_algorithm("agent", "iql"), table("agent"), []
+    agent, data, seen = small_algorithm("agent", "iql"), replace(table("agent"), actions=None), []
     batch = jax.tree.map(lambda column: column[:16], data)
 
     class Watched:
@@ -181,7 +181,7 @@ def test_each_member_has_its_share_of_offline_rows():
 
 @pytest.mark.parametrize(("share", "kept"), [(0.0, 0), (0.25, 4), (1.0, 16)])
 def test_a_batch_has_its_share_of_offline_rows(share, kept):
-    agent, data = small_algorithm("agent", "iql"), table("agent")
+    agent, data = small_algorithm("agent", "iql"), replace(table("agent"), actions=None)
     batch = jax.tree.map(lambda column: column[:16], data)
     seen = []
 

@@ -121,7 +121,10 @@ class Adapting(Codebook):
         seen = jnp.zeros((1, self.rows.features.shape[1]))
         log_prior, zero = jnp.zeros((1, codes)), jnp.zeros(1)
         code = jnp.zeros(1, jnp.int32)
-        return CodedTransitions(seen, code, zero, seen, zero, log_prior, log_prior, codes)
+        actions = jnp.zeros((1, self.rows.actions.shape[1]))
+        return CodedTransitions(
+            seen, code, zero, seen, zero, log_prior, log_prior, codes, actions=actions
+        )
 
     def _example_agent(self, codes: int) -> Any:
         learner = ensemble(self.agent, self.learning.settings.members)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
+from saqrl.agents import reads_actions
 from saqrl.policy import Policy
 from saqrl.quantizers import ActionQuantizer
 from saqrl.training import engine
@@ -48,7 +49,8 @@ class Codebook:
         """Before the first step, from the state of the agent."""
         prior, live = self.learning.prior, getattr(self.learning.codec, "exists", None)
         assert prior is not None
-        state = self._state(agent, prior)
+        actions = self.known.actions.shape[1] if reads_actions(self.agent) else None
+        state = self._state(agent, prior, actions=actions)
         return state if live is None else self.closed(state, live)
 
     def closed(self, state: State, live: Bool[Array, " codes"]) -> State:

@@ -26,7 +26,7 @@ class Experience(eqx.Module):
     next_features: Float[Array, "rows features"]
     discounts: Float[Array, " rows"]
     actions: Float[Array, "rows act"] | None = None
-    """What was played, where it may be encoded again."""
+    """What was played, where it may be encoded again or the agent reads it."""
 
     def coded(self, prior: nn.MLP, num_codes: int, *, spare: bool) -> CodedTransitions:
         """As an agent reads them, with the log-probabilities of the prior as it is now."""
@@ -40,6 +40,7 @@ class Experience(eqx.Module):
             jax.nn.log_softmax(prior(self.next_features)),
             num_codes,
             spare,
+            self.actions,
         )
 
 
