@@ -41,6 +41,7 @@ PLAY = {
     "action_horizon": 5,
     "quantizer.codes": 128,
     "agent.expectile": 0.7,
+    "agent.q_of": "actions",
     "agent.precision": "bfloat16",
 }
 # With ten times the data values are worth more trust: fewer steps of a chunk, sharper choices.
@@ -115,6 +116,7 @@ LEVERS: Mapping[str, Flags] = {
     "weight-decay": {"agent.weight_decay": 0.3},
     "weighted-prior": {"agent.prior_temperature": 0.3},
     "expectile": {"agent.expectile": 0.9},
+    "q-of-codes": {"agent.q_of": "codes"},
     "float32": {"agent.precision": "float32"},
 }
 

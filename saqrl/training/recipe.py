@@ -174,6 +174,8 @@ class _Recipe:
             noisy = "results of several steps are noisy; a higher one takes noise for skill"
             yield Choice("agent.expectile", 0.7, noisy)
             yield Choice("agent.temperature", 0.3, "prefers the better of several ways")
+            share = "near codes share what is known of what their actions lead to"
+            yield Choice("agent.q_of", "actions", share)
 
     def codes(self) -> Iterator[Choice]:
         if self.quantized:

@@ -108,7 +108,8 @@ def test_mixed_returns_ask_for_values_where_there_are_steps_enough():
     large = mixed.select_rows(rows, np.arange(60 * 20) * (len(log) // 60))
     assert recommended(large, said())[0].agent_name == "iql"
     chunks, single = (recommended(large, said(chunk=chunk))[0].agent for chunk in (5, 1))
-    assert (chunks.expectile, chunks.temperature) == (0.7, 0.3)
+    assert (chunks.expectile, chunks.temperature, chunks.q_of) == (0.7, 0.3, "actions")
+    assert single.q_of == "codes"
     assert (single.expectile, single.temperature) == (IQL().expectile, IQL().temperature)
     noise = recommended(large, said(actions="continuous"))[0]
     assert (noise.agent_name, noise.quantized) == ("iql", False)
