@@ -48,7 +48,8 @@ DEFAULTS = {
         | {"support": 0.0, "mass": 1.0},
         "iql": OF_CODES
         | {"expectile": 0.9, "temperature": 1.0, "prior_floor": -8.0}
-        | {"extraction": "reweighted", "support": 1.0, "prior_temperature": None},
+        | {"extraction": "reweighted", "support": 1.0, "prior_temperature": None}
+        | {"q_of": "codes"},
         "brac": OF_CODES
         | {"alpha": 1.0, "prior_floor": -8.0, "temperature": 1.0, "closed_form": False},
     },

@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import shlex
-from pathlib import Path
 
 import jax
 import pytest
@@ -126,6 +125,25 @@ def test_the_next_step_that_a_run_tells_works_with_what_is_installed(
 
 
 def test_a_run_without_an_environment_names_no_step_that_needs_one(trained):
-    text = summary_text({**trained[1], "env": None})
+    result = {**trained[1], "env": None, "held_out_skill": 0.93}
+    text = summary_text(result)
     assert "evaluate" not in text
-    assert Path(trained[0]).name in text
+    assert "skill: 93 % nearer to recorded actions" in text
+    assert next_step(result)[:2] == ["view", str(trained[0])]
+
+
+@pytest.mark.parametrize(("share", "held_out"), [(0.1, False), (0.3, True)])
+def test_a_few_episodes_are_held_out_where_that_is_asked_for(
+    dataset, tmp_path, capsys, share, held_out
+):
+    flags = {"env": "none", "data_episodes": 6, "held_out": share}
+    result = run(small(dataset, "bc", **flags), tmp_path / "run")
+    text = summary_text(result)
+    assert (result["held_out_skill"] is not None) == held_out
+    assert ("skill: " in text) == held_out
+    assert ("no episode was held out" in text) != held_out
+    assert main(["evaluate", str(tmp_path / "run")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "name one with --env" in line
+    assert "saqrl view" in line
+    assert ("skill on held-out episodes" in line) == held_out

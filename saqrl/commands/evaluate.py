@@ -61,6 +61,13 @@ def main(arguments: Sequence[str]) -> int:
     alone = (path / "policy.json").is_file()  # a policy's own folder, whatever became of its run
     trained = {} if alone else read_result(path)
     policy = load_policy(path if alone else policy_folder(path, asked.step))
+    if asked.env is None and policy.environment is None:
+        skill = trained.get("held_out_skill")
+        known = "" if skill is None else f" Its skill on held-out episodes is {100 * skill:.0f} %."
+        raise ValueError(
+            f"{path} was trained without an environment: name one with --env.{known} saqrl view "
+            f"{path} shows recorded against predicted actions"
+        )
     scores = play(
         policy,
         asked.episodes,

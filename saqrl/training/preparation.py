@@ -19,8 +19,6 @@ from saqrl.quantizers import ActionBatch
 from saqrl.training.codes import log_prior_of
 from saqrl.training.settings import RewardScale, Settings
 
-# Fewer episodes than this are all trained on: each of them is worth more than a report.
-EPISODES_FOR_HELD_OUT = 10
 # Rows of a part of mapped data, where the settings do not say.
 PART_ROWS = 2**18
 # Rows of each side of a split of streamed data that are brought into memory.
@@ -90,7 +88,8 @@ class Prepared:
 def split(transitions: Transitions, settings: Settings) -> tuple[Transitions, Transitions | None]:
     """Training and held-out episodes, the file's own split where it has one.
 
-    Few episodes are all trained on. Of data that is streamed, some episodes of each side.
+    Where the share of the episodes is less than one of them, all are trained on. Of data that is
+    streamed, some episodes of each side.
     """
     training, held_out = choose(transitions, settings)
     own = transitions.held_out if settings.data.held_out > 0 else None
@@ -107,7 +106,7 @@ def choose(
 ) -> tuple[Int64[np.ndarray, " training"], Int64[np.ndarray, " held_out"]]:
     """The numbers of the training episodes, and of those of them that are held out instead."""
     own = transitions.held_out is not None and settings.data.held_out > 0
-    few = transitions.num_episodes < EPISODES_FOR_HELD_OUT
+    few = settings.data.held_out * transitions.num_episodes < 1
     fraction = 0.0 if own or few else settings.data.held_out
     return choose_episodes(transitions, held_out_fraction=fraction, seed=settings.seed)
 

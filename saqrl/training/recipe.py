@@ -128,7 +128,8 @@ class _Recipe:
         if not log.has_rewards:
             yield Choice("agent", "bc", "the data have no rewards")
         elif not self.mixed:
-            yield Choice("agent", "bc", f"{percent}: all of one quality, so clone them")
+            most = f"less than the {100 * MIXED_RETURNS:.0f} % from which values are learned"
+            yield Choice("agent", "bc", f"{percent}, {most}: clone them")
         elif len(log) < STEPS_FOR_VALUES:
             few = f"{len(log):,} steps are too few to learn values from"
             yield Choice("agent", "bc", f"{percent}, but {few} (under {STEPS_FOR_VALUES:,})")
@@ -166,7 +167,7 @@ class _Recipe:
     def inputs(self) -> Iterator[Choice]:
         if self.known["agent"] != "bc":
             yield Choice("feature_deviation", 1.0, "values change quickly with the state")
-        elif self.demonstrations:
+        elif self.demonstrations and self.quantized:
             yield Choice("feature_deviation", 0.3, "choices change quickly with the state")
 
     def values(self) -> Iterator[Choice]:

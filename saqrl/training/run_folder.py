@@ -255,10 +255,13 @@ class RunFolder:
                 "before, or train anew in another --out"
             ) from error
 
-    def adopt(self, parent: Path, stage: str, *, own: str, prefix: str = "") -> None:
+    def adopt(
+        self, parent: Path, stage: str, *, own: str, prefix: str = "", first: bool = False
+    ) -> None:
         """Begin the stage `own` where another run has left `stage`; RunError: it has kept none.
 
-        prefix: of the leaves that count. Nothing is done where the stage has begun.
+        prefix: of the leaves that count. first: of an ensemble's leaves the first member's. Nothing
+        is done where the stage has begun.
         """
         if self._checkpoints(own):
             return
@@ -267,6 +270,8 @@ class RunFolder:
             raise RunError(f"{parent} holds no checkpoint of its {stage}: train it anew")
         leaves, header = _arrays_of(kept[-1])
         found = {n.removeprefix(prefix): a for n, a in leaves.items() if n.startswith(prefix)}
+        if first:
+            found = {name: leaf[0] for name, leaf in found.items()}
         self._save(own, header["step"], found, {})
 
     def _cut_back(self, say: Callable[[str], None]) -> None:

@@ -85,7 +85,7 @@ class Data:
     angles: tuple[int, ...] = ()
     """observation columns in radians (seen as cos and sin)"""
     held_out: float = 0.1
-    """share of the episodes that is kept from training"""
+    """share of the episodes that is kept from training; none where it is less than one of them"""
     stream_rows: int | None = None
     """rows of data that are on the device at a time"""
     reading: ReadOptions = DEFAULT

@@ -54,6 +54,16 @@ def summary_text(result: Mapping[str, Any]) -> str:
             f"greedy actions on held-out episodes: off by {100 * error:.0f} %{plain} of the "
             "actions' deviation"
         )
+    else:
+        lines.append(
+            "no episode was held out, so it was not measured how near the policy comes to recorded "
+            "actions: --held-out 0.25 keeps a quarter from training"
+        )
+    if (skill := result.get("held_out_skill")) is not None:
+        lines.append(
+            f"skill: {100 * skill:.0f} % nearer to recorded actions on held-out episodes than "
+            "repeating the last command"
+        )
     if report := result.get("quantizer"):
         lines.append(
             f"codes: {report['codes_used']} used, perplexity {report['perplexity']:.0f}, error "
@@ -66,6 +76,9 @@ def summary_text(result: Mapping[str, Any]) -> str:
     elif result["env"]:
         video = " --video episode.mp4" if find_spec("imageio_ffmpeg") else ""
         lines.append(f"next: saqrl evaluate {result['run']} --episodes 100{video}")
+    else:
+        run = result["run"]
+        lines.append(f"next: saqrl view {run}   or   saqrl export {run} --out policy.npz")
     if result.get("collected"):
         lines.append("your own data: saqrl inspect FILE, then saqrl train --dataset FILE")
     return "\n".join(lines)

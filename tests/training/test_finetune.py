@@ -97,6 +97,17 @@ def test_a_bc_run_first_learns_values(parents, tmp_path):
     )
 
 
+def test_of_a_bc_ensemble_the_first_member_goes_on(parents, tmp_path, capsys):
+    parent = parents("bc", members=2)
+    asked = OnlineSettings(**LITTLE | {"agent": "iql", "value_steps": 25, "warm_up": 10_000})
+    finetune(parent, asked, tmp_path / "out", reporter=Reporter())
+    assert "is an ensemble of 2: its first member goes on" in capsys.readouterr().err
+    prior = load_policy(tmp_path / "out").controller.quantizer.prior
+    first = load_policy(parent).controller.quantizer.prior.heads[0]
+    jax.tree.map(np.testing.assert_array_equal, prior, first)
+    assert Run(tmp_path / "out").settings.members == 1
+
+
 def test_a_finetuned_run_goes_on_again_where_it_ended(parents, tmp_path):
     tuned(parents(), tmp_path / "one")
     tuned(tmp_path / "one", tmp_path / "two", warm_up=10_000)
@@ -277,7 +288,6 @@ def test_a_run_goes_on_from_python(parents, tmp_path):
     ("agent", "flags", "asked", "answer"),
     [
         ("iql", {"actions": "continuous"}, [], "continuous run"),
-        ("bc", {"members": 2}, [], "ensemble"),
         ("iql", {"env": "none"}, [], "name one with --env"),
         ("iql", {}, ["--env", "Pendulum-v1"], "observations of shape"),
         ("iql", {}, ["--env", "saqrl-tests/Absent-v0"], "Absent-v0"),

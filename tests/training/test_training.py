@@ -210,7 +210,7 @@ def test_the_held_out_action_error_is_that_of_the_greedy_policy(dataset, tmp_pat
         deviations = action.astype(np.float64) - held_out.actions.astype(np.float64).mean(0)
         spread += float(np.square(deviations).sum())
     assert summary["held_out_action_error"] == pytest.approx((missed / spread) ** 0.5, rel=1e-4)
-    few = changed(settings, {"data_episodes": 5})  # too few to hold any out
+    few = changed(settings, {"data_episodes": 5, "held_out": 0.1})  # less than one of them
     assert run(few, tmp_path / "few")["held_out_action_error"] is None
 
 

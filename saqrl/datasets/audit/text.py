@@ -86,9 +86,9 @@ def _summary_rows(audit: Audit) -> Iterator[tuple[str, str]]:
     yield from _reward_rows(audit)
     yield (
         "codes",
-        f"{audit.supported_codes}, for chunks of {audit.chunk}"
+        f"{audit.supported_codes} if quantized, for chunks of {audit.chunk}"
         if audit.chunk > 1
-        else f"{audit.supported_codes}, for single actions",
+        else f"{audit.supported_codes} if quantized, for single actions",
     )
     two_valued = any(column.two_valued for column in audit.actions)
     aside = " (dimensions of two values aside)" if two_valued else ""

@@ -79,6 +79,8 @@ def finetune(
     else:
         refuse_existing(out)
         settings = finetuned_settings(parent, asked)
+        if (members := saved_settings(parent).members) != settings.members:
+            reporter.say(f"note: {parent} is an ensemble of {members}: its first member goes on")
     if robot is not None and (asked.env or asked.env_kwargs):
         raise ValueError("--serve plays on a robot, --env in a simulator: leave one of them out")
     log = _data(parent, settings, data, dataset)
@@ -113,11 +115,8 @@ def finetuned_settings(parent: Path, asked: OnlineSettings) -> Settings:
             f"{parent} is a continuous run, and fine-tuning goes on with codes: train with "
             "--actions quantized"
         )
-    if settings.members > 1 and isinstance(settings.agent, BC):
-        raise ValueError(
-            f"{parent} is an ensemble of {settings.members} bc members with priors of "
-            "their own: fine-tune a run of one (train with --members 1)"
-        )
+    if isinstance(settings.agent, BC):  # of an ensemble the first member's codes go on
+        settings = replace(settings, members=1)
     if before := read_config(parent).get("finetune"):  # as it has gone on itself
         earlier = OnlineSettings.from_json(before.get("settings", {}))
         agent: Any = replace(settings.agent, schedule="constant")  # type: ignore[type-var]
@@ -208,14 +207,19 @@ def _check(parent: Path, log: Transitions, robot: bool) -> None:
     check_environment(log.environment, log)
 
 
-def _adopted(parent: Path, settings: Settings) -> dict[str, tuple[str, str]]:
-    """Stages that begin where the parent's have ended: (its stage, where in its state)."""
+def _adopted(
+    parent: Path, settings: Settings
+) -> dict[str, tuple[str, str] | tuple[str, str, bool]]:
+    """Stages that begin where the parent's have ended.
+
+    Each: its stage, where in its state, and whether that of an ensemble's first member.
+    """
     before, own = read_config(parent).get("finetune"), saved_settings(parent)
     if isinstance(own.agent, BC):  # which is the behaviour itself
-        return {"quantizer": ("quantizer", ""), "prior": ("agent", ".model")}
+        return {"quantizer": ("quantizer", ""), "prior": ("agent", ".model", own.members > 1)}
     again = before is not None
     moved = before is not None and before["settings"].get("codebook", "frozen") != "frozen"
-    found = {
+    found: dict[str, tuple[str, str] | tuple[str, str, bool]] = {
         "quantizer": ("online", ".codebook.quantizer") if moved else ("quantizer", ""),
         "prior": ("online", ".prior") if again else ("prior", ".model"),
     }

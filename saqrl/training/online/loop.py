@@ -77,8 +77,8 @@ class Online(Session):
 
     def run_all(self) -> dict[str, Any]:
         """Go on to the last step, score what plays, write result.json and return it."""
-        for stage, (theirs, prefix) in self.begun["adopted"].items():
-            self.run.adopt(self.parent, theirs, own=stage, prefix=prefix)
+        for stage, (theirs, prefix, *first) in self.begun["adopted"].items():
+            self.run.adopt(self.parent, theirs, own=stage, prefix=prefix, first=any(first))
         self.learning.states["quantizer"] = self._kept("quantizer")
         self.learning.states["prior"] = nn.TrainState(self._kept("prior"), ())
         kind = Codebook if self.asked.codebook == "frozen" else Adapting
@@ -112,6 +112,8 @@ class Online(Session):
         """The agent's state, and in how many gradient steps it was learned from the run's data."""
         if "agent" in self.begun["adopted"]:
             return self._kept("agent"), 0
+        name, steps = self.settings.agent_name, self.asked.value_steps
+        self.reporter.say(f"first: {name} learns values from the data, {steps:,} gradient steps")
         step, state = train_stage(
             self.learning.stage("agent"),
             run=self.run,
