@@ -65,9 +65,24 @@ def test_an_unknown_format_offers_the_nearest(spec):
 
 
 def test_a_content_that_no_format_knows_lists_the_formats(tmp_path):
-    (tmp_path / "log.csv").write_text("1,2,3")
+    (tmp_path / "log.bin").write_text("1,2,3")
     with pytest.raises(DatasetError, match=r"format not recognised; say FORMAT:.*d4rl: .*npz: "):
-        load_dataset(str(tmp_path / "log.csv"))
+        load_dataset(str(tmp_path / "log.bin"))
+
+
+@pytest.mark.parametrize("prefix", ["", "npz:"])
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("log.csv", r"genfromtxt\('log.csv', delimiter=','"),
+        ("log.npy", r"numpy.load\('log.npy'\)"),
+        ("log.pkl", "pickled files are never opened"),
+    ],
+)
+def test_files_of_bare_numbers_are_refused_with_their_conversion(tmp_path, prefix, name, told):
+    (tmp_path / name).write_text("1,2,3")
+    with pytest.raises(DatasetError, match=rf"{told}.*savez_compressed.*timeouts"):
+        load_dataset(f"{prefix}{tmp_path / name}")
 
 
 @pytest.mark.parametrize("prefix", ["npz:", "d4rl:", ""])

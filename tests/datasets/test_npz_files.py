@@ -65,6 +65,24 @@ def test_pickled_arrays_are_never_opened(path, log, tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
+def test_one_array_an_episode_is_told_how_to_become_rows(path, log):
+    ragged = np.empty(2, object)
+    ragged[:] = [np.zeros((5, 2)), np.zeros((7, 2))]
+    np.savez(path, observations=ragged, actions=ragged)  # without a word on where episodes end
+    message = refusal(path)
+    assert "observations=numpy.concatenate(observations)" in message
+    actions = ragged
+    _, line = message.split("timeouts=")
+    ends = eval(line.split(";")[0], {"numpy": np, "len": len, "actions": actions})
+    assert np.flatnonzero(ends).tolist() == [4, 11]
+
+
+def test_an_episode_s_number_may_be_called_episode(path, log):
+    del log["timeouts"], log["terminals"]
+    np.savez(path, **log, episode=np.repeat([0, 1, 2], 4))
+    assert read(path).episode_ends.tolist() == [4, 8, 12]
+
+
 def test_missing_keys_are_named_together_with_near_misses(path, log):
     np.savez(path, observatoins=log["observations"], rewards=log["rewards"])
     message = refusal(path)

@@ -51,6 +51,29 @@ def reader_of(format_name: str) -> Reader:
     return cast(Reader, FORMATS.load(format_name))
 
 
+# How numbers come out of files that people have and that hold no data set by themselves.
+LOADED = {
+    ".csv": "rows = numpy.genfromtxt({name!r}, delimiter=',', skip_header=1)",
+    ".tsv": "rows = numpy.genfromtxt({name!r}, skip_header=1)",
+    ".txt": "rows = numpy.loadtxt({name!r})",
+    ".npy": "rows = numpy.load({name!r})",
+    ".mat": "rows = scipy.io.loadmat({name!r})",
+    ".pkl": "load it in your own program: pickled files are never opened here",
+    ".pickle": "load it in your own program: pickled files are never opened here",
+}
+
+
+def require_numbers(path: Path) -> None:
+    """DatasetError for a file whose numbers have to be put into an npz first; it says how."""
+    if loaded := LOADED.get(path.suffix.lower()):
+        raise DatasetError(
+            f"{path}: {path.suffix} files are not read; convert it with NumPy: "
+            f"{loaded.format(name=path.name)}; numpy.savez_compressed('log.npz', observations=..., "
+            "actions=..., timeouts=...), one row a step, timeouts True in the last row of each "
+            "episode (docs/start.md)"
+        )
+
+
 def resolve_spec(spec: str) -> tuple[str, Path]:
     """(format, path) of a SPEC; a file whose own name holds a colon is found as it is."""
     prefix, colon, rest = spec.partition(":")
@@ -60,6 +83,8 @@ def resolve_spec(spec: str) -> tuple[str, Path]:
         reader_of(prefix)
         if not rest:
             raise DatasetError(f"{spec}: no path after the format; write {prefix}:PATH")
+        if Path(rest).suffix.lower() not in reader_of(prefix).SUFFIXES:
+            require_numbers(Path(rest))
         return prefix, Path(rest)
     if not spec:
         raise DatasetError("no dataset named; write format:PATH or a path")
@@ -85,5 +110,6 @@ def _recognised(path: Path, file: Path) -> str:
     existing_file(path)
     if claimed:  # the most general format of the family says what is missing
         return claimed[-1]
+    require_numbers(path)
     offered = "; ".join(f"{name}: {reader.SUMMARY}" for name, reader in readers.items())
     raise DatasetError(f"{path}: format not recognised; say FORMAT:{path} ({offered}){broken}")

@@ -17,7 +17,10 @@ ENDS = ("episode_terminals", "episode_ends", "episode_end", "traj_ends", "trajec
 # One flag a row, set where an episode begins (imitation), or its places.
 STARTS = ("episode_starts", "episode_start", "traj_starts", "trajectory_starts")
 # One number a row, the same throughout an episode.
-IDS = ("episode_id", "episode_ids", "episode_index", "traj_id", "traj_ids", "trajectory_id")
+IDS = (
+    *("episode_id", "episode_ids", "episode_index", "episode", "episodes"),
+    *("traj_id", "traj_ids", "trajectory_id"),
+)
 # One number an episode.
 LENGTHS = ("episode_lengths", "episode_length", "traj_lengths", "trajectory_lengths", "lengths")
 KEYS = (*ENDS, *STARTS, *IDS, *LENGTHS)
