@@ -1,5 +1,6 @@
 """Tiny runs to test with: a point that walks to the origin, and demonstrations of it."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,6 +96,23 @@ def dying(monkeypatch, *, blow: int) -> Iterator[None]:
         patch.setattr(RunFolder, "append", deadly)
         with pytest.raises(Killed):
             yield
+
+
+@contextmanager
+def full_disk(monkeypatch, *, stage: str, after: int) -> Iterator[None]:
+    """Inside no checkpoint of the stage is written after so many of them."""
+    save, count = RunFolder.save_checkpoint, 0
+
+    def full(self, name, *arguments, **keywords):
+        nonlocal count
+        count += name == stage
+        if count > after:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(self, name, *arguments, **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save_checkpoint", full)
+        yield
 
 
 def killed(settings: Settings, out: Path, monkeypatch, *, blow: int) -> None:

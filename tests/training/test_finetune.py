@@ -24,9 +24,9 @@ from saqrl.training.online.replay import Experience, Replay, Replayed, State, as
 from saqrl.training.online.settings import OnlineSettings
 from saqrl.training.preparation import prepare
 from saqrl.training.progress import Reporter
-from saqrl.training.run_folder import RunError, RunFolder
+from saqrl.training.run_folder import RunError
 from saqrl.training.train import train
-from tests.walking import Point, dying, outcome, run, small
+from tests.walking import Point, dying, full_disk, outcome, run, small
 
 LITTLE = {"steps": 120, "warm_up": 30, "eval_every": 60, "eval_episodes": 3, "lanes": 2}
 
@@ -395,21 +395,9 @@ def test_a_run_of_other_scaling_is_refused(parents, tmp_path):
 
 
 def test_a_full_disk_tells_how_to_go_on(parents, tmp_path, monkeypatch, capsys):
-    import errno
-
-    save, count = RunFolder.save_checkpoint, 0
-
-    def full(self, stage, *arguments, **keywords):
-        nonlocal count
-        count += stage == "online"
-        if count > 2:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        save(self, stage, *arguments, **keywords)
-
     words = [f"--{n.replace('_', '-')}={value}" for n, value in LITTLE.items()]
     command = ["finetune", str(parents()), *words, "--out", str(tmp_path / "out")]
-    with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "save_checkpoint", full)
+    with full_disk(monkeypatch, stage="online", after=2):
         assert main(command) == 2
     assert "go on with: saqrl finetune" in capsys.readouterr().err
     assert main([*command, "--resume"]) == 0

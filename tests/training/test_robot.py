@@ -1,6 +1,5 @@
 """Fine-tuning over a robot: a client plays, and may do anything."""
 
-import errno
 import json
 import re
 import runpy
@@ -19,8 +18,7 @@ from saqrl.training.online.address import Address
 from saqrl.training.online.finetune import finetune
 from saqrl.training.online.settings import OnlineSettings
 from saqrl.training.progress import Reporter
-from saqrl.training.run_folder import RunFolder
-from tests.walking import ENVIRONMENT, run, small
+from tests.walking import ENVIRONMENT, full_disk, run, small
 
 msgpack = pytest.importorskip("msgpack", reason="the extra serve is not installed")
 sync = pytest.importorskip("websockets.sync.client", reason="the extra serve is not installed")
@@ -39,6 +37,14 @@ def parent(dataset, tmp_path_factory):
     """A finished run whose data name no environment."""
     made = tmp_path_factory.mktemp("parents") / "run"
     run(small(dataset, env="none"), made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def near_parent(dataset, tmp_path_factory):
+    """The same with codes that come near its data, so that others lie far."""
+    made = tmp_path_factory.mktemp("parents") / "near"
+    run(small(dataset, env="none", **{"quantizer_steps": 600, "quantizer.hidden": 32}), made)
     return made
 
 
@@ -219,23 +225,45 @@ def test_without_the_token_nobody_plays(parent, tmp_path):
 
 
 def test_a_full_disk_tells_the_robot_nothing_was_learned(parent, tmp_path, monkeypatch):
-    save, count = RunFolder.save_checkpoint, 0
-
-    def full(self, stage, *arguments, **keywords):
-        nonlocal count
-        count += stage == "online"
-        if count > 2:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        save(self, stage, *arguments, **keywords)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "save_checkpoint", full)
-        with served(parent, tmp_path / "out") as told, pytest.raises(ConnectionClosed):
-            play(told)
+    with (
+        full_disk(monkeypatch, stage="online", after=2),
+        served(parent, tmp_path / "out") as told,
+        pytest.raises(ConnectionClosed),
+    ):
+        play(told)
     assert re.search("go on with: saqrl finetune .* --serve .* --resume", str(told.ended["error"]))
     with served(parent, tmp_path / "out", resume=True) as told:
         play(told)
     assert told.ended["result"]["finetune"]["environment_steps"] >= 80
+
+
+@pytest.mark.parametrize("codebook", ["decoder", "grow"])
+def test_codes_go_on_learning_between_a_robots_episodes(
+    near_parent, tmp_path, monkeypatch, codebook
+):
+    asked = {"codebook": codebook, "noise": 0.5, "recode_every": 20, "refine_every": 1}
+    out = tmp_path / "out"
+    with (
+        full_disk(monkeypatch, stage="online", after=4),
+        served(near_parent, out, **asked) as told,
+        pytest.raises(ConnectionClosed),
+    ):
+        play(told)
+    assert "--resume" in str(told.ended["error"])
+    before = records(out, "metrics")
+    with served(near_parent, out, resume=True) as told:
+        play(told)
+    tuned, played = told.ended["result"]["finetune"], records(out, "metrics")
+    assert tuned["codebook"] == codebook
+    assert tuned["environment_steps"] >= 80
+    assert len(played) > len(before) > 0
+    codes = tuned["codes"]
+    assert max(codes["recoded_offline"]) > 0
+    if codebook == "grow":
+        assert codes["added"] > 0
+        with np.load(out / "policy" / "weights.npz") as weights:
+            (live,) = (weights[name] for name in weights.files if name.endswith("codec.live"))
+        assert live.sum() == codes["live"] == 8 + codes["added"] - codes["retired"]
 
 
 class Killed(BaseException):
