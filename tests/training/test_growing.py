@@ -105,6 +105,18 @@ def test_a_moved_target_is_reached_by_new_codes_alone(parents, tmp_path):
     assert codes["last"]["first_code_error"] > codes["last"]["code_error"]
 
 
+def test_q_of_actions_knows_new_codes_from_the_start(parents, tmp_path):
+    """With the noise of the default, which opens codes by itself."""
+    asked = {"steps": 1000, "eval_every": 1000, "eval_episodes": 10, "noise": None}
+    asked |= {"refine_every": 1, "recode_every": 200, "codebook": "grow", "spare_codes": 24}
+    returns = {
+        of: tuned(parents(**{"agent.q_of": of}), tmp_path / of, **asked)["return_mean"]
+        for of in ("codes", "actions")
+    }
+    assert returns["codes"] > -6.5  # with frozen codes it stays at -7
+    assert returns["actions"] > returns["codes"] + 1.5
+
+
 def test_every_round_shares_its_programs(parents, tmp_path):
     tuned(parents(), tmp_path / "one", **GROW)
     before = engine._advance._cache_size(), _decide_batch._cache_size()
@@ -114,7 +126,12 @@ def test_every_round_shares_its_programs(parents, tmp_path):
 
 @pytest.mark.parametrize(
     ("agent", "flags"),
-    [("iql", {}), ("cql", {}), ("brac", {}), ("iql", {"members": 2, "agent.bins": 11})],
+    [
+        ("iql", {"agent.q_of": "actions"}),
+        ("cql", {}),
+        ("brac", {}),
+        ("iql", {"members": 2, "agent.bins": 11}),
+    ],
 )
 def test_every_agent_goes_on_with_new_codes(parents, tmp_path, monkeypatch, agent, flags):
     seen = watched(monkeypatch)

@@ -117,6 +117,16 @@ class Adapting(Codebook):
         self.axes = growth.code_axes(self._example_agent)
         self.prior_axes = growth.code_axes(self._example_prior)
 
+    @property
+    def noise(self) -> float:
+        """With `grow` by default the distance beyond which 5 % of recorded actions lie from codes.
+
+        With less hardly an action that is played lies far enough to become a code.
+        """
+        if self.asked.codebook != "grow" or self.asked.noise is not None:
+            return super().noise
+        return max(super().noise, self.coverage.limit)
+
     def _example(self, codes: int) -> CodedTransitions:
         seen = jnp.zeros((1, self.rows.features.shape[1]))
         log_prior, zero = jnp.zeros((1, codes)), jnp.zeros(1)

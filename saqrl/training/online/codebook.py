@@ -25,6 +25,9 @@ from saqrl.training.online.settings import OnlineSettings
 from saqrl.training.preparation import Prepared
 from saqrl.training.stages import Learning
 
+# Exploration around decoded actions, where nothing is said of it.
+NOISE = 0.02
+
 
 class Codebook:
     """Codes and prior of the run, which do not change."""
@@ -35,6 +38,11 @@ class Codebook:
         features = learning.features
         self.known = features.held_out or features.training
         self.coverage = Coverage(learning.codec, self.known)
+
+    @property
+    def noise(self) -> float:
+        """Around decoded actions while exploring, as a share of half an action's range."""
+        return NOISE if self.asked.noise is None else self.asked.noise
 
     @property
     def learner(self) -> Any:

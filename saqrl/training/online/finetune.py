@@ -147,6 +147,8 @@ def finetuned_settings(parent: Path, asked: OnlineSettings) -> Settings:
         return settings
     shared = ("hidden", "batch_size", "discount", "precision")
     kept = {field: getattr(own, field) for field in shared}
+    if name == "iql" and (asked.codebook != "frozen" or settings.features.chunk > 1):
+        kept["q_of"] = "actions"  # which outlives codes that change, and near codes share
     agent = AGENTS.load(name)(**kept, steps=asked.value_steps)
     prior = own if isinstance(own, BC) else settings.prior
     return replace(settings, agent=agent, prior=prior)

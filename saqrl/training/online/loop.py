@@ -83,6 +83,9 @@ class Online(Session):
         self.learning.states["prior"] = nn.TrainState(self._kept("prior"), ())
         kind = Codebook if self.asked.codebook == "frozen" else Adapting
         self.codebook = kind(self.learning, self.asked, self.agent)
+        if self.asked.noise is None and self.asked.codebook == "grow":
+            far = "as far as 95 % of recorded actions lie from their codes at most"
+            self.reporter.say(f"noise {self.codebook.noise:.3g}: {far} (--noise)")
         with self.robot or open_arena(self.environment) as self.arena:
             agent, learned = self._values()
             state = self._play(self.codebook.begin(self._begun_constant(agent)))
@@ -196,7 +199,7 @@ class Online(Session):
         """One episode in every lane. ValueError: one without end, or with a reward of no number."""
         asked, policy = self.asked, self.codebook.policy(state)
         if int(state.steps) >= asked.warm_up:
-            ways = {"temperature": asked.explore_temperature, "noise": asked.noise}
+            ways = {"temperature": asked.explore_temperature, "noise": self.codebook.noise}
             policy = replace(Exploring.of(policy, **ways), default_act="sample")
         first, ended, since, ticks = int(state.episodes), 0, 0, 0
 

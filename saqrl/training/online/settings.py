@@ -49,8 +49,9 @@ class OnlineSettings:
     """gradient steps per environment step"""
     explore_temperature: float = 1.0
     """of the softmax that exploring draws codes from"""
-    noise: float = 0.02
-    """deviation of the Gaussian around the decoded action, as a share of half its range"""
+    noise: float | None = None
+    """deviation of the Gaussian around the decoded action, as a share of half its range; default:
+    0.02, and with grow as far as recorded actions lie from their codes, so that new ones are met"""
     codebook: Literal["frozen", "decoder", "grow"] = "frozen"
     """frozen: codes stay what they are; decoder: encoder and decoder go on learning; grow: and new
     codes are opened where played actions lie far from every code, others retire"""
@@ -83,7 +84,7 @@ class OnlineSettings:
             raise ValueError(f"lanes is {self.lanes}; at most {LARGEST_LANES}")
         for name in ("warm_up", "noise", "updates_per_step", "refine_every", "refine_rate"):
             value = getattr(self, name)
-            if not 0 <= value < math.inf:
+            if value is not None and not 0 <= value < math.inf:
                 raise ValueError(f"{name.replace('_', '-')} is {value}; 0 or more")
         if not 0 <= self.keep_offline <= 1:
             raise ValueError(f"keep-offline is {self.keep_offline}; from 0 to 1")
