@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from saqrl import agents, nn
+from saqrl import nn
 from saqrl.agents import ActionActor, Actor, CodedTransitions, operators
 from saqrl.agents.values import ActionValueActor, CodeValues, Reweighted, Supported, ValueActor
 
@@ -130,16 +130,32 @@ class IQL(CodeValues):
         rule: Reweighted | Supported = Reweighted(self.temperature, self.prior_floor)
         if self.extraction == "supported":
             rule = Supported(operators.Support(share=self.support), self.temperature)
-        kind = ActionValueActor if self.reads_actions else ValueActor
-        actor: Actor | ActionActor = kind(networks.critics, rule)
-        return actor if networks.prior is None else OwnPriorActor(networks.prior, actor)
+        if self.reads_actions:
+            of_actions = ActionValueActor(networks.critics, rule)
+            if networks.prior is None:
+                return of_actions
+            return OwnPriorActionActor(networks.prior, of_actions)
+        of_codes = ValueActor(networks.critics, rule)
+        return of_codes if networks.prior is None else OwnPriorActor(networks.prior, of_codes)
 
 
 class OwnPriorActor(eqx.Module):
     """Acts as `actor` does, by a prior of its own in place of the behaviour's."""
 
     prior: nn.MLP
-    actor: Actor | ActionActor
+    actor: ValueActor
+
+    def logits(
+        self, observation: Float[Array, " features"], log_prior: Float[Array, " codes"]
+    ) -> Float[Array, " codes"]:
+        return self.actor.logits(observation, jax.nn.log_softmax(self.prior(observation)))
+
+
+class OwnPriorActionActor(eqx.Module):
+    """The same, where codes are scored by what they decode to."""
+
+    prior: nn.MLP
+    actor: ActionValueActor
 
     def logits_of(
         self,
@@ -148,7 +164,7 @@ class OwnPriorActor(eqx.Module):
         actions: Float[Array, "codes act"],
     ) -> Float[Array, " codes"]:
         own = jax.nn.log_softmax(self.prior(observation))
-        return agents.logits(self.actor, observation, own, lambda: actions)
+        return self.actor.logits_of(observation, own, actions)
 
 
 def weighted_cross_entropy(
