@@ -59,8 +59,9 @@ def main(arguments: Sequence[str]) -> int:
     markdown, page = write_report(rows, out, title=title, more=more, last=last)
     failed = sum("error" in row and not row.get("unscored") for row in rows)
     unscored = sum("unscored" in row for row in rows)
-    played = f", {unscored} of them played nowhere" if unscored else ""
-    say(f"{len(rows) - failed} runs{played}, {failed} failed")
+    played = f", {unscored} of them without scores in a simulator" if unscored else ""
+    count = len(rows) - failed
+    say(f"{count} {'run' if count == 1 else 'runs'}{played}, {failed} failed")
     say(f"report: {page}")
     if asked.json:
         found = {"html": str(page), "markdown": str(markdown), "runs": len(rows) - failed}

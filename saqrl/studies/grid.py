@@ -233,5 +233,6 @@ def _refuse_unscored(cells: Sequence[Cell]) -> None:
             raise ValueError(
                 f"{settings.data.dataset} names no environment, and methods are compared by their "
                 "scores in one: name it with --env ID, or give a preset that has one as "
-                "PRESET=SPEC (saqrl presets)"
+                "PRESET=SPEC (saqrl presets); without a simulator, train once a method and compare "
+                "the skills that saqrl ls shows"
             )
