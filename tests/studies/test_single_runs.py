@@ -92,7 +92,7 @@ def test_runs_that_were_played_nowhere_are_ordered_by_their_held_out_episodes(tm
     made(tmp_path / "b", env=None, skill=0.6, chunk=2)
     assert main(["report", str(tmp_path), "--json"]) == 0
     told = capsys.readouterr()
-    assert "2 runs, 2 of them played nowhere, 0 failed" in told.err
+    assert "2 runs, 2 of them without scores in a simulator, 0 failed" in told.err
     found = {section.title: section.rows for section in sections(load_rows(tmp_path))}
     assert [row[1:] for row in found["Held-out episodes"]] == [
         ("saq-bc (chunk=2)", "0", "60 %", "20 %"),
