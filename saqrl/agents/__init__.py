@@ -1,8 +1,9 @@
 """Codes train an agent; an actor leaves the room.
 
-A discrete agent never sees a continuous action: it reads `CodedTransitions` and gives an `Actor`,
-which scores the codes of a state. That is what makes every expectation, constraint and penalty an
-exact sum (`operators`). An agent is a frozen dataclass of hyperparameters with three pure methods;
+A discrete agent chooses among codes: it reads `CodedTransitions` and gives an `Actor`, which scores
+the codes of a state. That is what makes every expectation, constraint and penalty an exact sum
+(`operators`). Continuous actions are seen only by one that says `reads_actions`, to value codes by
+what they decode to. An agent is a frozen dataclass of hyperparameters with three pure methods;
 a new one is a file with such a class and a line in `saqrl.registry`, or, in a package of one's own,
 a call of `saqrl.register` or an entry point.
 """

