@@ -53,13 +53,13 @@ def reader_of(format_name: str) -> Reader:
 
 # How numbers come out of files that people have and that hold no data set by themselves.
 LOADED = {
-    ".csv": "rows = numpy.genfromtxt({name!r}, delimiter=',', skip_header=1)",
-    ".tsv": "rows = numpy.genfromtxt({name!r}, skip_header=1)",
+    ".csv": "rows = numpy.genfromtxt({name!r}, delimiter=',') (skip_header=1 if names lead)",
+    ".tsv": "rows = numpy.genfromtxt({name!r}) (skip_header=1 if names lead)",
     ".txt": "rows = numpy.loadtxt({name!r})",
     ".npy": "rows = numpy.load({name!r})",
     ".mat": "rows = scipy.io.loadmat({name!r})",
-    ".pkl": "load it in your own program: pickled files are never opened here",
-    ".pickle": "load it in your own program: pickled files are never opened here",
+    ".pkl": "rows are loaded by your own program, pickled files are never opened here",
+    ".pickle": "rows are loaded by your own program, pickled files are never opened here",
 }
 
 
