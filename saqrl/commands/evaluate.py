@@ -63,10 +63,10 @@ def main(arguments: Sequence[str]) -> int:
     policy = load_policy(path if alone else policy_folder(path, asked.step))
     if asked.env is None and policy.environment is None:
         skill = trained.get("held_out_skill")
-        known = "" if skill is None else f" Its skill on held-out episodes is {100 * skill:.0f} %."
+        known = "" if skill is None else f". Its skill on held-out episodes is {100 * skill:.0f} %"
+        shown = "" if alone else f"; saqrl view {path} shows recorded against predicted actions"
         raise ValueError(
-            f"{path} was trained without an environment: name one with --env.{known} saqrl view "
-            f"{path} shows recorded against predicted actions"
+            f"{path} was trained without an environment: name one with --env{known}{shown}"
         )
     scores = play(
         policy,

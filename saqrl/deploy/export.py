@@ -281,8 +281,7 @@ def _equal_values(policy: Policy, features: Any) -> tuple[Any, Any]:
         return jnp.full(shape, jnp.nan), jnp.full(shape, jnp.nan)
     binary = quantizer.codec.binary
     probabilities = jax.nn.softmax(controller.scores(features, temperature=policy.act_temperature))
-    decoded = jax.vmap(quantizer.decode, (None, 0))(features, jnp.arange(quantizer.num_codes))
-    even = jnp.abs(probabilities @ binary.widen(decoded)) < TIE
+    even = jnp.abs(probabilities @ binary.widen(quantizer.decode_all(features))) < TIE
     low, high = (
         jnp.where(binary.two_valued & even, value, jnp.nan).reshape(shape)
         for value in (binary.low, binary.high)

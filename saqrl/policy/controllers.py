@@ -5,6 +5,7 @@ decoded action, summed over all codes. A temperature T divides the actor's log-p
 they are normalised: below 1 acts more by the most probable codes, above 1 more evenly.
 """
 
+from functools import cache
 from typing import Protocol
 
 import equinox as eqx
@@ -74,6 +75,7 @@ class CodeController(eqx.Module):
     ) -> Float[Array, " codes"]:
         """The unnormalised log-probabilities of the codes at this temperature."""
 
+        @cache  # once for all members
         def decoded() -> Float[Array, "codes chunk_act"]:
             return self.quantizer.decode_all(features)
 

@@ -172,21 +172,10 @@ class Members:
                 if candidates[0] != field:
                     notes.append(f"{candidates[0]} is read as {field}.")
         for key in keys.values():
-            self._require_numbers(key)
+            with damage_named(self.path, key), self.archive.open(f"{key}.npy") as stream:
+                self._header(key, stream)  # before anything else is said of the file
         require_fields(self.path, keys, self.names, "rename or add the keys")
         return keys
-
-    def _require_numbers(self, key: str) -> None:
-        """Refuse an array of objects by its header, before anything else is said of the file."""
-        with damage_named(self.path, key), self.archive.open(f"{key}.npy") as stream:
-            _, dtype = self._header(key, stream)
-        if dtype.hasobject:
-            raise DatasetError(
-                f"{self.path}: {key} holds Python objects, and pickled arrays are never "
-                "opened; save plain numbers, one row a step. Of one array an episode: "
-                f"{key}=numpy.concatenate({key}), and timeouts=numpy.concatenate([numpy.arange("
-                "len(a)) == len(a) - 1 for a in actions])"
-            )
 
     def array(self, key: str) -> np.ndarray:
         with damage_named(self.path, key):
@@ -196,7 +185,7 @@ class Members:
                 return np.lib.format.read_array(stream, allow_pickle=False)
 
     def _header(self, key: str, stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        """Shape and type, as the header promises them."""
+        """Shape and type, as the header promises them; DatasetError where they are no numbers."""
         version = np.lib.format.read_magic(stream)
         if version == (1, 0):
             shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
@@ -206,16 +195,18 @@ class Members:
             raise DatasetError(
                 f"{self.path}: {key} has named columns; save one plain array of numbers"
             )
+        if dtype.hasobject:
+            raise DatasetError(
+                f"{self.path}: {key} holds Python objects, and pickled arrays are never "
+                "opened; save plain numbers, one row a step. Of one array an episode: "
+                f"{key}=numpy.concatenate({key}), and timeouts=numpy.concatenate([numpy.arange("
+                "len(a)) == len(a) - 1 for a in actions])"
+            )
         return shape, dtype
 
     def _require_stored(self, key: str, stream: IO[bytes]) -> None:
         """Refuse a header that promises more than is stored, before memory is set aside for it."""
         shape, dtype = self._header(key, stream)
-        if dtype.hasobject:
-            raise DatasetError(
-                f"{self.path}: {key} holds Python objects, and pickled arrays are never "
-                "opened; save it as a plain array of numbers"
-            )
         member = self.archive.getinfo(f"{key}.npy")
         promised = math.prod(shape) * dtype.itemsize
         held = min(member.file_size, member.compress_size * MOST_DEFLATED)
