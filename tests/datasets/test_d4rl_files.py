@@ -108,10 +108,41 @@ def test_records_in_other_files_are_not_followed(path, log, tmp_path):
 
 
 def test_missing_keys_are_named_together_with_near_misses(path, log):
-    write(path, {"observation": log["observations"], "data/actions": log["actions"]})
+    write(path, {"observatoins": log["observations"], "data/actions": log["actions"]})
     message = refusal(path)
-    assert "missing observations (did you mean observation?), actions, terminals" in message
-    assert "the file has data, observation" in message
+    assert "missing observations (did you mean observatoins?), actions, terminals" in message
+    assert "the file has data, observatoins" in message
+
+
+@pytest.mark.parametrize("name", ["log.hdf5", "log"])
+def test_usual_other_names_are_read_and_said(tmp_path, log, name):
+    names = {"observations": "obs", "actions": "action", "terminals": "terminated"}
+    names |= {"timeouts": "truncated", "next_observations": "next_obs", "rewards": "reward"}
+    write(tmp_path / name, {names[field]: array for field, array in log.items()})
+    transitions = load_dataset(str(tmp_path / name))
+    np.testing.assert_array_equal(transitions.observations, log["observations"])
+    np.testing.assert_array_equal(transitions.terminated, log["terminals"])
+    assert transitions.episode_lengths.tolist() == [4, 3, 5]
+    assert "truncated is read as timeouts." in transitions.notes
+
+
+def test_messages_about_other_names_use_them(path, log):
+    log["obs"] = log.pop("observations")
+    log["obs"][4, 2] = np.nan
+    write(path, log)
+    assert "obs row 4, column 2 is nan" in refusal(path)
+
+
+def test_two_candidates_for_one_field_are_refused(path, log):
+    states = log.pop("observations")
+    write(path, {**log, "obs": states, "state": states})
+    assert "obs, state could each be observations" in refusal(path)
+
+
+def test_done_that_also_marks_time_limits_is_refused(path, log):
+    log["dones"] = log.pop("terminals") | log["timeouts"]
+    write(path, log)
+    assert "dones also marks time limits" in refusal(path)
 
 
 def test_a_group_in_place_of_an_array_is_refused(path, log):

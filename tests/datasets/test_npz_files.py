@@ -90,6 +90,16 @@ def test_missing_keys_are_named_together_with_near_misses(path, log):
     assert "the file has observatoins, rewards" in message
 
 
+def test_parts_of_an_observation_come_with_the_line_that_joins_them(path, log):
+    states = log.pop("observations")
+    parts = {"qpos": states[:, :2], "qvel": states[:, 2:]}
+    np.savez(path, **parts, **log)
+    message = refusal(path)
+    joined = {"np": np, "file": parts}
+    exec(message.split("`")[1], joined)
+    np.testing.assert_array_equal(joined["observations"], states)
+
+
 def test_usual_other_names_are_read_and_said(path, log):
     names = {"observations": "obs", "next_observations": "next_obs", "terminals": "dones"}
     np.savez(path, **{names.get(field, field): array for field, array in log.items()})

@@ -10,10 +10,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from saqrl.datasets.assembly import BOUNDS, FIELDS, assemble
+from saqrl.datasets.assembly import BOUNDS, assemble
 from saqrl.datasets.errors import DatasetError
 from saqrl.datasets.extras import NAME, extras_of, provenance_text
 from saqrl.datasets.formats.boundaries import KEYS, require_flat, require_rows, with_boundaries
+from saqrl.datasets.formats.field_names import (
+    ALIASES,
+    field_keys,
+    require_done_is_termination,
+    require_fields,
+)
 from saqrl.datasets.formats.hdf5 import (
     Record,
     local_dataset,
@@ -23,7 +29,7 @@ from saqrl.datasets.formats.hdf5 import (
     store,
     values_of,
 )
-from saqrl.datasets.formats.npz import flat_fields, require_fields
+from saqrl.datasets.formats.npz import flat_fields
 from saqrl.datasets.options import DEFAULT, ReadOptions
 from saqrl.datasets.source import existing_file, file_record, parsed_object
 from saqrl.datasets.transitions import EnvironmentSpec, Transitions
@@ -42,7 +48,8 @@ def recognises(path: Path) -> bool:
 
     with h5py.File(path, "r") as file:
         return all(
-            file.get(key, getclass=True) is h5py.Dataset for key in ("observations", "actions")
+            any(file.get(key, getclass=True) is h5py.Dataset for key in (field, *ALIASES[field]))
+            for field in ("observations", "actions")
         )
 
 
@@ -52,11 +59,16 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
     Raises FileNotFoundError, or DatasetError for a damaged file, missing keys and whatever
     `assemble` refuses.
     """
+    notes: list[str] = []
     with open_hdf5(path) as file:
-        datasets = _datasets(path, file)
+        keys = _keys(path, file, notes)
+        datasets = _datasets(path, file, keys)
         datasets |= {key: local_dataset(path, key, file) for key in BOUNDS if key in file}
         require_rows(path, {key: dataset.shape for key, dataset in datasets.items()})
-        arrays = {key: read_array(path, key, dataset) for key, dataset in datasets.items()}
+        arrays = {
+            field: read_array(path, keys.get(field, field), dataset)
+            for field, dataset in datasets.items()
+        }
         found = {
             key: read_array(path, key, local_dataset(path, key, file))
             for key in KEYS
@@ -64,7 +76,7 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
         }
         _require_continuous(path, file)
         recorded = _metadata(file)
-    notes: list[str] = []
+    require_done_is_termination(path, keys, arrays)
     arrays = with_boundaries(path, arrays, found, notes)
     environment_id, added = recorded.pop("env_id", None), recorded.pop(NAME, None)
     record: dict[str, object] = {"format": "d4rl", **file_record(existing_file(path))}
@@ -76,6 +88,7 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
         environment=EnvironmentSpec(str(environment_id)) if environment_id else None,
         provenance=record,
         notes=notes,
+        keys=keys,
         extras=None if added is None else parsed_object(path, NAME, added),
     )
 
@@ -93,20 +106,25 @@ def write(path: Path, transitions: Transitions) -> None:
         file["metadata/provenance"] = np.bytes_(provenance_text(transitions).encode())
 
 
-def _datasets(path: Path, file: "h5py.File") -> dict[str, "h5py.Dataset"]:
-    """The data sets of the known fields, each checked to lie in this file, of equal length."""
+def _keys(path: Path, file: "h5py.File", notes: list[str]) -> dict[str, str]:
+    """Field -> the file's key; DatasetError where one is missing or the layout is another."""
     names = names_of(path, file)
     require_flat(path, names)
-    remedy = "rename or add the keys at the root, or name another format"
-    require_fields(path, names, names, remedy)
-    datasets = {key: local_dataset(path, key, file) for key in FIELDS if key in names}
+    keys = field_keys(path, names, notes)
+    require_fields(path, keys, names, "rename or add the keys at the root, or name another format")
+    return keys
+
+
+def _datasets(path: Path, file: "h5py.File", keys: dict[str, str]) -> dict[str, "h5py.Dataset"]:
+    """The data set of each field, checked to lie in this file, all of equal length."""
+    datasets = {field: local_dataset(path, key, file) for field, key in keys.items()}
     # Before anything is read: a damaged header may promise more rows than memory holds.
     steps = datasets["actions"].shape[0]
-    for key, dataset in datasets.items():
+    for field, dataset in datasets.items():
         if dataset.shape[0] != steps:
             raise DatasetError(
-                f"{path}: {key} has {dataset.shape[0]:,} rows and actions has {steps:,}; "
-                "every field needs one row a step"
+                f"{path}: {keys[field]} has {dataset.shape[0]:,} rows and {keys['actions']} has "
+                f"{steps:,}; every field needs one row a step"
             )
     return datasets
 

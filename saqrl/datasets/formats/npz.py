@@ -3,7 +3,6 @@
 import json
 import math
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -11,14 +10,14 @@ import numpy as np
 
 from saqrl.datasets.assembly import BOUNDS, assemble
 from saqrl.datasets.budget import budget
-from saqrl.datasets.errors import DatasetError, listing, nearest
+from saqrl.datasets.errors import DatasetError
 from saqrl.datasets.extras import NAME, extras_of, provenance_text
-from saqrl.datasets.formats.boundaries import (
-    KEYS,
-    missing_boundaries,
-    require_flat,
-    require_rows,
-    with_boundaries,
+from saqrl.datasets.formats.boundaries import KEYS, require_flat, require_rows, with_boundaries
+from saqrl.datasets.formats.field_names import (
+    ALIASES,
+    field_keys,
+    require_done_is_termination,
+    require_fields,
 )
 from saqrl.datasets.options import DEFAULT, ReadOptions
 from saqrl.datasets.source import (
@@ -34,16 +33,6 @@ from saqrl.datasets.transitions import EnvironmentSpec, Transitions
 SUMMARY = "npz with observations, actions, terminals and/or timeouts, best also rewards"
 SUFFIXES = (".npz",)
 OPTIONS = ()
-
-# Other names that people use; each is read only while exactly one of its row is in the file.
-ALIASES: Mapping[str, tuple[str, ...]] = {
-    "observations": ("observation", "obs", "states", "state"),
-    "actions": ("action", "acts"),
-    "rewards": ("reward",),
-    "next_observations": ("next_observation", "next_obs", "next_states", "next_state"),
-    "terminals": ("terminal", "terminated", "terminations", "dones", "done"),
-    "timeouts": ("timeout", "truncated", "truncations"),
-}
 
 
 def recognises(path: Path) -> bool:
@@ -71,8 +60,7 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
         arrays |= {bound: members.array(bound) for bound in BOUNDS if bound in members.names}
         named, recorded = members.text("environment_id"), members.text("provenance")
         added = members.text(NAME)
-    if keys.get("terminals") in ("dones", "done"):
-        _require_done_is_termination(path, keys, arrays)
+    require_done_is_termination(path, keys, arrays)
     arrays = with_boundaries(path, arrays, bounds, notes)
     record: dict[str, object] = {"format": "npz", **file_record(file)}
     if recorded is not None:
@@ -118,19 +106,6 @@ def flat_fields(transitions: Transitions) -> dict[str, np.ndarray]:
     return arrays
 
 
-def require_fields(path: Path, found: Iterable[str], names: Sequence[str], remedy: str) -> None:
-    """DatasetError where the names in a file do not give all that `assemble` needs."""
-    missing = [field for field in ("observations", "actions") if field not in found]
-    bounded = bool({"terminals", "timeouts"} & set(found) or set(KEYS) & set(names))
-    if not missing and not bounded and not nearest("terminals", names):
-        raise missing_boundaries(path, names)
-    if not bounded:
-        missing.append("terminals")
-    if missing:
-        wanted = listing(f"{field}{nearest(field, names)}" for field in missing)
-        raise DatasetError(f"{path}: missing {wanted}; the file has {listing(names)}; {remedy}")
-
-
 def opened(path: Path, file: Path) -> zipfile.ZipFile:
     budget().admit(file)
     if not zipfile.is_zipfile(file):
@@ -159,18 +134,7 @@ class Members:
 
     def field_keys(self, notes: list[str]) -> dict[str, str]:
         """Field -> the file's key; a note for each alias, one error for all that is missing."""
-        keys: dict[str, str] = {}
-        for field, aliases in ALIASES.items():
-            candidates = [field] if field in self.names else [a for a in aliases if a in self.names]
-            if len(candidates) > 1:
-                raise DatasetError(
-                    f"{self.path}: {listing(candidates)} could each be {field}; "
-                    f"rename the right one to {field}"
-                )
-            if candidates:
-                keys[field] = candidates[0]
-                if candidates[0] != field:
-                    notes.append(f"{candidates[0]} is read as {field}.")
+        keys = field_keys(self.path, self.names, notes)
         for key in keys.values():
             with damage_named(self.path, key), self.archive.open(f"{key}.npy") as stream:
                 self._header(key, stream)  # before anything else is said of the file
@@ -229,20 +193,6 @@ class Members:
             )
         value = array.item()
         return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-
-
-def _require_done_is_termination(
-    path: Path, keys: Mapping[str, str], arrays: Mapping[str, np.ndarray]
-) -> None:
-    """Refuse `dones` where it must mean 'terminated or timed out', which ends values wrongly."""
-    if "timeouts" not in arrays or arrays["timeouts"].shape != arrays["terminals"].shape:
-        return
-    both = np.flatnonzero((arrays["terminals"] == 1) & (arrays["timeouts"] == 1))
-    if both.size:
-        raise DatasetError(
-            f"{path}: {keys['terminals']} and {keys['timeouts']} are both set in row {both[0]}, so "
-            f"{keys['terminals']} also marks time limits; store true endings alone as terminals"
-        )
 
 
 def _parsed(recorded: str) -> object:

@@ -18,7 +18,8 @@ import numpy as np
 from saqrl.datasets.assembly import FIELDS, assemble
 from saqrl.datasets.errors import DatasetError, counted, listing
 from saqrl.datasets.formats.boundaries import KEYS
-from saqrl.datasets.formats.npz import ALIASES, Members, array_names, opened
+from saqrl.datasets.formats.field_names import ALIASES
+from saqrl.datasets.formats.npz import Members, array_names, opened
 from saqrl.datasets.options import DEFAULT, ReadOptions
 from saqrl.datasets.source import existing_file, file_record
 from saqrl.datasets.transitions import EnvironmentSpec, RecordedStart, Transitions
