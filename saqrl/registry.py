@@ -238,6 +238,7 @@ FORMATS = Registry(
         "ogbench": "saqrl.datasets.formats.ogbench",
         "robomimic": "saqrl.datasets.formats.robomimic",
         "maniskill": "saqrl.datasets.formats.maniskill",
+        "aloha": "saqrl.datasets.formats.aloha",
         "minari": "saqrl.datasets.formats.minari",
         "lerobot": "saqrl.datasets.formats.lerobot",
         "d4rl": "saqrl.datasets.formats.d4rl",

@@ -24,9 +24,10 @@ import numpy as np
 import pytest
 
 from tests.datasets.files import FORMATS, small_log, write_format
+from tests.datasets.test_aloha_files import write as write_aloha
 from tests.datasets.test_maniskill_files import write as write_maniskill
 
-READERS = (*FORMATS, "mapped", "maniskill")
+READERS = (*FORMATS, "mapped", "maniskill", "aloha")
 # Of each reader; the quick share of them is part of every run of the tests.
 CASES, QUICK = 1000, 12
 SEED = 15
@@ -391,6 +392,8 @@ def attacked(name: str, cases: int, reading: Reading, folder: Path) -> tuple[int
     whole = folder / f"whole-{name}"
     if name == "maniskill":
         write_maniskill(whole, nested=True)
+    elif name == "aloha":
+        write_aloha(whole)
     else:
         write_format(name, small_log(folder), whole)
     assert reading.read(f"{name}:{whole}") == ""
