@@ -31,6 +31,7 @@ from saqrl.datasets.formats.hdf5 import (
     open_hdf5,
 )
 from saqrl.datasets.options import DEFAULT, ReadOptions
+from saqrl.datasets.source import existing_file
 from saqrl.datasets.transitions import Transitions
 from saqrl.environments.robomimic_keys import natural_order
 
@@ -55,7 +56,7 @@ def recognises(path: Path) -> bool:
 
     if path.is_dir():
         return recognises(_files(path)[0])
-    with h5py.File(path, "r") as file:
+    with h5py.File(existing_file(path), "r") as file:  # one of a folder may be a pipe
         first = next((name for name in file if EPISODE.fullmatch(name)), None)
         if first is not None:
             return _is_episode(file[first])
