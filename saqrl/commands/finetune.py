@@ -53,6 +53,11 @@ def main(arguments: Sequence[str]) -> int:
     path = Path(said.run)
     out = default_out(path) if said.out is None else Path(said.out)
     reporter = Reporter()
+    if asked.codebook == "grow" and asked.noise == 0:
+        reporter.say(
+            "note: with --noise 0 hardly a new code opens, because only actions that codes decode "
+            "to are played: leave --noise out, or set it above 0"
+        )
     finished = (out / "result.json").is_file()
     robot = said.serve and Address.of(said.serve, token_in(said.token_file))
     # Each dropped connection would be a traceback.

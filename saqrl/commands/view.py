@@ -18,9 +18,9 @@ class View:
     run: Word
     """a run folder"""
     open: bool = True
-    """write the page and print where it is, no more"""
+    """write the page and print where it is; with --port, serve it"""
     port: int | None = None
-    """serve it at this port of 127.0.0.1; 0 takes a free one"""
+    """serve the page at this port of 127.0.0.1 and open no window; 0 takes a free port"""
 
     examples = (
         "saqrl view runs/my_log-bc-seed0",
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     if not is_current(run):
         say(f"writing {page}")
         write_run_page(run)
-    if not asked.open:
+    if not asked.open and asked.port is None:
         print(page)
     elif asked.port is None and has_browser() and webbrowser.open(page.absolute().as_uri()):
         say(f"page: {page}")

@@ -219,6 +219,12 @@ class _Intake:
                 "there is neither terminals nor timeouts, so episodes cannot be told apart; "
                 "add at least one, true on the last step of each episode"
             )
+        if timeouts is not None and len(flags[-1]) > 1 and flags[-1].all():
+            self.warnings.append(
+                f"{self.name('timeouts')} marks every row as the end of an episode, so each step "
+                "is an episode of its own: mark only the last row of each episode. Ignore this if "
+                "the rows are transitions in no order."
+            )
         terminated = flags[0] if terminals is not None else np.zeros_like(flags[0])
         ends = np.logical_or.reduce(flags)
         if not ends.any():
@@ -312,8 +318,9 @@ class _Intake:
         """Say which last steps go for want of a successor; refuse if none stays."""
         if dropped.all():
             raise self.refuse(
-                f"no step is left: each of the {counted(len(dropped), 'episode')} has one step and "
-                "no next observation; add next_observations or mark true endings in terminals"
+                f"no step is left: {counted(len(dropped), 'episode')} of one step each, without "
+                "a next observation; mark only the last row of each episode "
+                f"({self.name('timeouts')}), or add next_observations"
             )
         if not dropped.any():
             return
@@ -431,9 +438,19 @@ class _Intake:
         place = f"row {row}" if table.shape[1] == 1 else f"row {row}, column {column}"
         return self.refuse(
             f"{self.name(name)} {place} is {table[row, column]} ({int(bad.sum()):,} of "
-            f"{bad.size:,} entries are nan or infinite); remove the episodes that hold them or "
-            "repair the values"
+            f"{bad.size:,} entries are nan or infinite); {_repair(self.name(name))}"
         )
+
+
+def _repair(name: str) -> str:
+    """The lines of Python that remove numbers which are not finite from an array and its file."""
+    return (
+        f"drop the episodes that hold them: `ends = terminals | timeouts; episode = "
+        f"np.cumsum(ends) - ends; good = np.isfinite({name}).reshape(len({name}), -1).all(1); "
+        f"keep = ~np.isin(episode, episode[~good])`, then save x[keep] of every array; or "
+        f"interpolate each column x of {name}: `ok = np.isfinite(x); x[~ok] = "
+        "np.interp(np.flatnonzero(~ok), np.flatnonzero(ok), x[ok])`"
+    )
 
 
 def mismatched_successors(

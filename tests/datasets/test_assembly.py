@@ -117,7 +117,16 @@ def test_one_step_episodes_stay_or_vanish_and_are_counted(log):
 def test_nothing_left_after_dropping_is_refused(log):
     del log["next_observations"]
     log["terminals"][:], log["timeouts"][:] = False, True
-    assert "no step is left: each of the 12 episodes has one step" in refusal(log)
+    message = refusal(log, keys={"timeouts": "truncations"})
+    assert "no step is left: 12 episodes of one step each" in message
+    assert "mark only the last row of each episode (truncations)" in message
+
+
+def test_an_end_in_every_row_is_warned_of(log):
+    assert built(log).warnings == ()
+    log["timeouts"][:] = True
+    (warning,) = built(log, keys={"timeouts": "truncations"}).warnings
+    assert "truncations marks every row as the end of an episode" in warning
 
 
 @pytest.mark.parametrize("field", ["observations", "rewards", "next_observations", "timeouts"])
@@ -139,10 +148,20 @@ def test_an_empty_file_is_refused(log):
 @pytest.mark.parametrize("field", ["observations", "actions", "next_observations"])
 def test_the_first_entry_that_is_not_finite_is_found(log, field, value):
     log[field][5, 1] = log[field][9, 0] = value
-    pattern = (
-        rf"{field} row 5, column 1 is {value} \(2 of \d+ entries are nan or infinite\); remove"
-    )
+    pattern = rf"{field} row 5, column 1 is {value} \(2 of \d+ entries are nan or infinite\); drop"
     assert re.search(pattern, refusal(log))
+
+
+@pytest.mark.parametrize("field", ["observations", "rewards"])
+def test_the_lines_of_the_refusal_remove_what_is_not_finite(log, field):
+    log[field][5] = np.nan
+    drop, interpolate = refusal(log).split("`")[1::2]
+    names = {"np": np, **log}
+    exec(drop, names)
+    assert built({name: array[names["keep"]] for name, array in log.items()}).num_episodes == 2
+    for column in log[field].reshape(12, -1).T:
+        exec(interpolate, {"np": np, "x": column})
+    assert np.isfinite(built(log).observations).all()
 
 
 def test_a_reward_that_is_not_finite_is_found(log):

@@ -143,3 +143,12 @@ def test_choices_of_d3rlpy_are_refused(tmp_path, arrays):
 def test_a_file_without_any_end_is_refused_with_the_conversion(tmp_path, arrays):
     with pytest.raises(DatasetError, match=r"nothing says where episodes end.*two lines"):
         load_dataset(str(saved(tmp_path, "npz", arrays)))
+
+
+@pytest.mark.parametrize("prefix", ["", "npz:"])
+def test_a_zarr_folder_comes_with_the_lines_that_convert_it(tmp_path, prefix):
+    (tmp_path / "demo.zarr").mkdir()
+    with pytest.raises(DatasetError, match="zarr is not read; convert it") as error:
+        load_dataset(f"{prefix}{tmp_path / 'demo.zarr'}")
+    assert "zarr.open('demo.zarr', 'r'); ends = z['meta/episode_ends'][:]" in str(error.value)
+    assert "\n" not in str(error.value)

@@ -211,7 +211,7 @@ def test_arrays_that_are_no_numbers_are_refused(path, log, value, said):
 def test_bad_values_name_file_field_row_and_remedy(path, log):
     log["rewards"][7] = np.inf
     write(path, log)
-    assert "rewards row 7 is inf (1 of 12 entries are nan or infinite); remove" in refusal(path)
+    assert "rewards row 7 is inf (1 of 12 entries are nan or infinite); drop" in refusal(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x89HDF", b"hello" * 1000])

@@ -96,6 +96,13 @@ def test_a_feature_that_is_not_there_is_named(folder, options, message):
         load_dataset(str(folder), options=ReadOptions(**options))
 
 
+def test_metadata_without_features_are_refused(folder):
+    info = json.loads((folder / "meta" / "info.json").read_text())
+    (folder / "meta" / "info.json").write_text(json.dumps(info | {"features": {}}))
+    with pytest.raises(DatasetError, match=r"info.json describes no features .*; copy"):
+        load_dataset(str(folder))
+
+
 def test_mismatched_files_are_refused(folder):
     write_episode(folder, 1, 3, action=pa.array([[0.0]] * 3))
     with pytest.raises(DatasetError, match=r"action is .* of width 1, 2 from file to file"):

@@ -166,6 +166,19 @@ def test_without_a_window_the_page_is_served_until_ctrl_c(current, monkeypatch, 
     assert "http://127.0.0.1:" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [[], ["--no-open"]])
+def test_a_port_is_served_whether_or_not_a_window_could_open(current, monkeypatch, capsys, words):
+    def stopped(server):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(view, "has_browser", lambda: True)
+    monkeypatch.setattr(ThreadingHTTPServer, "serve_forever", stopped)
+    assert main(["view", str(current), *words, "--port", "0"]) == 0
+    told = capsys.readouterr()
+    assert "http://127.0.0.1:" in told.err
+    assert told.out == ""
+
+
 def test_what_cannot_be_viewed_is_said(tmp_path, capsys):
     made(tmp_path / "many" / "seed0")
     for words, told in (

@@ -505,6 +505,12 @@ def test_bad_input_is_one_line_and_leaves_nothing(parents, tmp_path, capsys, fla
     assert not out.exists()
 
 
+def test_growing_without_noise_is_told_to_open_nothing(tmp_path, capsys):
+    for noise, told in (("0", True), ("0.1", False)):
+        main(["finetune", str(tmp_path / "no run"), "--codebook", "grow", "--noise", noise])
+        assert ("hardly a new code opens" in capsys.readouterr().err) == told
+
+
 def test_a_training_keeps_no_rows_free(dataset, tmp_path):
     with pytest.raises(ValueError, match="--spare-codes"):
         run(small(dataset, **{"quantizer.spare": 2}), tmp_path / "out")

@@ -63,8 +63,21 @@ LOADED = {
 }
 
 
+# As Diffusion Policy's data lie in it; other names are what the person knows.
+ZARR = (
+    "z = zarr.open({name!r}, 'r'); ends = z['meta/episode_ends'][:]; last = numpy.zeros(ends[-1], "
+    "bool); last[ends - 1] = True; numpy.savez_compressed('log.npz', "
+    "observations=z['data/state'][:], actions=z['data/action'][:], timeouts=last)"
+)
+
+
 def require_numbers(path: Path) -> None:
     """DatasetError for a file whose numbers have to be put into an npz first; it says how."""
+    if path.name.lower().endswith((".zarr", ".zarr.zip")):
+        raise DatasetError(
+            f"{path}: zarr is not read; convert it with zarr and NumPy: "
+            f"{ZARR.format(name=path.name)} (the names of its arrays: print(z.tree()))"
+        )
     if loaded := LOADED.get(path.suffix.lower()):
         raise DatasetError(
             f"{path}: {path.suffix} files are not read; convert it with NumPy: "
@@ -107,6 +120,8 @@ def _recognised(path: Path, file: Path) -> str:
         with contextlib.suppress(Exception):
             if readers[name].recognises(file):
                 return name
+    if file.is_dir():
+        require_numbers(file)
     existing_file(path)
     if claimed:  # the most general format of the family says what is missing
         return claimed[-1]

@@ -142,8 +142,12 @@ def _info(path: Path, folder: Path) -> dict[str, Any]:
             f"{path}: {INFO} says codebase_version {version}; {listing(VERSIONS)} are "
             "read: convert older ones with lerobot"
         )
-    if not isinstance(features, dict) or not all(isinstance(f, dict) for f in features.values()):
-        raise DatasetError(f"{path}: {INFO} names no features; copy it again")
+    named = isinstance(features, dict) and all(isinstance(f, dict) for f in features.values())
+    if not features or not named:
+        raise DatasetError(
+            f"{path}: {INFO} describes no features (observation.state, action, ...); copy the "
+            "data set again"
+        )
     return info
 
 
