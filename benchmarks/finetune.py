@@ -1,51 +1,118 @@
-"""Fine-tuning online: how the score moves, from which run, with which share of offline data.
+"""Fine-tuning online: codes that stay and codes that grow, beside agents without codes.
 
-    python benchmarks/finetune.py [--only TEXT] [--method NAME] [--seeds 3] [--steps N] [--list]
+    python -m benchmarks.finetune [--only TEXT] [--method NAME] [--seeds 3] [--steps N] [--list]
 
-A run of each set and seed is trained offline (agent iql, and bc for `from-bc`) and goes on in its
-environment. benchmarks/results/finetune.jsonl gets a line for each cell as it finishes, with the
-curve; one that is there is not run again, one that was stopped goes on.
+
+What the rows have to answer: when do frozen codes lose, what does growing cost, and does either
+keep and raise its offline score as well as continuous agents do from the same data at one gradient
+step for each environment step: IQL as published (arXiv 2110.06169: more of the same updates,
+actions sampled), RLPD (`rlpd.py`), and its soft actor-critic from nothing.
+
+The offline runs of a set and seed are shared by the methods that go on from them. A line for each
+cell is added to benchmarks/results/finetune.jsonl as it finishes; one that is there is not run
+again.
 """
 
 import argparse
 import json
 import os
 import platform
+import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import saqrl
+from benchmarks import reacher
+from benchmarks.counterparts import go_on
+from benchmarks.rlpd import RLPD
+from benchmarks.values import PLAY, PUSHT
 from saqrl.training.evaluation import measure_of
+from saqrl.training.online.settings import OnlineSettings
 from saqrl.training.run_folder import read_config, read_history
+from saqrl.training.train import saved_settings
 
 RESULTS = Path(__file__).parent / "results" / "finetune.jsonl"
 OUT = Path("runs/finetune")
 DATA = os.environ.get("SAQRL_DATA", "../shared/data")
-EPISODES = 50
+EPISODES = 20
 
 Flags = Mapping[str, Any]
 
 
-def _door(name: str) -> Flags:
-    return {"dataset": f"d4rl:{DATA}/d4rl/{name}.hdf5", "env": "AdroitHandDoor-v1"}
+class Set(NamedTuple):
+    """A data set, and its offline agents."""
+
+    said: Flags
+    codes: Flags
+    """Of SAQ-IQL with Q of actions."""
+    continuous: Flags
+    """Of continuous IQL."""
+    reward_scale: str = "none"
+    """Of the agents that learn nothing offline."""
+    online: Flags = MappingProxyType({})
+    """Another environment than the data's."""
+    grow: Flags = MappingProxyType({})
+    """Of growing codes, where the defaults are not it (tried on seed 100)."""
 
 
-SETS: dict[str, Flags] = {
-    "cube-single-task2": {
-        "dataset": f"ogbench:{DATA}/ogbench/cube-single-play-v0.npz",
-        "env": "cube-single-singletask-task2-v0",
-        "chunk": 5,
-    },
-    "door-human": _door("door-human"),
-    "hopper-medium": {"dataset": f"d4rl:{DATA}/d4rl/hopper-medium.hdf5", "env": "Hopper-v4"},
+HOPPER = {
+    "dataset": f"d4rl:{DATA}/d4rl/hopper-medium.hdf5",
+    "env": "Hopper-v4",
+    "recipe": "plain",
+    "feature_deviation": 1.0,
 }
-# The agent of the offline run, and how it goes on.
+RIGHT = OUT / "reacher-right.npz"
+REACHER = {"dataset": f"npz:{RIGHT}", "env": reacher.RIGHT, "recipe": "plain"}
+CUBE = {
+    "dataset": f"ogbench:{DATA}/ogbench/cube-single-play-v0.npz",
+    "env": "cube-single-singletask-task2-v0",
+}
+Q_OF_ACTIONS = {"agent": "iql", "agent.q_of": "actions"}
+# Dense rewards as IQL's authors scale them, with their inverse temperature of 3.
+DENSE = {"reward_scale": "return-range"}
+SHARP = {**DENSE, "agent.temperature": 0.33}
+IQL = {"agent": "iql", "actions": "continuous"}
+PUSHT_DATA = {k: v for k, v in PUSHT.items() if not k.startswith(("agent", "act_", "steps"))}
+# Cheap ones first.
+SETS: dict[str, Set] = {
+    "reacher-moved": Set(
+        REACHER,
+        {**Q_OF_ACTIONS, **SHARP, "quantizer.codes": 32, "steps": 10_000},
+        {**IQL, **DENSE, "steps": 10_000},
+        online={"env": reacher.LEFT},
+        grow={"noise": 0.2, "spare_codes": 96},
+    ),
+    "hopper-medium": Set(
+        HOPPER,
+        {**Q_OF_ACTIONS, **SHARP, "quantizer.codes": 64, "steps": 20_000},
+        {**IQL, **DENSE, "steps": 20_000},
+    ),
+    "pusht": Set(
+        PUSHT_DATA,
+        {k: v for k, v in PUSHT.items() if k not in PUSHT_DATA} | Q_OF_ACTIONS,
+        {**IQL, "steps": 20_000},
+    ),
+    "cube-single-task2": Set(
+        CUBE,
+        {**PLAY, "steps": 30_000},
+        {
+            **{k: v for k, v in PLAY.items() if not k.startswith(("agent", "quantizer"))},
+            **IQL,
+            "steps": 40_000,
+        },
+    ),
+}
+GROW = {"codebook": "grow"}
+# Whose run they go on from, and how.
 METHODS: dict[str, tuple[str, Flags]] = {
-    "half-offline": ("iql", {"keep_offline": 0.5}),
-    "online-alone": ("iql", {"keep_offline": 0.0}),
-    "no-noise": ("iql", {"noise": 0.0}),
-    "from-bc": ("bc", {"agent": "iql"}),
+    "frozen": ("codes", {}),
+    "grow": ("codes", GROW),
+    "iql": ("continuous", {"noise": 0.0}),
+    "rlpd": ("new", {"noise": 0.0}),
+    "nothing": ("new", {"noise": 0.0, "keep_offline": 0.0}),
 }
 
 
@@ -58,16 +125,37 @@ def cells(asked: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
                     yield name, method, seed
 
 
+def offline(name: str, kind: str, seed: int) -> Path:
+    """The finished offline run of a set, trained where it is not there."""
+    chosen = SETS[name]
+    place = OUT / f"{name}-{kind}-seed{seed}"
+    said = {**chosen.said, **getattr(chosen, kind), "seed": seed, "eval_episodes": EPISODES}
+    saqrl.fit(out=place, resume=place.exists(), quiet=True, **said)
+    return place
+
+
 def run(name: str, method: str, seed: int, steps: int) -> dict[str, Any]:
     """Train and fine-tune one cell; its row."""
-    agent, how = METHODS[method]
-    place = OUT / f"{name}-{agent}-seed{seed}"
-    said = {**SETS[name], "agent": agent, "seed": seed, "members": 1}
-    said["eval_episodes"] = EPISODES
-    offline = saqrl.fit(out=place, resume=place.exists(), quiet=True, **said)
-    out = OUT / f"{name}-{method}-seed{seed}-{steps}"
-    tuned = offline.finetune(out=out, resume=out.exists(), steps=steps, **how)
-    result = tuned.result
+    kind, how = METHODS[method]
+    chosen, out = SETS[name], OUT / f"{name}-{method}-seed{seed}-{steps}"
+    shutil.rmtree(out, ignore_errors=True)
+    asked = {"steps": steps, "eval_episodes": EPISODES, **chosen.online, **how}
+    if method == "grow":
+        asked |= chosen.grow
+    parent = offline(name, "codes" if kind == "codes" else "continuous", seed)
+    if kind == "codes":
+        result = saqrl.Run(parent).finetune(out=out, **asked).result
+    else:
+        online = OnlineSettings(**asked)
+        settings = saved_settings(parent)
+        own = replace(settings.data, **{k: v for k, v in chosen.online.items() if k == "env"})
+        settings = replace(settings, data=own)
+        if kind == "new":
+            old: Any = settings.agent
+            shared = {field: getattr(old, field) for field in ("hidden", "batch_size", "discount")}
+            features = replace(settings.features, reward_scale=chosen.reward_scale)
+            settings = replace(settings, agent=RLPD(**shared), features=features)
+        result = go_on(parent, settings, online, out, adopt=kind == "continuous")
     measure, factor = measure_of(result["env"], result)
     scored = [r for r in read_history(out, "evaluations") if r["stage"] == "online"]
     curve = [(record["step"], factor * record[measure]) for record in scored]
@@ -76,11 +164,12 @@ def run(name: str, method: str, seed: int, steps: int) -> dict[str, Any]:
         "method": method,
         "seed": seed,
         "steps": steps,
+        "episodes": EPISODES,
         "measure": measure,
         "before": curve[0][1],
         "final": factor * result[measure],
         "curve": curve,
-        "finetune": result["finetune"],
+        "finetune": {k: v for k, v in result["finetune"].items() if k != "parent"},
         "wall_seconds": result["wall_seconds"],
         "versions": read_config(out)["versions"],
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
@@ -92,9 +181,13 @@ def main() -> None:
     parser.add_argument("--only", default="", help="data sets whose name holds this")
     parser.add_argument("--method", default="", help="only this method")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=50_000, help="environment steps")
+    parser.add_argument("--steps", type=int, default=20_000, help="environment steps")
     parser.add_argument("--list", action="store_true", help="say what would be run, and stop")
     asked = parser.parse_args()
+    saqrl.register("baseline", "rlpd", RLPD)
+    reacher.register()
+    if not RIGHT.exists() and not asked.list:
+        reacher.demonstrate(RIGHT)
     rows = (
         [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
     )

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     console = Console(stderr=asked.json, highlight=False)
     console.print(render(findings))
     said = {"dataset": asked.dataset, **({"env": asked.env} if asked.env else {})}
-    measured = Behaviour(findings.persistence, findings.spread)
+    measured = Behaviour(findings.persistence, findings.spread, findings.meetings)
     chosen = choices(transitions, said, measured)
     console.print(advice(chosen, said), soft_wrap=True)  # the command is one line to copy
     if asked.picture is not None:

@@ -5,6 +5,7 @@ the group saqrl.formats); `formats` states what it offers. A reader hands raw ar
 `assembly.assemble`, where every rule about the data lives. The room imports NumPy, never JAX.
 """
 
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -37,7 +38,7 @@ __all__ = [
 
 
 def load_dataset(
-    spec: str,
+    spec: str | os.PathLike[str],
     *,
     angles: Iterable[int] = (),
     episodes: int | None = None,
@@ -52,6 +53,7 @@ def load_dataset(
     Raises FileNotFoundError, or DatasetError (a ValueError) for an unknown format, a damaged or
     unfit file, an angle column that does not exist, more episodes than there are.
     """
+    spec = os.fspath(spec)
     parts = parts_of(spec)
     try:
         read = [_read_part(part, environment, options) for _, part in parts]

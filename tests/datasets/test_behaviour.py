@@ -94,3 +94,22 @@ def test_actions_that_are_all_alike_say_nothing():
     log = log_of(still)
     alike = Transitions(**{**vars(log), "actions": np.zeros_like(log.actions)})
     assert not behaviour(alike).known
+
+
+def test_a_weak_sign_of_choices_counts_only_where_many_episodes_meet():
+    weak, clear, none = (1.0, 0.3), (1.0, 0.9), (1.0, 0.1)
+    assert Behaviour(weak, 0.1, meetings=30).has_choices
+    assert not Behaviour(weak, 0.1, meetings=6).known
+    assert Behaviour(clear, 0.1, meetings=6).has_choices
+    assert Behaviour(none, 0.1, meetings=6).known
+
+
+def test_episodes_that_meet_are_counted_once_a_pair():
+    found = behaviour(log_of(autoregressive(0.0), episodes=4))
+    assert found.meetings == 4 * 3 / 2
+
+
+def test_noise_in_few_short_episodes_is_never_taken_for_a_choice():
+    for seed in range(20):
+        found = behaviour(log_of(autoregressive(0.0), episodes=5, steps=40, seed=seed))
+        assert not found.has_choices

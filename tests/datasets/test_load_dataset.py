@@ -35,6 +35,10 @@ def test_a_file_is_read_by_name_of_format_or_by_itself(path, prefix):
     assert len(load_dataset(f"{prefix}{path}")) == 12
 
 
+def test_a_path_is_read_as_its_words_are(path):
+    assert len(load_dataset(path)) == len(load_dataset(str(path)))
+
+
 @pytest.mark.parametrize("name", ["log.data", "log", "log:2.npz"])
 def test_content_decides_where_the_suffix_does_not(path, name, log):
     other = path.with_name(name)

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import gymnasium
@@ -13,6 +14,7 @@ import saqrl
 from saqrl.commands import view
 from saqrl.studies.charts import Dots, chart
 from saqrl.studies.run_page import PAGE, film, is_current, leave_page, write_run_page
+from saqrl.studies.run_page.evidence import Evidence
 from saqrl.training.progress import Reporter
 from tests.walking import Point, flags_of
 
@@ -252,3 +254,15 @@ def test_thousands_of_dots_are_one_path_a_shade():
     assert drawn.count('class="cloud') == 2
     assert drawn.count("h0") == 5_000
     assert len(drawn) < 20 * 5_000
+
+
+def test_episodes_of_one_step_are_not_shown_where_there_are_longer_ones(continuous, dataset):
+    log = replace(saqrl.load_dataset(dataset), episode_starts=np.array([0, 1, 2, 3, 12]))
+    shown = Evidence(saqrl.load_policy(continuous / "policy"), log).shown_episodes()
+    assert {number for _, number in shown} <= {3, 4}
+
+
+def test_episodes_of_one_step_are_shown_where_there_are_no_others(continuous, dataset):
+    log = saqrl.load_dataset(dataset)
+    log = replace(log, episode_starts=np.arange(len(log)))
+    assert Evidence(saqrl.load_policy(continuous / "policy"), log).shown_episodes()

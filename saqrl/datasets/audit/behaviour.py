@@ -20,6 +20,9 @@ FEWEST_PAIRS, FEWEST_EPISODES = 100, 3
 # Persistence of choices one step later: demonstrations of people and planners lie above 0.4 in
 # every log measured, policies with noise of their own below 0.1 (docs/concepts/recipe.md).
 CHOICES = 0.25
+# Where so few pairs of episodes meet, chance alone reached 0.37 (logs of pure noise), and choices
+# lay above 0.8 (five episodes of three demonstrated tasks): below this nothing is known.
+FEW_MEETINGS, CHANCE = 25, 0.5
 # A chunk ends where so little of a choice is left.
 FADED = 0.3
 
@@ -38,11 +41,16 @@ class Behaviour:
     spread: float | None
     """Size of d(0) per root two, over the actions' deviation: what the state leaves open; 0 where
     actions never differ, None where that is not known."""
+    meetings: int = FEW_MEETINGS
+    """Pairs of episodes of which each has a state near one of the other."""
 
     @property
     def known(self) -> bool:
         """Whether there were enough pairs to tell."""
-        return len(self.persistence) > 1
+        if len(self.persistence) < 2:
+            return False
+        by_chance = self.meetings < FEW_MEETINGS and CHOICES <= self.persistence[1] < CHANCE
+        return not by_chance
 
     @property
     def has_choices(self) -> bool:
@@ -67,7 +75,7 @@ class Behaviour:
 
 def behaviour(transitions: Transitions, *, seed: int = 0) -> Behaviour:
     """Measured on pairs of nearest states in different episodes, the nearer half of them."""
-    unknown = Behaviour((), None)
+    unknown = Behaviour((), None, 0)
     if transitions.num_episodes < FEWEST_EPISODES:
         return unknown
     draw = np.random.default_rng(seed)
@@ -92,13 +100,15 @@ def behaviour(transitions: Transitions, *, seed: int = 0) -> Behaviour:
     some = transitions.actions[:: max(len(transitions) // CANDIDATES, 1)]
     variance = float((some / half_width).var(0).sum())
     if size[0] <= 0 or variance <= 0:
-        return Behaviour((), 0.0)
+        return Behaviour((), 0.0, 0)
     together = [float((apart[0] * each).sum(1).mean()) for each in apart]
+    met = np.sort(episode[[place[near], nearest[near]]], axis=0)
     return Behaviour(
         tuple(
             c / np.sqrt(size[0] * s) if s > 0 else 1.0 for c, s in zip(together, size, strict=True)
         ),
         float(np.sqrt(size[0] / 2 / variance)),
+        len(np.unique(met, axis=1).T),
     )
 
 

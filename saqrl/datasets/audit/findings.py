@@ -131,6 +131,8 @@ class Audit:
     """See `behaviour.Behaviour`; empty where too few steps lie near each other."""
     spread: float | None
     """What the state leaves open of the actions, over their deviation."""
+    meetings: int
+    """Pairs of episodes that pass through the same states."""
     chunk: int
     """Steps over which choices are kept: what one code should stand for."""
     supported_codes: int
@@ -204,6 +206,7 @@ def audit(transitions: Transitions) -> Audit:
         independent_actions=independent,
         persistence=found_behaviour.persistence,
         spread=found_behaviour.spread,
+        meetings=found_behaviour.meetings,
         chunk=chunk,
         supported_codes=codes_for(len(transitions), chunk),
         angles=transitions.angles,

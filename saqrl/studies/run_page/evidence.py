@@ -147,9 +147,15 @@ class Evidence:
         return list(taken.values())
 
     def shown_episodes(self) -> list[tuple[str, int]]:
-        """The one that is foreseen as well as most, the worst and the best, with their words."""
-        own = self._episode(self.rows)
+        """The one that is foreseen as well as most, the worst and the best, with their words.
+
+        Among those long enough to show something: relabelled play data have episodes of one step.
+        """
+        own, lengths = self._episode(self.rows), self.log.episode_lengths
         numbers = np.unique(own)
+        longer = np.sort(lengths[numbers])[::-1]
+        half = np.searchsorted(longer.cumsum(), longer.sum() / 2)
+        numbers = numbers[lengths[numbers] > longer[half] / 2]
         missed, held = self.distances
         means = np.array([missed[own == n].sum() / (held[own == n].sum() + 1e-9) for n in numbers])
         order = numbers[np.argsort(means)]

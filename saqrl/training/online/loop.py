@@ -77,12 +77,7 @@ class Online(Session):
 
     def run_all(self) -> dict[str, Any]:
         """Go on to the last step, score what plays, write result.json and return it."""
-        for stage, (theirs, prefix, *first) in self.begun["adopted"].items():
-            self.run.adopt(self.parent, theirs, own=stage, prefix=prefix, first=any(first))
-        self.learning.states["quantizer"] = self._kept("quantizer")
-        self.learning.states["prior"] = nn.TrainState(self._kept("prior"), ())
-        kind = Codebook if self.asked.codebook == "frozen" else Adapting
-        self.codebook = kind(self.learning, self.asked, self.agent)
+        self.codebook = self._begun_codebook()
         if self.asked.noise is None and self.asked.codebook == "grow":
             far = "as far as 95 % of recorded actions lie from their codes at most"
             self.reporter.say(f"noise {self.codebook.noise:.3g}: {far} (--noise)")
@@ -95,6 +90,15 @@ class Online(Session):
         steps = self.begun["gradient_steps"] + learned + int(state.updates)
         summary = self._summary(scores, steps) | {"finetune": self._told(state)}
         return self._finished(summary, self.codebook.quantizer(state))
+
+    def _begun_codebook(self) -> Codebook:
+        """The codes as the run before has left them."""
+        for stage, (theirs, prefix, *first) in self.begun["adopted"].items():
+            self.run.adopt(self.parent, theirs, own=stage, prefix=prefix, first=any(first))
+        self.learning.states["quantizer"] = self._kept("quantizer")
+        self.learning.states["prior"] = nn.TrainState(self._kept("prior"), ())
+        kind = Codebook if self.asked.codebook == "frozen" else Adapting
+        return kind(self.learning, self.asked, self.agent)
 
     def _kept(self, name: str) -> Any:
         """The state in which a stage of the run before has ended; of the prior the network."""
