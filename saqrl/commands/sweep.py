@@ -27,7 +27,7 @@ class Sweep:
     workers: int = 1
     """trials at once on this machine"""
     cores: int | None = None
-    """cores a trial; default: this machine's, shared by the workers"""
+    """cores per trial; default: this machine's, shared by the workers"""
     engine: Literal["local", "ray"] = "local"
     """where trials run; ray: the cluster at RAY_ADDRESS, or one started here"""
     dry_run: bool = False

@@ -50,14 +50,13 @@ def assemble(
 ) -> Transitions:
     """Check one log, row by row, and build its transitions.
 
-    `arrays` holds some of FIELDS, one row a step, and perhaps the BOUNDS of the actions, one number
-    a dimension. Needed are observations, actions and at least one of terminals and timeouts:
-    without either, episodes cannot be told apart. `source` begins every message; `keys` gives the
-    file's own name of a field where it differs. `extras` is what our own conversions add to a file:
-    bounds (where `arrays` has none), environment, names of observations. What was changed on the
-    way (casts, dropped steps) is said in provenance["notes"], one sentence each, and what looks
-    wrong in provenance["warnings"].
-    Raises DatasetError with source, field, row and remedy.
+    `arrays` holds some of FIELDS, one row per step, and optionally BOUNDS of the actions, one
+    number per dimension. Required are observations, actions and at least one of terminals and
+    timeouts, which mark where episodes end. `source` begins every message; `keys` gives the file's
+    own name of a field where it differs. `extras` is what our own conversions add to a file: bounds
+    (where `arrays` has none), environment, names of observations. What was changed on the way
+    (casts, dropped steps) is said in provenance["notes"], one sentence each, and what looks wrong
+    in provenance["warnings"]. Raises DatasetError with source, field, row and remedy.
     """
     intake = _Intake(source, dict(keys or {}), list(notes), list(warnings))
     given = {name: np.asarray(arrays[name]) for name in FIELDS if name in arrays}
@@ -140,15 +139,16 @@ class _Intake:
     def require_numbers(self, name: str, array: np.ndarray) -> None:
         if array.dtype.kind == "O":
             raise self.refuse(
-                f"{self.name(name)} holds Python objects, which are never unpickled; "
-                "store it as a plain array of numbers (ragged episodes: one after another)"
+                f"{self.name(name)} holds Python objects, and pickled arrays are never "
+                "opened; store a plain array of numbers (episodes of different length: join "
+                "them with np.concatenate)"
             )
         if array.dtype.kind not in "fiub":
             raise self.refuse(
                 f"{self.name(name)} holds {array.dtype.name}; store it as numbers (float32)"
             )
         if array.ndim == 0:
-            raise self.refuse(f"{self.name(name)} is a single number; one row a step is needed")
+            raise self.refuse(f"{self.name(name)} is a single number; one row per step is needed")
 
     def require_same_length(self, lengths: Mapping[str, int]) -> None:
         """Every field has as many rows as `actions`, and that is at least one."""
@@ -156,26 +156,32 @@ class _Intake:
         for name, length in lengths.items():
             if length == steps:
                 continue
-            more = "observations of length n + 1 hold a final one: move it to next_observations; "
+            more = (
+                "the last observation has no action: store observations[1:] as "
+                "next_observations and observations[:-1] as observations; "
+            )
             hint = more if name == "observations" and length == steps + 1 else ""
             raise self.refuse(
                 f"{self.name(name)} has {length:,} rows and {self.name('actions')} has {steps:,}; "
-                f"{hint}every field needs one row a step"
+                f"{hint}every field needs one row per step"
             )
         if steps == 0:
-            raise self.refuse(f"{self.name('actions')} has no rows: the file holds no steps")
+            raise self.refuse(
+                f"{self.name('actions')} has no rows; the file holds no steps: record it again"
+            )
 
     def require_same_width(self, states: np.ndarray, successors: np.ndarray) -> None:
         if states.shape[1] != successors.shape[1]:
             raise self.refuse(
                 f"{self.name('next_observations')} has {successors.shape[1]} columns and "
-                f"{self.name('observations')} has {states.shape[1]}; both must be the same vector"
+                f"{self.name('observations')} has {states.shape[1]}; both must have the same "
+                "columns"
             )
 
     def vectors(self, name: str, array: np.ndarray) -> Float32[np.ndarray, "n width"]:
         """(n, width) in float32; a 1-d array becomes one column."""
         if array.ndim == 1:
-            self.notes.append(f"{self.name(name)} has one dimension: read as one column.")
+            self.notes.append(f"{self.name(name)} has one dimension: it is read as one column.")
             array = array[:, None]
         if array.ndim > 2:
             raise self.refuse(
@@ -188,20 +194,24 @@ class _Intake:
                 "images are not supported; store state vectors (n, width) or features of them"
             )
         if array.shape[1] == 0:
-            raise self.refuse(f"{self.name(name)} has no columns; store at least one number a step")
+            raise self.refuse(
+                f"{self.name(name)} has no columns; store at least one number per step"
+            )
         return self._as_float32(name, array)
 
     def rewards(self, array: np.ndarray | None, *, steps: int) -> Float32[np.ndarray, " n"]:
         if array is None:
-            self.notes.append("There are no rewards: only behaviour cloning (bc) can learn here.")
+            self.notes.append(
+                "The file has no rewards: only behaviour cloning (bc) can be trained on it."
+            )
             return np.zeros(steps, np.float32)
         column = self._single_column("rewards", array)[:, None]
         gains = self._as_float32("rewards", column)[:, 0]
         largest = float(np.abs(column).max())
         if 0 < largest < SMALLEST_REWARD:
             raise self.refuse(
-                f"{self.name('rewards')} are at most {largest:g}, too small for float32; multiply "
-                "them by a constant"
+                f"{self.name('rewards')} are at most {largest:g} in size, too small for "
+                "float32; multiply them by a constant"
             )
         return gains
 
@@ -216,8 +226,8 @@ class _Intake:
         ]
         if not flags:
             raise self.refuse(
-                "there is neither terminals nor timeouts, so episodes cannot be told apart; "
-                "add at least one, true on the last step of each episode"
+                "neither terminals nor timeouts is in the file, so it is not known where "
+                "episodes end; add at least one, true on the last step of each episode"
             )
         if timeouts is not None and len(flags[-1]) > 1 and flags[-1].all():
             self.warnings.append(
@@ -228,9 +238,14 @@ class _Intake:
         terminated = flags[0] if terminals is not None else np.zeros_like(flags[0])
         ends = np.logical_or.reduce(flags)
         if not ends.any():
-            self.notes.append(f"No episode end is set: all {len(ends):,} rows are one episode.")
+            self.notes.append(
+                f"No row is marked as the end of an episode: all {len(ends):,} rows are read as "
+                "one episode."
+            )
         elif not ends[-1]:
-            self.notes.append("The last episode has no end flag: it ends there as at a time limit.")
+            self.notes.append(
+                "The last row is not marked as the end of an episode: it is read as a time limit."
+            )
         ends = ends.copy()
         ends[-1] = True
         return terminated, ends
@@ -245,7 +260,10 @@ class _Intake:
         statistics = column_statistics(actions)
         if (low is None) != (high is None):
             missing = "action_low" if low is None else "action_high"
-            raise self.refuse(f"{self.name(missing)} is missing; declare both ends or neither")
+            raise self.refuse(
+                f"{self.name(missing)} is missing; store both action_low and action_high, or "
+                "neither"
+            )
         if low is not None and high is not None:
             bounds = [
                 self._bound("action_low", low, actions),
@@ -254,8 +272,8 @@ class _Intake:
             open_ended = np.logical_not((np.abs(bounds) <= LARGEST).all(0))
             if open_ended.any():
                 self.notes.append(
-                    f"The declared action range is infinite in {_columns(open_ended)}: "
-                    "the data's own range is taken there."
+                    f"The declared action range is infinite in {_columns(open_ended)}: the "
+                    "minimum and maximum of the data are used there."
                 )
             bottom = np.where(open_ended, statistics.minimum, bounds[0])
             top = np.where(open_ended, statistics.maximum, bounds[1])
@@ -266,8 +284,9 @@ class _Intake:
         else:
             bottom, top, origin = statistics.minimum, statistics.maximum, "data"
             self.notes.append(
-                "No action range is declared and actions leave [-1, 1]: each dimension's own "
-                "minimum and maximum are taken (action_low and action_high would say otherwise)."
+                "The file declares no action range and actions exceed [-1, 1]: the minimum "
+                "and maximum of each dimension are used. Store action_low and action_high "
+                "to set another range."
             )
         action_range = ActionRange(bottom.astype(np.float32), top.astype(np.float32))
         return self._clip_rounding(actions, action_range), action_range, origin
@@ -277,10 +296,12 @@ class _Intake:
         if array.dtype.kind not in "fiu" or array.shape not in ((), (1,), actions.shape[1:]):
             raise self.refuse(
                 f"{self.name(name)} has shape {array.shape} and type {array.dtype.name}; "
-                f"{counted(actions.shape[1], 'number')} are needed, one an action dimension"
+                f"{counted(actions.shape[1], 'number')} are needed, one per action dimension"
             )
         if np.isnan(array).any():
-            raise self.refuse(f"{self.name(name)} is nan; give the lowest and highest action")
+            raise self.refuse(
+                f"{self.name(name)} is nan; store the lowest and highest action of each dimension"
+            )
         with np.errstate(over="ignore"):
             return np.broadcast_to(array.astype(np.float32), actions.shape[1:])
 
@@ -303,12 +324,12 @@ class _Intake:
         if far.any():
             row, column = (int(i) for i in np.argwhere(far)[0])
             raise self.refuse(
-                f"{self.name('actions')} row {row}, column {column} is {actions[row, column]:g}, "
-                f"outside the declared range [{low[column]:g}, {high[column]:g}] "
-                f"({int(far.sum()):,} of {far.size:,} entries are outside); clip the actions in "
-                "the file or declare the range that they have"
+                f"{self.name('actions')} row {row}, column {column} is "
+                f"{actions[row, column]:g}, outside the declared range [{low[column]:g}, "
+                f"{high[column]:g}] ({int(far.sum()):,} of {far.size:,} entries are "
+                "outside); clip the actions, or correct action_low and action_high"
             )
-        self.notes.append("Actions outside their range by no more than rounding were clipped.")
+        self.notes.append("Actions outside their range by rounding errors only were clipped.")
         clipped: Float32[np.ndarray, "n act"] = np.clip(actions, low, high)
         return clipped
 
@@ -326,22 +347,22 @@ class _Intake:
             return
         text = (
             f"{counted(int(dropped.sum()), 'last step')} of episodes that did not terminate "
-            "dropped: the file has no next observation for them."
+            "dropped: the file has no next observation there."
         )
         whole, lost = np.abs(rewards).sum(dtype=np.float64), np.abs(rewards[dropped]).sum()
         if lost > 0.1 * whole:
             text += (
-                f" They carry {lost / whole:.0%} of all reward: if the task ended there, "
-                "mark them in terminals; else add next_observations."
+                f" They hold {lost / whole:.0%} of all reward: if the task ended there, set "
+                "terminals in these rows; if not, add next_observations."
             )
         elif lost > 0:
             text += (
-                f" Returns count without their rewards ({rewards[dropped].mean():.3g} on average)."
+                f" Returns do not include their rewards ({rewards[dropped].mean():.3g} on average)."
             )
         self.notes.append(text)
         vanished = int((dropped & _single(last)).sum())
         if vanished:
-            self.notes.append(f"{counted(vanished, 'episode')} of one step vanished with them.")
+            self.notes.append(f"{counted(vanished, 'episode')} of one step dropped with them.")
 
     def note_mismatched_successors(
         self, states: np.ndarray, successors: np.ndarray, last: Bool[np.ndarray, " n"]
@@ -362,14 +383,14 @@ class _Intake:
         for name, table in (("observations", states), ("actions", actions)):
             constant = column_statistics(table).constant
             if constant.any() and len(table) > 1:
-                self.notes.append(f"{self.name(name)} never change in {_columns(constant)}.")
+                self.notes.append(f"{self.name(name)} are constant in {_columns(constant)}.")
 
     def _single_column(self, name: str, array: np.ndarray) -> np.ndarray:
         if array.ndim == 2 and array.shape[1] == 1:
             return array[:, 0]
         if array.ndim != 1:
             raise self.refuse(
-                f"{self.name(name)} has shape {array.shape}; one number a step, shape (n,), is "
+                f"{self.name(name)} has shape {array.shape}; one number per step, shape (n,), is "
                 "needed"
             )
         return array
@@ -380,8 +401,8 @@ class _Intake:
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
             raise self.refuse(
-                f"{self.name(name)} row {row} is {column[row]:g}; only true and false (1 and 0) "
-                "say whether an episode ended"
+                f"{self.name(name)} row {row} is {column[row]:g}; expected 1 (the episode "
+                "ends in this row) or 0"
             )
         return column.astype(bool)
 
@@ -399,11 +420,11 @@ class _Intake:
                 row, column = (int(i) for i in np.argwhere(sizes > LARGEST)[0])
                 raise self.refuse(
                     f"{self.name(name)} row {start + row}, column {column} is "
-                    f"{block[row, column]:g}, too large for float32, whose squares end at 1e38; "
-                    "check its unit or remove it"
+                    f"{block[row, column]:g}, too large: squares of values above 1e18 "
+                    "overflow float32; check the unit, or remove the value"
                 )
         if table.dtype.kind in "iub" or table.dtype.itemsize > 4:
-            self.notes.append(f"{self.name(name)} is {table.dtype.name}: read as float32.")
+            self.notes.append(f"{self.name(name)} is {table.dtype.name}: it is read as float32.")
         read = np.ascontiguousarray(table, np.float32)
         if table.dtype.itemsize > 4 or table.dtype.kind in "iu":
             self._warn_of_rounding(name, table, read)
@@ -426,10 +447,10 @@ class _Intake:
             for values in (given, kept)
         )
         self.warnings.append(
-            f"{self.name(name)} lose their meaning in float32 in {_columns(lost)}: "
+            f"{self.name(name)} lose precision in float32 in {_columns(lost)}: "
             f"{listing(f'{count:,}' for count in before)} distinct values become "
-            f"{listing(f'{count:,}' for count in after)}; subtract an offset in float64 "
-            "(x - x[0]) before saving."
+            f"{listing(f'{count:,}' for count in after)}; subtract an offset in float64 (x - "
+            "x[0]) before saving."
         )
 
     def _not_finite(self, name: str, table: np.ndarray) -> DatasetError:

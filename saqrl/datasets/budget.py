@@ -43,30 +43,31 @@ class Budget:
         if self.most is not None:
             if self.taken > self.most:
                 raise DatasetError(
-                    f"{path}: up to {what} it announces {needed:.3g} GiB of numbers, and "
-                    f"--dataset.max-gib allows {self.most / GIBIBYTE:.3g}; read less of it, or "
-                    "raise that"
+                    f"{path}: the arrays up to {what} need {needed:.3g} GiB, and "
+                    f"--dataset.max-gib allows {self.most / GIBIBYTE:.3g}; raise it, or read "
+                    "less (--dataset.keys)"
                 )
             return
         if self.taken > max(FLOOR, PER_BYTE * self.stored):
             raise DatasetError(
-                f"{path}: up to {what} it announces {needed:.3g} GiB of numbers in "
-                f"{self.stored:,} bytes on the disk, which no recording does; if it is right, "
-                f"allow it: --dataset.max-gib {needed * 2:.2g}"
+                f"{path}: the arrays up to {what} claim {needed:.3g} GiB, but the file has "
+                f"only {self.stored:,} bytes, which suggests a damaged or malicious file; if "
+                f"it is correct, pass --dataset.max-gib {needed * 2:.2g}"
             )
         if self.free is not None and COPIES * self.taken > self.free:
             raise DatasetError(
-                f"{path}: up to {what} it holds {needed:.3g} GiB of numbers, reading needs "
-                f"{COPIES * needed:.3g} and {self.free / GIBIBYTE:.3g} are free; read less of it, "
-                "convert it in parts to --format mapped, or try with --dataset.max-gib"
+                f"{path}: the arrays up to {what} hold {needed:.3g} GiB; reading them needs "
+                f"{COPIES * needed:.3g} GiB of memory and {self.free / GIBIBYTE:.3g} are "
+                "free; read less (--dataset.keys), convert in parts to --format mapped, or "
+                "set --dataset.max-gib to try anyway"
             )
 
     def claim(self, path: Path, key: str, place: tuple[int, int]) -> None:
         """DatasetError where the array at a place of the file was read under another name."""
         if (known := self.arrays.setdefault(place, key)) != key:
             raise DatasetError(
-                f"{path}: {key} is {known} itself under a second name (a hard link); remove the "
-                "copies, or store their numbers"
+                f"{path}: {key} and {known} are the same stored array (a hard link); remove "
+                "one of them, or store a copy of the numbers"
             )
 
 

@@ -35,7 +35,7 @@ def chunk_rewards(
     _require_horizon(horizon)
     for given in (discount, 0.0 if between is None else between):
         if not 0 <= given <= 1:
-            raise ValueError(f"discount is {given}; it must lie in [0, 1]")
+            raise ValueError(f"discount is {given}; it must be from 0 to 1")
     last, rows = _last_rows(transitions), np.arange(len(transitions))
     rewards = np.zeros(len(transitions), np.float64)
     for offset in range(horizon):
@@ -54,4 +54,4 @@ def _last_rows(transitions: Transitions) -> Int64[np.ndarray, " n"]:
 
 def _require_horizon(horizon: int) -> None:
     if horizon < 1:
-        raise ValueError(f"a chunk has {horizon} steps; it must have at least 1")
+        raise ValueError(f"chunk is {horizon}; it must be at least 1")

@@ -99,6 +99,6 @@ def _named_widths(keys: object) -> tuple[tuple[str, int], ...] | None:
 
 def _damaged(source: str, name: str) -> DatasetError:
     return DatasetError(
-        f"{source}: {name} in what saqrl convert added ({NAME}) does not fit the data; convert "
-        "again"
+        f"{source}: {name} in the record that saqrl convert wrote ({NAME}) does not fit the "
+        "data; convert the original file again"
     )

@@ -107,21 +107,22 @@ def require_alike(spec: str, first: Transitions, part: Transitions, number: int)
         ours, theirs = getattr(first, name).shape[1], getattr(part, name).shape[1]
         if ours != theirs:
             raise DatasetError(
-                f"{spec}: {name} have {ours} columns in part 1 and {theirs} in part {number}; "
-                "only logs of the same robot and task fit together"
+                f"{spec}: {name} have {ours} columns in part 1 and {theirs} in part "
+                f"{number}; only data of the same robot and the same observations can be "
+                "mixed"
             )
     if first.observation_keys and part.observation_keys:
         pairs = zip(first.observation_keys, part.observation_keys, strict=False)
         differing = [f"{a[0]} and {b[0]}" for a, b in pairs if a != b]
         if differing:
             raise DatasetError(
-                f"{spec}: parts 1 and {number} observe different keys ({listing(differing)}); "
-                "choose the same with --dataset.keys"
+                f"{spec}: parts 1 and {number} have different observation keys "
+                f"({listing(differing)}); select the same keys with --dataset.keys"
             )
     if first.has_rewards != part.has_rewards:
         raise DatasetError(
-            f"{spec}: parts 1 and {number} must both have rewards, or none; say "
-            "--dataset.rewards none"
+            f"{spec}: parts 1 and {number} must both have rewards or both have none; to "
+            "ignore rewards, pass --dataset.rewards none"
         )
 
 
@@ -151,7 +152,7 @@ def _warnings(parts: Sequence[Transitions]) -> list[str]:
     found = [warning for part in parts for warning in part.warnings]
     if len(known := _rates(parts)) > 1:
         found.append(
-            f"The parts have {' and '.join(f'{rate:g}' for rate in known)} frames a second (fps): "
-            "a step means another time in each; resample them to one rate."
+            f"The parts have {' and '.join(f'{rate:g}' for rate in known)} frames per second "
+            "(fps): one step is a different time in each; resample them to one rate."
         )
     return list(dict.fromkeys(found))

@@ -16,22 +16,24 @@ class ReadOptions:
     """Choices beside the SPEC; the defaults take a file as it is."""
 
     keys: tuple[str, ...] = ()
-    """observation keys, side by side in this order (robomimic, minari, lerobot)"""
+    """observation keys to read, concatenated in this order (robomimic, minari, lerobot, maniskill,
+    aloha)"""
     action: str | None = None
-    """feature that holds the actions; several side by side: A,B (lerobot)"""
+    """feature that holds the actions; A,B concatenates several (lerobot)"""
     mask: str | None = None
     """named subset of the demonstrations (robomimic)"""
     rewards: Rewards = "file"
-    """as the file has them; 1 at each episode's last step, which ends the task; or none"""
+    """file: as stored; success-at-end: 1 on the last step of each episode, which terminates; none:
+    ignore them"""
     fraction: float = 1.0
-    """share of the episodes, drawn once and for all"""
+    """share of the episodes to use, the same ones every time"""
     min_return: float | None = None
     """only episodes whose rewards sum to at least this"""
     min_reward: float | None = None
-    """only episodes that reach this reward once, which is success in many tasks"""
+    """only episodes with at least one reward this high, which means success in many tasks"""
 
     max_gib: float | None = None
-    """GiB of numbers that a file may unpack to; default: what its size and the memory allow"""
+    """most GiB that a file may decompress to; default: limited by its size and the free memory"""
 
     def __post_init__(self) -> None:
         if self.max_gib is not None and not self.max_gib > 0:
@@ -50,7 +52,8 @@ class ReadOptions:
         for name in READER_OPTIONS:
             if getattr(self, name) != defaults[name] and name not in honoured:
                 raise DatasetError(
-                    f"{spec}: dataset.{name} says nothing to the format {format_name}; drop it"
+                    f"{spec}: the format {format_name} does not use dataset.{name}; remove "
+                    "that flag"
                 )
 
 

@@ -24,7 +24,7 @@ def rewarded(transitions: Transitions, rewards: Rewards) -> Transitions:
     if rewards == "none":
         nothing = np.zeros(len(transitions), np.float32)
         changed = replace(transitions, rewards=nothing, has_rewards=False, held_out=held_out)
-        return changed.noted("Rewards are left out, as asked for.", rewards=rewards)
+        return changed.noted("Rewards are ignored (--dataset.rewards none).", rewards=rewards)
     last = transitions.last_rows
     # Without the reader's remark that there are none.
     notes = [note for note in transitions.notes if not note.startswith("There are no rewards")]
@@ -38,8 +38,8 @@ def rewarded(transitions: Transitions, rewards: Rewards) -> Transitions:
         provenance={**transitions.provenance, "notes": notes},
     )
     return changed.noted(
-        "Every episode is taken to end in success, as asked for: reward 1 on its last step, which "
-        "terminates it.",
+        "Every episode counts as a success (--dataset.rewards success-at-end): reward 1 on "
+        "its last step, which terminates it.",
         rewards=rewards,
     )
 
@@ -55,7 +55,10 @@ def selected(spec: str, transitions: Transitions, options: ReadOptions) -> Trans
         if limit is None:
             continue
         if not transitions.has_rewards:
-            raise DatasetError(f"{spec}: dataset.{name} needs rewards, and there are none")
+            raise DatasetError(
+                f"{spec}: dataset.{name} needs rewards, and the data have none; remove that "
+                "flag, or pass --dataset.rewards success-at-end"
+            )
         values = measure.reduceat(
             transitions.rewards.astype(np.float64), transitions.episode_starts
         )

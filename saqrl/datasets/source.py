@@ -18,9 +18,12 @@ TEXT_LIMIT = 1 << 24
 IMPOSTORS = (
     (
         b"\x00\x05\x16\x07",
-        "what macOS keeps beside a file (AppleDouble), not the file: name the one without ._",
+        (
+            "a metadata file of macOS (AppleDouble), not the data: use the file without ._ in "
+            "its name"
+        ),
     ),
-    (b"version https://git-lfs", "a pointer of Git LFS, not the file: run `git lfs pull`"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the data: run `git lfs pull`"),
     (b"<!DOCTYPE", "a web page: download the file itself"),
     (b"<!doctype", "a web page: download the file itself"),
     (b"<html", "a web page: download the file itself"),
@@ -43,13 +46,13 @@ def existing_file(path: Path) -> Path:
         return found
     if found.exists() and not found.is_dir():
         raise DatasetError(
-            f"{path}: this is a device or a pipe; only regular files are read: copy its content "
-            "to one"
+            f"{path}: this is a device or a pipe; only regular files are read: copy its "
+            "content into a file"
         )
     if found.is_dir():
         raise DatasetError(
-            f"{path}: this is a folder, and no data set that is one; name a file or a data set's "
-            "folder inside it"
+            f"{path}: this folder is not a data set of a known format; give a file, or the "
+            "folder of one data set inside it"
         )
     beside = [file.name for file in found.parent.iterdir()] if found.parent.is_dir() else []
     raise FileNotFoundError(printable(f"{path}: no such file{nearest(found.name, beside)}"))
@@ -86,7 +89,7 @@ def plain(error: Exception) -> str:
     """What a library says, without NumPy's advice to trust the file."""
     said = str(error) or type(error).__name__
     if "allow_pickle" in said:
-        return "its header is none that NumPy writes for numbers"
+        return "its header is not that of a numeric NumPy array"
     return said
 
 
@@ -95,8 +98,8 @@ def out_of_memory(spec: str) -> DatasetError:
     free = free_bytes()
     have = "" if free is None else f" ({free / 2**30:.3g} GiB are free)"
     return DatasetError(
-        f"{spec}: does not fit into memory{have}; read less of it (--dataset.keys), convert it in "
-        "parts to --format mapped, or use a machine with more"
+        f"{spec}: does not fit into memory{have}; read less (--dataset.keys), convert it in "
+        "parts to --format mapped, or use a machine with more memory"
     )
 
 
@@ -107,12 +110,12 @@ def text_of(path: Path, folder: Path, name: str) -> str:
     file = existing_file(folder / name)
     if file.stat().st_size > TEXT_LIMIT:
         raise DatasetError(
-            f"{path}: {name} has {file.stat().st_size:,} bytes, more than a description of a data "
-            "set; is it the right file?"
+            f"{path}: {name} has {file.stat().st_size:,} bytes, too many for the description "
+            "of a data set; check that this is the right file"
         )
     content = file.read_bytes()
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise DatasetError(f"{path}: {name} is no text in UTF-8; save it as that")
+        raise DatasetError(f"{path}: {name} is not UTF-8 text; save it as UTF-8")
     return content.decode("utf-8-sig", errors="replace")
 
 
@@ -125,5 +128,7 @@ def parsed_object(path: Path, what: str, text: object) -> dict[str, object]:
             f"{path}: {what} is not JSON ({error}); correct it, or copy it again"
         ) from error
     if not isinstance(value, dict):
-        raise DatasetError(f"{path}: {what} holds no JSON object; write one in braces")
+        raise DatasetError(
+            f"{path}: {what} is not a JSON object; it must start with {{ and end with }}"
+        )
     return value

@@ -50,7 +50,9 @@ def choose_episodes(
     Raises ValueError unless 0 <= held_out_fraction < 1.
     """
     if not 0 <= held_out_fraction < 1:
-        raise ValueError(f"the held-out fraction is {held_out_fraction}; it must lie in [0, 1)")
+        raise ValueError(
+            f"the held-out fraction is {held_out_fraction}; it must be at least 0 and less than 1"
+        )
     groups = transitions.groups
     if groups is None:
         groups = np.arange(transitions.num_episodes)

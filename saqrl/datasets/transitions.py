@@ -13,7 +13,7 @@ from saqrl.datasets.statistics import BLOCK_ROWS
 
 # Of a file's words, in characters.
 LONGEST_NAME = 200
-# Fields of Transitions with one row a step.
+# Fields of Transitions with one row per step.
 ROW_FIELDS = ("observations", "actions", "rewards", "next_observations", "terminated")
 
 
@@ -30,10 +30,10 @@ class RecordedStart:
     """The simulator's state at the first step of an episode, where the file has it."""
 
     state: Float64[np.ndarray, " state"]
-    """As the simulator of the data flattens it."""
+    """The simulator's state as a flat vector."""
     path: Path
     episode: str = ""
-    """The file's name of the episode, under which `path` may hold its own model of the scene."""
+    """Name of the episode in the file; `path` may hold a scene model under this name."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -58,25 +58,25 @@ class Transitions:
     has_rewards: bool = True
     provenance: Mapping[str, object] = field(default_factory=dict)
     observation_keys: tuple[tuple[str, int], ...] = ()
-    """Name and width of the parts of an observation, in their order, where the file names them."""
+    """Name and width of each part of an observation, in order, if the file names them."""
     groups: Int64[np.ndarray, " episodes"] | None = None
-    """Episodes of equal number are copies of one, which a split keeps on one side."""
+    """Episodes with the same number are copies; a split keeps them together."""
     held_out: "Transitions | None" = None
-    """The file's own held-out episodes, where it has a split of its own."""
+    """Held-out episodes, if the file defines a split."""
     starts: tuple[RecordedStart, ...] | None = None
-    """Of each episode, where the file holds the simulator's state."""
+    """Start of each episode, if the file stores simulator states."""
     control_rate: float | None = None
-    """Steps a second (Hz), by the file, else by its environment; None where neither says it."""
+    """Steps per second (Hz), from the file or else from its environment; None if unknown."""
     action_names: tuple[str, ...] = ()
-    """Of each action dimension, where the file names them."""
+    """Name of each action dimension, if the file has names."""
     observation_names: tuple[str, ...] = ()
-    """Of each observation column, where the file names them."""
+    """Name of each observation column, if the file has names."""
     cameras: tuple[str, ...] = ()
-    """What the file has images of; they are not read."""
+    """Cameras in the file; their images are not read."""
     tasks: tuple[str, ...] = ()
-    """What the episodes are about, in the file's words."""
+    """Task descriptions in the file."""
     successes: Bool[np.ndarray, " episodes"] | None = None
-    """Whether the task was solved in an episode, where the file says it."""
+    """Whether each episode solved the task, if the file says so."""
 
     def __repr__(self) -> str:
         return (

@@ -44,4 +44,4 @@ def _last(
 
 def _require_history(history: int) -> None:
     if history < 1:
-        raise ValueError(f"a history has {history} observations; it must have at least 1")
+        raise ValueError(f"history is {history}; it must be at least 1")

@@ -87,7 +87,7 @@ def test_a_discount_between_decisions_stands_for_those_inside_of_one():
 @pytest.mark.parametrize("horizon", [0, -3])
 def test_a_chunk_without_steps_is_refused(horizon):
     transitions = episodes_of([3], [True], seed=0)
-    with pytest.raises(ValueError, match=f"a chunk has {horizon} steps"):
+    with pytest.raises(ValueError, match=f"chunk is {horizon}"):
         chunk_actions(transitions, horizon)
     with pytest.raises(ValueError, match="at least 1"):
         chunk_rewards(transitions, horizon=horizon, discount=0.9)

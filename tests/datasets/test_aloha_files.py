@@ -84,9 +84,9 @@ def test_plain_vectors_rewards_and_a_final_observation_are_read(tmp_path):
         (lambda f: f.__delitem__("action"), "episode_2.hdf5: the file lacks action"),
         (lambda f: f.__delitem__("observations"), "lacks observations; .*name another format"),
         (lambda f: replaced(f, "action", np.zeros((7, 2))), "has 3 rows and action has 7"),
-        (lambda f: replaced(f, "action", np.zeros((3, 1))), "actions changes its width"),
+        (lambda f: replaced(f, "action", np.zeros((3, 1))), "actions has different widths"),
         (lambda f: replaced(f, "observations/qpos", np.zeros((3, 1))), r"observes qpos \(1\) and"),
-        (lambda f: f.__setitem__("reward", np.zeros(3)), "differ in having rewards"),
+        (lambda f: f.__setitem__("reward", np.zeros(3)), "rewards is in only one of"),
     ],
 )
 def test_a_broken_episode_is_refused(folder, change, message):

@@ -59,7 +59,7 @@ def test_reward_that_sits_on_dropped_steps_is_pointed_out(log):
     del log["next_observations"]
     log["rewards"][:] = 0
     log["rewards"][6] = 1
-    assert "They carry 100% of all reward" in notes(built(log))
+    assert "They hold 100% of all reward" in notes(built(log))
 
 
 def test_a_terminal_counts_even_where_a_timeout_is_set_too(log):
@@ -76,7 +76,7 @@ def test_a_file_without_a_last_flag_ends_as_at_a_time_limit(log, successors):
     assert len(transitions) == (12 if successors else 10)
     assert transitions.num_episodes == 3
     assert not transitions.terminated[-1]
-    assert "ends there as at a time limit" in notes(transitions)
+    assert "it is read as a time limit" in notes(transitions)
 
 
 def test_without_any_end_all_rows_are_one_episode(log):
@@ -84,7 +84,7 @@ def test_without_any_end_all_rows_are_one_episode(log):
     log["terminals"][:] = False
     transitions = built(log)
     assert transitions.num_episodes == 1
-    assert "all 12 rows are one episode" in notes(transitions)
+    assert "all 12 rows are read as one episode" in notes(transitions)
     # The two unmarked ends are seen, not acted upon.
     assert "next_observations differ from the observation that follows in 2 rows" in notes(
         transitions
@@ -111,7 +111,7 @@ def test_one_step_episodes_stay_or_vanish_and_are_counted(log):
     del log["next_observations"]
     transitions = built(log)
     assert transitions.episode_lengths.tolist() == [4, 2, 4]
-    assert "1 episode of one step vanished" in notes(transitions)
+    assert "1 episode of one step dropped" in notes(transitions)
 
 
 def test_nothing_left_after_dropping_is_refused(log):
@@ -137,7 +137,7 @@ def test_lengths_that_differ_are_named(log, field):
 
 def test_a_final_observation_too_many_is_explained(log):
     log["observations"] = np.vstack([log["observations"], log["observations"][:1]])
-    assert "move it to next_observations" in refusal(log)
+    assert "as next_observations" in refusal(log)
 
 
 def test_an_empty_file_is_refused(log):
@@ -175,7 +175,7 @@ def test_casts_are_said(log, dtype):
     del log["next_observations"]
     transitions = built(log)
     assert transitions.observations.dtype == np.float32
-    assert f"observations is {np.dtype(dtype).name}: read as float32." in notes(transitions)
+    assert f"observations is {np.dtype(dtype).name}: it is read as float32." in notes(transitions)
 
 
 @pytest.mark.parametrize("dtype", [">f4", np.float16])
@@ -189,7 +189,7 @@ def test_casts_without_loss_are_not_mentioned(log, dtype):
 def test_overflow_in_a_cast_is_refused(log):
     log["observations"] = log["observations"].astype(np.float64)
     log["observations"][8, 2] = 1e200
-    assert "observations row 8, column 2 is 1e+200, too large for float32" in refusal(log)
+    assert "observations row 8, column 2 is 1e+200, too large: squares" in refusal(log)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_overflow_in_a_cast_is_refused(log):
         (np.zeros((12, 2, 3)), "store one flat vector a step"),
         (np.zeros((12, 28 * 28), np.uint8), "784 columns of bytes, which are pixels"),
         (np.zeros((12, 0)), "has no columns"),
-        (np.full((12, 2), None), "never unpickled"),
+        (np.full((12, 2), None), "pickled arrays are never opened"),
         (np.full((12, 2), "a"), "store it as numbers"),
         (np.zeros((12, 2), complex), "holds complex128"),
         (np.array(1.0), "is a single number"),
@@ -216,7 +216,7 @@ def test_one_dimension_becomes_one_column(log):
     log["actions"] = log["actions"][:, 0]
     transitions = built(log)
     assert transitions.actions.shape == (12, 1)
-    assert "actions has one dimension: read as one column." in notes(transitions)
+    assert "actions has one dimension: it is read as one column." in notes(transitions)
 
 
 @pytest.mark.parametrize("field", ["rewards", "terminals", "timeouts"])
@@ -226,7 +226,7 @@ def test_single_columns_are_flattened_and_wider_ones_refused(log, field):
     np.testing.assert_array_equal(column.rewards, plain.rewards)
     np.testing.assert_array_equal(column.episode_starts, plain.episode_starts)
     message = refusal({**log, field: np.stack([log[field]] * 2, 1)})
-    assert f"{field} has shape (12, 2); one number a step" in message
+    assert f"{field} has shape (12, 2); one number per step" in message
 
 
 def test_successors_of_another_width_are_refused(log):
@@ -248,7 +248,10 @@ def test_flags_may_be_zeros_and_ones(log, dtype):
 def test_other_flags_are_refused(log, value):
     log["timeouts"] = log["timeouts"].astype(np.float32)
     log["timeouts"][4] = value
-    assert f"timeouts row 4 is {value:g}; only true and false" in refusal(log)
+    assert (
+        f"timeouts row 4 is {value:g}; expected 1 (the episode ends in this row) or 0"
+        in refusal(log)
+    )
 
 
 def test_missing_rewards_are_zero_and_said(log):
@@ -271,14 +274,14 @@ def test_action_range_is_the_data_where_actions_leave_the_unit_interval(log):
     np.testing.assert_array_equal(transitions.action_range.low, log["actions"].min(0))
     np.testing.assert_array_equal(transitions.action_range.high, log["actions"].max(0))
     assert transitions.provenance["action_range"] == "data"
-    assert "No action range is declared" in notes(transitions)
+    assert "declares no action range" in notes(transitions)
 
 
 def test_rounding_beyond_the_range_is_clipped_and_said(log):
     log["actions"][3, 0] = np.nextafter(np.float32(1), np.float32(2))
     transitions = built(log)
     assert transitions.actions[3, 0] == 1
-    assert "no more than rounding were clipped" in notes(transitions)
+    assert "by rounding errors only were clipped" in notes(transitions)
 
 
 def test_actions_outside_the_declared_range_are_refused(log):
@@ -324,8 +327,8 @@ def test_constant_columns_are_allowed_and_said(log):
     log["actions"][:] = 0.5
     log["observations"][:, 1] = log["next_observations"][:, 1] = 7
     transitions = built(log)
-    assert "actions never change in columns 0, 1." in notes(transitions)
-    assert "observations never change in column 1." in notes(transitions)
+    assert "actions are constant in columns 0, 1." in notes(transitions)
+    assert "observations are constant in column 1." in notes(transitions)
 
 
 def test_messages_use_the_names_of_the_file(log):

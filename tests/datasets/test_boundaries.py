@@ -52,7 +52,7 @@ def test_ends_are_read(tmp_path, arrays, kind, key, values):
     log = load_dataset(str(saved(tmp_path, kind, arrays | {key: values})))
     assert log.episode_lengths.tolist() == LENGTHS
     assert not log.terminated.any()
-    assert any(f"end by {key} too: 3 ends" in note for note in log.notes)
+    assert any(f"{key} marks 3 episode ends" in note for note in log.notes)
 
 
 def test_terminations_stay_beside_other_ends(tmp_path, arrays):
@@ -63,7 +63,9 @@ def test_terminations_stay_beside_other_ends(tmp_path, arrays):
     log = load_dataset(str(path))
     assert log.episode_lengths.tolist() == LENGTHS
     assert np.flatnonzero(log.terminated).tolist() == [6]
-    assert any("2 ends that terminals and timeouts do not mark" in note for note in log.notes)
+    assert any(
+        "2 episode ends that terminals and timeouts do not mark" in note for note in log.notes
+    )
 
 
 def test_keys_that_agree_with_the_flags_are_not_worth_a_note(tmp_path, arrays):
@@ -76,8 +78,8 @@ def test_keys_that_agree_with_the_flags_are_not_worth_a_note(tmp_path, arrays):
 @pytest.mark.parametrize(
     ("key", "values", "message"),
     [
-        ("episode_ends", np.array([4, 7, 30]), "neither a flag of 0 and 1 a row nor one past"),
-        ("episode_ends", np.array([7, 4, 12]), "neither a flag"),
+        ("episode_ends", np.array([4, 7, 30]), "neither a 0/1 flag per row nor the row after"),
+        ("episode_ends", np.array([7, 4, 12]), "neither a 0/1 flag"),
         ("episode_starts", np.array([4, 7]), "nor the first row of each episode"),
         ("episode_lengths", np.array([4, 4]), "lengths that sum to 8, not to 12 rows"),
         ("episode_id", np.arange(5), "5 numbers, not one for each of 12"),
@@ -96,7 +98,7 @@ def test_what_cannot_be_meant_is_refused_with_the_conversion(
     flags = {"terminals": np.zeros(STEPS, bool), "timeouts": LAST}
     log = load_dataset(str(saved(tmp_path, "npz", arrays | {key: values} | flags)))
     assert log.episode_lengths.tolist() == LENGTHS
-    assert any(f"{key} is not used" in note for note in log.notes)
+    assert any(f"{key} is ignored" in note for note in log.notes)
 
 
 def test_mixed_up_rows_are_refused(tmp_path, arrays):
@@ -141,7 +143,7 @@ def test_choices_of_d3rlpy_are_refused(tmp_path, arrays):
 
 
 def test_a_file_without_any_end_is_refused_with_the_conversion(tmp_path, arrays):
-    with pytest.raises(DatasetError, match=r"nothing says where episodes end.*two lines"):
+    with pytest.raises(DatasetError, match=r"it is not known where episodes end.*two lines"):
         load_dataset(str(saved(tmp_path, "npz", arrays)))
 
 

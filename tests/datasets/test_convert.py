@@ -79,7 +79,9 @@ def test_a_conversion_that_fails_leaves_nothing(small, tmp_path):
 
     following = small.next_observations.copy()
     following[0] += 1
-    with pytest.raises(DatasetError, match=r"Minari stores .* in 1 row here it is another"):
+    with pytest.raises(
+        DatasetError, match=r"Minari stores .* in 1 row here the next observation is not"
+    ):
         convert(replace(small, next_observations=following), tmp_path / "to" / "out", "minari")
     assert list((tmp_path / "to").iterdir()) == []
 

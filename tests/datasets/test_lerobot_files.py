@@ -87,7 +87,7 @@ def test_features_are_chosen_by_name(folder):
     ("options", "message"),
     [
         ({"keys": ("observation.stat",)}, r"observation.stat is missing \(did you mean obs"),
-        ({"keys": ("observation.images.top",)}, "is images or text; numbers are in"),
+        ({"keys": ("observation.images.top",)}, "holds images or text; numeric features"),
         ({"action": "actoin"}, r"actoin is missing \(did you mean action"),
     ],
 )
@@ -105,7 +105,9 @@ def test_metadata_without_features_are_refused(folder):
 
 def test_mismatched_files_are_refused(folder):
     write_episode(folder, 1, 3, action=pa.array([[0.0]] * 3))
-    with pytest.raises(DatasetError, match=r"action is .* of width 1, 2 from file to file"):
+    with pytest.raises(
+        DatasetError, match=r"action has types .* and widths 1, 2 in different files"
+    ):
         load_dataset(str(folder))
     write_episode(folder, 1, 3, frame_index=np.array([0, 2, 3]))
     with pytest.raises(DatasetError, match="frame 5 is number 2 of episode 1 and 1 was expected"):
@@ -120,7 +122,7 @@ def test_mismatched_files_are_refused(folder):
 
 def test_ragged_and_empty_entries_are_refused(folder):
     write_episode(folder, 0, 4, action=pa.array([[1.0, 2], [1.0], [1.0, 2], [1.0, 2]]))
-    with pytest.raises(DatasetError, match="action is 1 to 2 numbers wide"):
+    with pytest.raises(DatasetError, match="action has 1 to 2 numbers per frame"):
         load_dataset(str(folder))
     write_episode(folder, 0, 4, action=pa.array([[1.0, 2], None, [1.0, 2], [1.0, 2]]))
     with pytest.raises(DatasetError, match="action has empty entries"):
@@ -275,14 +277,16 @@ def test_the_real_set_is_read(shared_file):
 def test_several_features_are_one_action(folder):
     log = load_dataset(str(folder), options=ReadOptions(action="action.velocity, action"))
     np.testing.assert_allclose(log.actions[1], [-0.05, -0.075, 0.05, 0.075])
-    assert any("Actions are action.velocity, action, side by side" in note for note in log.notes)
+    assert any("Actions are action.velocity, action, concatenated" in note for note in log.notes)
 
 
 def test_parts_of_an_action_are_offered_together(folder):
     feature = {"dtype": "float32", "shape": [2]}
     names = ("observation.state", "action.arm", "action.hand")
     write_info(folder, {"features": dict.fromkeys(names, feature)})
-    with pytest.raises(DatasetError, match=r"--dataset.action action.arm,action.hand joins them"):
+    with pytest.raises(
+        DatasetError, match=r"to join them: --dataset.action action.arm,action.hand"
+    ):
         load_dataset(str(folder))
 
 
@@ -309,7 +313,7 @@ def test_several_tasks_are_told_unless_they_are_observed(folder):
 def test_a_deleted_episode_is_named(folder):
     (folder / "data" / "chunk-000" / "episode_000000.parquet").unlink()
     with pytest.raises(
-        DatasetError, match=r"episode 0 is missing\); if they were deleted"
+        DatasetError, match=r"episode 0 is missing\); if you deleted episodes"
     ) as error:
         load_dataset(str(folder))
     assert "damaged" not in str(error.value)

@@ -70,7 +70,7 @@ def test_an_unknown_format_offers_the_nearest(spec):
 
 def test_a_content_that_no_format_knows_lists_the_formats(tmp_path):
     (tmp_path / "log.bin").write_text("1,2,3")
-    with pytest.raises(DatasetError, match=r"format not recognised; say FORMAT:.*d4rl: .*npz: "):
+    with pytest.raises(DatasetError, match=r"format not recognised; pass FORMAT:.*d4rl: .*npz: "):
         load_dataset(str(tmp_path / "log.bin"))
 
 
@@ -80,7 +80,7 @@ def test_a_content_that_no_format_knows_lists_the_formats(tmp_path):
     [
         ("log.csv", r"genfromtxt\('log.csv', delimiter=','"),
         ("log.npy", r"numpy.load\('log.npy'\)"),
-        ("log.pkl", "pickled files are never opened"),
+        ("log.pkl", "never opens pickled files"),
     ],
 )
 def test_files_of_bare_numbers_are_refused_with_their_conversion(tmp_path, prefix, name, told):
@@ -105,7 +105,7 @@ def test_a_spec_without_path_is_refused(spec):
 
 
 def test_a_folder_is_refused(tmp_path):
-    with pytest.raises(DatasetError, match="this is a folder"):
+    with pytest.raises(DatasetError, match="this folder is not a data set"):
         load_dataset(str(tmp_path))
 
 

@@ -54,7 +54,7 @@ def test_states_are_observed_and_images_left_out(tmp_path):
     assert log.observation_keys == keys
     chosen = load_dataset(str(path), options=ReadOptions(keys=("agent/qvel",)))
     np.testing.assert_array_equal(chosen.observations[1], [-3, -4])
-    with pytest.raises(DatasetError, match=r"images and stacked frames .* choose others"):
+    with pytest.raises(DatasetError, match=r"images and stacked frames .* choose other keys"):
         load_dataset(str(path), options=ReadOptions(keys=("sensor_data/camera/rgb",)))
 
 
@@ -70,10 +70,10 @@ def test_the_environment_is_told_and_not_imported(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: f.__delitem__("traj_2/obs"), "lacks obs; .*replay_trajectory -o state` adds"),
+        (lambda f: f.__delitem__("traj_2/obs"), "lacks obs; .*replay_trajectory -o state`"),
         (lambda f: f.__delitem__("traj_2/actions"), "traj_2 lacks actions"),
-        (lambda f: shortened(f, "traj_2/obs"), "one more than actions is expected"),
-        (lambda f: shortened(f, "traj_0/terminated"), "every field needs one row a step"),
+        (lambda f: shortened(f, "traj_2/obs"), "expected one row more"),
+        (lambda f: shortened(f, "traj_0/terminated"), "every field needs one row per step"),
     ],
 )
 def test_a_broken_recording_is_refused(tmp_path, change, message):
@@ -93,7 +93,7 @@ def shortened(file, key):
 def test_another_layout_is_no_trajectory(tmp_path):
     with h5py.File(tmp_path / "log.h5", "w") as file:
         file["x"] = np.zeros(3)
-    with pytest.raises(DatasetError, match="there is no traj_0, traj_1"):
+    with pytest.raises(DatasetError, match="no group traj_0, traj_1"):
         load_dataset(f"maniskill:{tmp_path / 'log.h5'}")
 
 

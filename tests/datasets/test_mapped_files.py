@@ -109,7 +109,7 @@ def test_logs_that_do_not_fit_together_are_refused(small, tmp_path):
 
     refused("no log to write")
     refused("parts 1 and 2 must both", small, replace(small, has_rewards=False))
-    refused("different keys", small, replace(small, observation_keys=(("a", 5),)))
+    refused("different observation keys", small, replace(small, observation_keys=(("a", 5),)))
     refused("5 columns in part 1 and 2", small, replace(small, observations=small.actions))
 
 
@@ -206,7 +206,7 @@ DAMAGES = [
     ("successors.npy", put(np.nan, 0, 0), "successors.npy row 0, column 0 is nan"),
     ("terminated.npy", rewritten(lambda a: a.view(np.uint8)), "holds uint8, not bool"),
     ("terminated.npy", put(True, slice(None)), None),
-    ("terminated.npy", lambda f: f.write_bytes(f.read_bytes()[:-1] + b"\x07"), "other bytes"),
+    ("terminated.npy", lambda f: f.write_bytes(f.read_bytes()[:-1] + b"\x07"), "not 0 or 1"),
     ("episode_starts.npy", put(-4, 0), "does not begin with row 0"),
     ("episode_starts.npy", put(-4, 1), "ascending rows"),
     ("episode_starts.npy", put(2**62, 2), "ascending rows"),
@@ -217,12 +217,12 @@ DAMAGES = [
     ("successor_rows.npy", put(4, 0), "no next observation of row 5"),
     ("successor_rows.npy", rewritten(lambda a: a[:2]), "has 3 rows and"),
     ("meta.json", text(b"{"), "not JSON"),
-    ("meta.json", text(b"[]"), "no JSON object"),
-    ("meta.json", text(b"\xff\xfe\x00"), "no text"),
+    ("meta.json", text(b"[]"), "not a JSON object"),
+    ("meta.json", text(b"\xff\xfe\x00"), "not UTF-8 text"),
     ("meta.json", text(b"{" * 3000), "not JSON"),
-    ("meta.json", lambda file: file.unlink(), "no folder of mapped columns"),
+    ("meta.json", lambda file: file.unlink(), "not a folder written by saqrl convert"),
     ("meta.json", recorded(format="other"), "does not say format"),
-    ("meta.json", recorded(version=2), "version 2 of the format"),
+    ("meta.json", recorded(version=2), "format has version 2"),
     ("meta.json", recorded(saqrl=None), "no object saqrl"),
     ("meta.json", in_extras(action_low=[0]), "action_low"),
     ("meta.json", in_extras(action_high=[1, float("nan")]), "action_high"),

@@ -163,7 +163,9 @@ def test_text_stands_in_the_way_only_where_it_is_chosen(folder):
             file[f"{name}/observations"].create_dataset(
                 "mission", data=words, dtype=h5py.string_dtype()
             )
-    with pytest.raises(DatasetError, match=r"mission holds text, not numbers; choose others with"):
+    with pytest.raises(
+        DatasetError, match=r"mission holds text, not numbers; choose other keys with"
+    ):
         load_dataset(str(folder))
     log = load_dataset(str(folder), options=ReadOptions(keys=("observation",)))
     assert log.observations.shape == (5, 2)

@@ -122,14 +122,14 @@ def test_rewards_that_cannot_be_made_are_said_clearly(path, walk):
         load_dataset(str(path), environment="cube-single-singletask-task9-v0")
     del walk["qpos"]
     np.savez(path, **walk)
-    with pytest.raises(DatasetError, match=r"made from qpos, and qpos is not in the file"):
+    with pytest.raises(DatasetError, match=r"computed from qpos, and qpos is not in the file"):
         load_dataset(str(path), environment="cube-single-singletask-task2-v0")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"terminals": np.arange(9)}, "terminals must hold one 0 or 1 a row"),
+        ({"terminals": np.arange(9)}, "expected 0 or 1 per row"),
         ({"terminals": np.ones(9)}, "so no step is left"),
         ({"qpos": np.zeros((5, 21))}, r"qpos has shape \(5, 21\) and actions has 9 rows"),
     ],
@@ -167,8 +167,8 @@ def test_what_contradicts_the_benchmark_makes_a_file_plain(tmp_path, walk, own, 
 
 
 def test_a_guess_is_said(path, tmp_path, walk):
-    assert not any("Taken for" in note for note in load_dataset(str(path)).notes)
+    assert not any("Read as an OGBench file" in note for note in load_dataset(str(path)).notes)
     np.savez(tmp_path / "mine.npz", **walk)
     log = load_dataset(str(tmp_path / "mine.npz"))
-    assert any("say npz:mine.npz" in note for note in log.notes)
+    assert any("pass npz:mine.npz" in note for note in log.notes)
     assert load_dataset(f"npz:{tmp_path / 'mine.npz'}").terminated.sum() == 2

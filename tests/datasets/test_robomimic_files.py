@@ -63,7 +63,7 @@ def test_only_a_solved_last_row_terminates(path):
     log = load_dataset(str(path))
     assert np.flatnonzero(log.terminated).tolist() == [3, 11]
     assert log.episode_returns.tolist() == [2, 0, 2]
-    assert "dones also marks 2 earlier rows" in " ".join(log.provenance["notes"])
+    assert "dones is also set on 2 earlier rows" in " ".join(log.provenance["notes"])
 
 
 def test_keys_are_chosen_in_order(path):
@@ -184,7 +184,7 @@ def test_default_keys_know_two_arms_of_one_robot():
 def test_a_demonstration_that_differs_is_named(path):
     with h5py.File(path, "a") as file:
         del file["data/demo_2/rewards"]
-    with pytest.raises(DatasetError, match="data/demo_2 and data/demo_0 differ in having rewards"):
+    with pytest.raises(DatasetError, match="rewards is in only one of data/demo_2 and data/demo_0"):
         load_dataset(str(path))
 
 
@@ -256,7 +256,7 @@ def test_success_is_not_guessed_from_a_done_that_pays(tmp_path, dones, rewards, 
             file[f"data/{name}/rewards"] = np.full(4, rewards)
     log = load_dataset(str(path))
     assert np.flatnonzero(log.terminated).tolist() == ends
-    guessed = any("does not say which of them solve the task" in note for note in log.notes)
+    guessed = any("does not say which demonstrations solve the task" in note for note in log.notes)
     assert guessed == (not ends)
 
 

@@ -57,7 +57,7 @@ def test_a_fraction_is_always_the_same(spec):
 
 @pytest.mark.parametrize(("option", "value"), [("keys", ("a",)), ("mask", "m"), ("action", "a")])
 def test_an_option_that_a_format_does_not_know_is_refused(spec, option, value):
-    with pytest.raises(DatasetError, match=f"dataset.{option} says nothing to the format npz"):
+    with pytest.raises(DatasetError, match=f"the format npz does not use dataset.{option}"):
         read(spec, **{option: value})
 
 

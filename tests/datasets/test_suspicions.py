@@ -145,7 +145,7 @@ def test_values_that_float32_cannot_tell_apart_are_counted():
     arrays["next_observations"][:, 1] += 5e6
     warnings = found(arrays)
     assert len(warnings) == 2  # of observations and of next_observations
-    assert "observations lose their meaning in float32 in column 1: 100 distinct" in warnings[0]
+    assert "observations lose precision in float32 in column 1: 100 distinct" in warnings[0]
     assert "subtract an offset in float64" in warnings[0]
 
 
@@ -170,7 +170,7 @@ def test_the_noise_of_arithmetic_is_no_meaning():
 def test_what_overflows_when_it_is_squared_is_refused(field, value):
     arrays = smooth_log()
     arrays[field][5, 1] = value
-    with pytest.raises(DatasetError, match=rf"{field} row 5, column 1 .* squares end at 1e38"):
+    with pytest.raises(DatasetError, match=rf"{field} row 5, column 1 .* squares of values above"):
         assemble(arrays, source="log")
 
 
@@ -185,7 +185,9 @@ def test_an_action_range_of_all_numbers_is_none():
 
 def test_rewards_below_float32_are_refused():
     rewards = np.full(300, 1e-42)
-    with pytest.raises(DatasetError, match=r"rewards are at most 1e-42, too small for float32"):
+    with pytest.raises(
+        DatasetError, match=r"rewards are at most 1e-42 in size, too small for float32"
+    ):
         assemble(smooth_log(rewards=rewards), source="log")
 
 
@@ -236,4 +238,4 @@ def test_rates_of_a_mixture_are_compared():
     log = assemble(smooth_log(), source="log")
     slow, fast = (replace(log, control_rate=rate) for rate in (10.0, 30.0))
     assert mixed("a + b", [slow, slow], [1, 1]).warnings == ()
-    assert "10 and 30 frames a second" in mixed("a + b", [slow, fast], [1, 1]).warnings[0]
+    assert "10 and 30 frames per second" in mixed("a + b", [slow, fast], [1, 1]).warnings[0]

@@ -64,7 +64,7 @@ def zeros_npz(path, rows):
 def test_numbers_that_no_file_of_this_size_means_are_refused(tmp_path):
     zeros_npz(tmp_path / "log.npz", 10_000_000)
     assert (tmp_path / "log.npz").stat().st_size < MEGABYTE
-    text = refused(str(tmp_path / "log.npz"), r"up to observations it announces 0\.298 GiB")
+    text = refused(str(tmp_path / "log.npz"), r"up to observations claim 0\.298 GiB")
     assert "--dataset.max-gib 0.6" in text
     refused(str(tmp_path / "log.npz"), r"max-gib allows 0\.1", max_gib=0.1)
 
@@ -76,7 +76,7 @@ def test_a_person_may_allow_more(tmp_path):
     zeros_npz(tmp_path / "log.npz", 100_000)
     floor, module.FLOOR = module.FLOOR, 1000
     try:
-        refused(str(tmp_path / "log.npz"), "no recording does")
+        refused(str(tmp_path / "log.npz"), "damaged or malicious")
         log = load_dataset(str(tmp_path / "log.npz"), options=ReadOptions(max_gib=1))
     finally:
         module.FLOOR = floor
@@ -89,7 +89,7 @@ def test_what_the_free_memory_does_not_hold_is_refused(tmp_path, monkeypatch):
     assert free_bytes() is None or free_bytes() > MEGABYTE
     zeros_npz(tmp_path / "log.npz", 20_000)
     monkeypatch.setattr(module, "free_bytes", lambda: MEGABYTE)
-    refused(str(tmp_path / "log.npz"), r"reading needs .* are free; read less of it")
+    refused(str(tmp_path / "log.npz"), r"reading them needs .* are free; read less")
 
 
 def test_memory_that_runs_out_is_one_line(tmp_path, monkeypatch):
@@ -116,7 +116,7 @@ def test_episodes_that_are_one_array_under_many_names_are_refused(name, written)
         record = json.loads((path / "data" / "metadata.json").read_text())
         record["total_episodes"] = 400
         (path / "data" / "metadata.json").write_text(json.dumps(record))
-    refused(f"{name}:{path}", r"itself under a second name \(a hard link\)")
+    refused(f"{name}:{path}", r"are the same stored array \(a hard link\)")
 
 
 def test_a_chunk_larger_than_its_array_counts_whole(tmp_path):
@@ -126,7 +126,7 @@ def test_a_chunk_larger_than_its_array_counts_whole(tmp_path):
         file.create_dataset(
             "observations", (4, 2), "f4", maxshape=(None, 2), chunks=(100_000_000, 2)
         )
-    refused(f"d4rl:{path}", "observations it announces 0.745 GiB")
+    refused(f"d4rl:{path}", "observations claim 0.745 GiB")
 
 
 def test_equal_values_of_parquet_are_refused_before_they_are_read(written):
@@ -147,7 +147,7 @@ def test_equal_values_of_parquet_are_refused_before_they_are_read(written):
     columns["observation.state"] = state.take(pa.array(np.zeros(rows, np.int64)))
     columns["index"] = pa.array(np.arange(rows))
     parquet.write_table(pa.table(columns), file, compression="zstd")
-    refused(f"lerobot:{path}", r"announces .* GiB of numbers|cannot hold")
+    refused(f"lerobot:{path}", r"claim .* GiB|cannot hold")
 
 
 def test_a_column_twice_is_named(written):
@@ -193,7 +193,7 @@ def test_endless_text_is_not_read(written):
     path = written("minari")
     with (path / "data" / "metadata.json").open("r+b") as stream:
         stream.truncate(1 << 36)
-    refused(f"minari:{path}", "more than a description of a data set")
+    refused(f"minari:{path}", "too many for the description of a data set")
 
 
 def test_escape_codes_do_not_reach_the_terminal(tmp_path):
@@ -221,7 +221,7 @@ def test_numpy_s_advice_to_trust_a_file_is_not_passed_on(tmp_path):
     with zipfile.ZipFile(tmp_path / "log.npz", "w") as archive:
         for name in ("observations", "actions", "timeouts"):
             archive.writestr(f"{name}.npy", header)
-    text = refused(str(tmp_path / "log.npz"), "header is none that NumPy writes")
+    text = refused(str(tmp_path / "log.npz"), "header is not that of a numeric NumPy array")
     assert "allow_pickle" not in text
 
 
@@ -245,7 +245,7 @@ def test_a_missing_filter_is_named(tmp_path, code, name):
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        (b"\x00\x05\x16\x07" + bytes(60), r"AppleDouble.*name the one without \._"),
+        (b"\x00\x05\x16\x07" + bytes(60), r"AppleDouble.*use the file without \._"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "run `git lfs pull`"),
         (b"<!DOCTYPE html><html>", "a web page: download the file itself"),
     ],
@@ -271,14 +271,14 @@ def test_a_byte_order_mark_is_read_over(name, inside, written):
     (path / inside).write_bytes(b"\xef\xbb\xbf" + text)
     assert len(load_dataset(f"{name}:{path}")) == 16
     (path / inside).write_bytes(text.decode().encode("utf-16"))
-    refused(f"{name}:{path}", "is no text in UTF-8; save it as that")
+    refused(f"{name}:{path}", "is not UTF-8 text; save it as UTF-8")
 
 
 def test_a_deleted_episode_is_named(written, tmp_path):
     path = written("minari")
     with h5py.File(path / "data" / "main_data.hdf5", "a") as file:
         del file["episode_1"]
-    text = refused(f"minari:{path}", r"episode_1 is missing\); if they were deleted, correct")
+    text = refused(f"minari:{path}", r"episode_1 is missing\); if you deleted episodes, correct")
     assert "damaged" not in text
 
 

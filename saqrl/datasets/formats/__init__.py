@@ -21,7 +21,7 @@ class Reader(Protocol):
     SUMMARY: str
     SUFFIXES: tuple[str, ...]
     OPTIONS: tuple[str, ...]
-    """Fields of ReadOptions that `read` looks at; `environment` where it changes the rewards."""
+    """Fields of ReadOptions that `read` uses; `environment` if it changes the rewards."""
 
     def recognises(self, path: Path) -> bool:
         """Whether the content looks like this format; an exception means that it does not."""
@@ -53,17 +53,20 @@ def reader_of(format_name: str) -> Reader:
 
 # How numbers come out of files that people have and that hold no data set by themselves.
 LOADED = {
-    ".csv": "rows = numpy.genfromtxt({name!r}, delimiter=',') (skip_header=1 if names lead)",
-    ".tsv": "rows = numpy.genfromtxt({name!r}) (skip_header=1 if names lead)",
+    ".csv": (
+        "rows = numpy.genfromtxt({name!r}, delimiter=',') (skip_header=1 if the first row holds "
+        "names)"
+    ),
+    ".tsv": "rows = numpy.genfromtxt({name!r}) (skip_header=1 if the first row holds names)",
     ".txt": "rows = numpy.loadtxt({name!r})",
     ".npy": "rows = numpy.load({name!r})",
     ".mat": "rows = scipy.io.loadmat({name!r})",
-    ".pkl": "rows are loaded by your own program, pickled files are never opened here",
-    ".pickle": "rows are loaded by your own program, pickled files are never opened here",
+    ".pkl": "load the rows in your own program (saqrl never opens pickled files)",
+    ".pickle": "load the rows in your own program (saqrl never opens pickled files)",
 }
 
 
-# As Diffusion Policy's data lie in it; other names are what the person knows.
+# By the names of Diffusion Policy's data.
 ZARR = (
     "z = zarr.open({name!r}, 'r'); ends = z['meta/episode_ends'][:]; last = numpy.zeros(ends[-1], "
     "bool); last[ends - 1] = True; numpy.savez_compressed('log.npz', "
@@ -76,13 +79,13 @@ def require_numbers(path: Path) -> None:
     if path.name.lower().endswith((".zarr", ".zarr.zip")):
         raise DatasetError(
             f"{path}: zarr is not read; convert it with zarr and NumPy: "
-            f"{ZARR.format(name=path.name)} (the names of its arrays: print(z.tree()))"
+            f"{ZARR.format(name=path.name)} (print(z.tree()) shows the names of its arrays)"
         )
     if loaded := LOADED.get(path.suffix.lower()):
         raise DatasetError(
             f"{path}: {path.suffix} files are not read; convert it with NumPy: "
             f"{loaded.format(name=path.name)}; numpy.savez_compressed('log.npz', observations=..., "
-            "actions=..., timeouts=...), one row a step, timeouts True in the last row of each "
+            "actions=..., timeouts=...), one row per step, timeouts True in the last row of each "
             "episode (docs/start.md)"
         )
 
@@ -95,12 +98,12 @@ def resolve_spec(spec: str) -> tuple[str, Path]:
     if named and (prefix in FORMATS or not Path(spec).exists()):
         reader_of(prefix)
         if not rest:
-            raise DatasetError(f"{spec}: no path after the format; write {prefix}:PATH")
+            raise DatasetError(f"{spec}: no path after the format; pass {prefix}:PATH")
         if Path(rest).suffix.lower() not in reader_of(prefix).SUFFIXES:
             require_numbers(Path(rest))
         return prefix, Path(rest)
     if not spec:
-        raise DatasetError("no dataset named; write format:PATH or a path")
+        raise DatasetError("no dataset given; pass FORMAT:PATH or a path")
     path = Path(spec)
     found = path.expanduser()
     return _recognised(path, found if found.is_dir() else existing_file(path)), path
@@ -127,4 +130,7 @@ def _recognised(path: Path, file: Path) -> str:
         return claimed[-1]
     require_numbers(path)
     offered = "; ".join(f"{name}: {reader.SUMMARY}" for name, reader in readers.items())
-    raise DatasetError(f"{path}: format not recognised; say FORMAT:{path} ({offered}){broken}")
+    raise DatasetError(
+        f"{path}: format not recognised; pass FORMAT:{path} with one of these formats: "
+        f"{offered}{broken}"
+    )

@@ -1,6 +1,6 @@
 """ALOHA's recordings (Zhao et al. 2023, arXiv 2304.13705): an HDF5 file for each episode.
 
-A file holds `action` and the group `observations` with qpos, qvel and images, one row a step. A
+A file holds `action` and the group `observations` with qpos, qvel and images, one row per step. A
 data set is a folder of such files, one of them, or a file with a group of that kind for each
 episode (episode_0, episode_1, ...). Images are left out.
 """
@@ -130,7 +130,7 @@ def _groups(path: Path, file: "h5py.File") -> Iterator[tuple[str, "h5py.Group"]]
 def _episode(
     path: Path, name: str, group: "h5py.Group", asked: tuple[str, ...], others: list[str]
 ) -> tuple[Fields, Layout]:
-    """Fields of one episode, one row a step; `others` takes the keys that could be observed too."""
+    """Fields of one episode, one row per step; `others` takes the other keys."""
     names = names_of(path, group)
     action = next((key for key in ACTIONS if key in names), ACTIONS[0])
     hint = "name another format, or remove the file if its recording was stopped"
@@ -158,7 +158,7 @@ def _episode(
 
 
 def _is_vector(path: Path, place: str, key: str, inside: "h5py.Group") -> bool:
-    """Whether this is one number or vector a step, and no image (compressed ones are rows)."""
+    """Whether this is one number or vector per step, and no image (compressed ones are rows)."""
     if key.startswith("images"):
         return False
     dataset = local_dataset(path, f"{place}/{key}" if key else place, inside)

@@ -12,11 +12,11 @@ from jaxtyping import Bool
 
 from saqrl.datasets.errors import DatasetError, counted, listing
 
-# One flag a row, set where an episode ends (d3rlpy 1), or its places.
+# One flag per row, set where an episode ends (d3rlpy 1), or its places.
 ENDS = ("episode_terminals", "episode_ends", "episode_end", "traj_ends", "trajectory_ends")
-# One flag a row, set where an episode begins (imitation), or its places.
+# One flag per row, set where an episode begins (imitation), or its places.
 STARTS = ("episode_starts", "episode_start", "traj_starts", "trajectory_starts")
-# One number a row, the same throughout an episode.
+# One number per row, the same throughout an episode.
 IDS = (
     *("episode_id", "episode_ids", "episode_index", "episode", "episodes"),
     *("traj_id", "traj_ids", "trajectory_id"),
@@ -45,9 +45,9 @@ TIMEOUTS = (
     "np.savez(out, observations=observations, actions=actions, rewards=rewards, timeouts=ends)"
 )
 EPISODE_ARRAYS = (
-    "n, steps = actions.shape[:2]; ends = np.tile(np.arange(steps) == steps - 1, n)\n"
-    "np.savez(out, timeouts=ends, **{k: v.reshape(n * steps, *v.shape[2:]) for k, v in "
-    "arrays.items()})  # without rows that only fill up"
+    "n, steps = actions.shape[:2]; ends = np.tile(np.arange(steps) == steps - 1, "
+    "n)\nnp.savez(out, timeouts=ends, **{k: v.reshape(n * steps, *v.shape[2:]) for k, v in "
+    "arrays.items()})  # first remove padding rows"
 )
 
 
@@ -64,8 +64,9 @@ def require_rows(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
     observed, acted = shapes.get("observations", ()), shapes.get("actions", ())
     if len(observed) == len(acted) == 3 and observed[:2] == acted[:2]:
         raise DatasetError(
-            f"{path}: observations have shape {observed} and actions {acted}, which looks like "
-            f"(episodes, time, width); one row a step is needed: {_convert(EPISODE_ARRAYS)}"
+            f"{path}: observations have shape {observed} and actions {acted}, which looks "
+            "like (episodes, time, width); expected one row per step: "
+            f"{_convert(EPISODE_ARRAYS)}"
         )
 
 
@@ -89,8 +90,8 @@ def ends_of(path: Path, key: str, array: np.ndarray, steps: int) -> Bool[np.ndar
     ascending = bool((whole[1:] > whole[:-1]).all()) and len(whole) > 0
     fits = whole[-1] == steps if key in ENDS and ascending else ascending and whole[0] == 0
     if not ascending or not fits or places.max() >= steps or (places < 0).any():
-        which = "one past the end" if key in ENDS else "the first row"
-        raise _unclear(path, key, f"neither a flag of 0 and 1 a row nor {which} of each episode")
+        which = "the row after the end" if key in ENDS else "the first row"
+        raise _unclear(path, key, f"neither a 0/1 flag per row nor {which} of each episode")
     return _at(places, steps)
 
 
@@ -108,7 +109,7 @@ def with_boundaries(
         except DatasetError:
             if not {"terminals", "timeouts"} <= arrays.keys():
                 raise
-            notes.append(f"{key} is not used: terminals and timeouts say where episodes end.")
+            notes.append(f"{key} is ignored: terminals and timeouts mark where episodes end.")
             continue
         flags = [
             np.asarray(arrays[name]).reshape(-1) != 0
@@ -121,8 +122,8 @@ def with_boundaries(
         added = ends & ~marked
         if not flags or added.any():
             notes.append(
-                f"Episodes end by {key} too: {counted(int(added.sum()), 'end')} that terminals and "
-                "timeouts do not mark are read as time limits."
+                f"{key} marks {counted(int(added.sum()), 'episode end')} that terminals and "
+                "timeouts do not mark: they are read as time limits."
             )
             before = arrays.get("timeouts", np.zeros(steps, bool))
             arrays = arrays | {"timeouts": (np.asarray(before).reshape(-1) != 0) | added}
@@ -132,8 +133,8 @@ def with_boundaries(
 def missing_boundaries(path: Path, names: Iterable[str]) -> DatasetError:
     """Where nothing in a file tells its episodes apart."""
     return DatasetError(
-        f"{path}: nothing says where episodes end: neither terminals nor timeouts, nor "
-        f"{listing(KEYS)}; the file has {listing(names)}; {_convert(TIMEOUTS)}"
+        f"{path}: it is not known where episodes end: the file has neither terminals nor "
+        f"timeouts, nor one of {listing(KEYS)}; it has {listing(names)}; {_convert(TIMEOUTS)}"
     )
 
 
@@ -143,8 +144,8 @@ def _changes(path: Path, key: str, ids: np.ndarray, steps: int) -> Bool[np.ndarr
     last = np.append(ids[1:] != ids[:-1], True)
     if len(np.unique(ids)) != int(last.sum()):
         raise DatasetError(
-            f"{path}: rows of one {key} do not follow each other; sort all arrays: "
-            f"order = np.argsort({key}, kind='stable')"
+            f"{path}: rows with the same {key} are not consecutive; sort all arrays: order = "
+            f"np.argsort({key}, kind='stable')"
         )
     return last
 
@@ -157,7 +158,7 @@ def _at(places: np.ndarray, steps: int) -> Bool[np.ndarray, " n"]:
 
 def _unclear(path: Path, key: str, what: str) -> DatasetError:
     return DatasetError(
-        f"{path}: {key} says where episodes end, and holds {what}; {_convert(TIMEOUTS)}"
+        f"{path}: {key} should mark where episodes end, but holds {what}; {_convert(TIMEOUTS)}"
     )
 
 

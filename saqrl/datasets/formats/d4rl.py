@@ -1,4 +1,4 @@
-"""D4RL's flat HDF5: one data set a field at the root, one row a step (arXiv 2004.07219).
+"""D4RL's flat HDF5: one data set per field at the root, one row per step (arXiv 2004.07219).
 
 The `d4rl` package is not needed. Groups such as infos/ are ignored; metadata/env_id names the
 environment. Nothing outside the file is followed: no links, no external or virtual storage.
@@ -111,7 +111,12 @@ def _keys(path: Path, file: "h5py.File", notes: list[str]) -> dict[str, str]:
     names = names_of(path, file)
     require_flat(path, names)
     keys = field_keys(path, names, notes)
-    require_fields(path, keys, names, "rename or add the keys at the root, or name another format")
+    require_fields(
+        path,
+        keys,
+        names,
+        ("rename or add these keys at the root, or give another format as FORMAT:PATH"),
+    )
     return keys
 
 
@@ -124,7 +129,7 @@ def _datasets(path: Path, file: "h5py.File", keys: dict[str, str]) -> dict[str, 
         if dataset.shape[0] != steps:
             raise DatasetError(
                 f"{path}: {keys[field]} has {dataset.shape[0]:,} rows and {keys['actions']} has "
-                f"{steps:,}; every field needs one row a step"
+                f"{steps:,}; every field needs one row per step"
             )
     return datasets
 
@@ -133,8 +138,8 @@ def _require_continuous(path: Path, file: "h5py.File") -> None:
     """DatasetError where d3rlpy says that the actions are choices."""
     if "discrete_action" in file and values_of([Record(file, "discrete_action")]) == [1.0]:
         raise DatasetError(
-            f"{path}: discrete_action is true: actions are choices, and only continuous ones are "
-            "supported"
+            f"{path}: discrete_action is true, and only continuous actions are supported: "
+            "use a library for discrete actions"
         )
 
 

@@ -33,9 +33,9 @@ def require_members(path: Path, place: str, group: "h5py.Group", *needed: str, h
 
 
 def fields_of(path: Path, place: str, group: "h5py.Group", keys: Mapping[str, str]) -> Fields:
-    """Field -> array of one episode, by the keys in its group: one row a step, at least one.
+    """Field -> array of one episode, by the keys in its group: one row per step, at least one.
 
-    Of `actions` a row may be a vector; all other fields have one number a step.
+    Of `actions` a row may be a vector; all other fields have one number per step.
     """
     episode = {field: numbers(path, f"{place}/{key}", group) for field, key in keys.items()}
     steps = len(episode["actions"])
@@ -44,14 +44,14 @@ def fields_of(path: Path, place: str, group: "h5py.Group", keys: Mapping[str, st
         if len(array) != steps:
             raise DatasetError(
                 f"{path}: {name} has {len(array):,} rows and its actions have {steps:,}; every "
-                "field needs one row a step"
+                "field needs one row per step"
             )
         if field != "actions" and array.size != steps:
             raise DatasetError(
-                f"{path}: {name} has shape {array.shape}; one number a step, ({steps},), is needed"
+                f"{path}: {name} has shape {array.shape}; expected one number per step, ({steps},)"
             )
     if steps == 0:
-        raise DatasetError(f"{path}: {place}/actions has no rows; remove the episode")
+        raise DatasetError(f"{path}: {place}/actions has no rows; remove this episode")
     return episode
 
 
@@ -64,15 +64,15 @@ def joined(path: Path, episodes: Mapping[str, Fields]) -> tuple[Fields, Bool[np.
     for place, episode in episodes.items():
         if other := sorted(episode.keys() ^ fields.keys()):
             raise DatasetError(
-                f"{path}: {place} and {first} differ in having {listing(other)}; every episode "
-                "needs the same fields"
+                f"{path}: {listing(other)} is in only one of {place} and {first}; every "
+                "episode needs the same fields"
             )
     for field in fields:
         shapes = sorted({str(episode[field].shape[1:]) for episode in episodes.values()})
         if len(shapes) > 1:
             raise DatasetError(
-                f"{path}: {field} changes its width from episode to episode "
-                f"({listing(shapes, limit=3)}); every row needs the same"
+                f"{path}: {field} has different widths in different episodes "
+                f"({listing(shapes, limit=3)}); all rows need the same width"
             )
     arrays = {
         field: np.concatenate([episode[field] for episode in episodes.values()]) for field in fields
@@ -102,7 +102,10 @@ def parts_of(path: Path, place: str, group: "h5py.Group") -> dict[str, "h5py.Gro
                 waiting.append((below, inside))
             else:
                 found[below.removeprefix(f"{place}/")] = inside
-    raise DatasetError(f"{path}: {place} holds over {MOST_GROUPS} groups; name another format")
+    raise DatasetError(
+        f"{path}: {place} has over {MOST_GROUPS} groups; this is another format: give it as "
+        "FORMAT:PATH"
+    )
 
 
 def flattened(
@@ -113,15 +116,17 @@ def flattened(
     Only these are read.
     """
     if not parts:
-        raise DatasetError(f"{path}: {place} is empty: nothing was observed")
+        raise DatasetError(f"{path}: {place} is empty; there are no observations to read")
     if unknown := [key for key in asked if key not in parts]:
-        known = listing(sorted(parts)) if "" not in parts else "none: they are one plain vector"
+        known = (
+            listing(sorted(parts)) if "" not in parts else ("none, the observation is one vector")
+        )
         raise DatasetError(
             f"{path}: there is no observation key {unknown[0]}{nearest(unknown[0], parts)}; keys: "
             f"{known}"
         )
     chosen = asked or tuple(sorted(parts, key=_in_order))
-    others = "; choose others with --dataset.keys" if "" not in parts else ""
+    others = "; choose other keys with --dataset.keys" if "" not in parts else ""
     tables = []
     for key in chosen:
         name = f"{place}/{key}" if key else place
@@ -138,8 +143,8 @@ def flattened(
         tables.append(array if array.ndim == 2 else array.reshape(-1, 1))
     if len({len(table) for table in tables}) > 1:
         raise DatasetError(
-            f"{path}: the parts of {place} have {listing(len(table) for table in tables)} rows; "
-            "all need as many"
+            f"{path}: the parts of {place} have {listing(len(table) for table in tables)} "
+            "rows; all parts need the same number"
         )
     layout = tuple((key, table.shape[1]) for key, table in zip(chosen, tables, strict=True))
     return np.concatenate(tables, axis=1), layout

@@ -32,8 +32,8 @@ def field_keys(path: Path, names: Sequence[str], notes: list[str]) -> dict[str, 
         candidates = [field] if field in names else [a for a in aliases if a in names]
         if len(candidates) > 1:
             raise DatasetError(
-                f"{path}: {listing(candidates)} could each be {field}; rename the right one to "
-                f"{field}"
+                f"{path}: each of {listing(candidates)} could be {field}; rename the right "
+                f"one to {field}"
             )
         if candidates:
             keys[field] = candidates[0]
@@ -65,7 +65,7 @@ def _joined(names: Sequence[str]) -> str:
     if nearest("observations", names) or not parts:
         return ""
     arrays = ", ".join(f"file[{name!r}]" for name in parts)
-    return f"; several arrays are joined by `observations = np.concatenate([{arrays}], axis=1)`"
+    return f"; to join several arrays: `observations = np.concatenate([{arrays}], axis=1)`"
 
 
 def require_done_is_termination(
@@ -79,7 +79,7 @@ def require_done_is_termination(
     both = np.flatnonzero((arrays["terminals"] == 1) & (arrays["timeouts"] == 1))
     if both.size:
         raise DatasetError(
-            f"{path}: {keys['terminals']} and {keys['timeouts']} are both set in row {both[0]}, so "
-            f"{keys['terminals']} also marks time limits; store only true terminations, as "
-            "terminals"
+            f"{path}: {keys['terminals']} and {keys['timeouts']} are both set in row "
+            f"{both[0]}, so {keys['terminals']} also marks time limits; store true "
+            "terminations only, under the name terminals"
         )

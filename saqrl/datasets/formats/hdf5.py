@@ -44,16 +44,18 @@ def open_hdf5(path: Path) -> "h5py.File":
 
     file = existing_file(path)
     if not h5py.is_hdf5(file):
-        raise DatasetError(f"{path}: not an HDF5 file; check the format, or copy it again")
+        raise DatasetError(
+            f"{path}: not an HDF5 file; check the path and the format, or copy it again"
+        )
     budget().admit(file)
     try:
         return h5py.File(file, "r")
     except Exception as error:  # HDF5 reports damage as OSError, RuntimeError or KeyError
         if "unable to lock" in str(error):
             raise DatasetError(
-                f"{path}: another program has it open for writing ({error}); close it there"
+                f"{path}: open for writing in another program ({error}); close it there"
             ) from error
-        raise DatasetError(f"{path}: damaged or cut off ({error}); copy it again") from error
+        raise DatasetError(f"{path}: damaged or truncated ({error}); copy it again") from error
 
 
 @dataclass(frozen=True)
@@ -129,14 +131,14 @@ def local_dataset(path: Path, key: str, group: "h5py.Group") -> "h5py.Dataset":
                 "concatenate its columns into one data set"
             )
         if not isinstance(dataset, h5py.Dataset):
-            raise DatasetError(f"{path}: {key} is no array; store it as one row a step")
+            raise DatasetError(f"{path}: {key} is not an array; store one row per step")
         if dataset.is_virtual or dataset.external:
             raise DatasetError(
                 f"{path}: {key} stores its numbers in other files, which are not opened; "
-                "copy the data"
+                "copy the data into this file"
             )
         if not dataset.shape:
-            raise DatasetError(f"{path}: {key} is a single value; one row a step is needed")
+            raise DatasetError(f"{path}: {key} is a single value; expected one row per step")
         return dataset
 
 
@@ -147,7 +149,9 @@ def local_group(path: Path, key: str, group: "h5py.Group") -> "h5py.Group":
     with damage_named(path, key):
         found = _hard_linked(path, key, group)
     if not isinstance(found, h5py.Group):
-        raise DatasetError(f"{path}: {key} is no group; check the format, or copy the file again")
+        raise DatasetError(
+            f"{path}: {key} is not a group; check the format, or copy the file again"
+        )
     return found
 
 
@@ -171,16 +175,14 @@ def read_array(
     """All of a data set of plain numbers, of which `unstored` bytes may be promised alone."""
     with damage_named(path, key):
         if dataset.dtype.kind == "O":
-            raise DatasetError(
-                f"{path}: {key} holds objects or strings of any length; store plain numbers"
-            )
+            raise DatasetError(f"{path}: {key} holds objects or strings; store plain numbers")
         _require_filters(path, key, dataset)
         stored = dataset.id.get_storage_size()
         filtered = dataset.id.get_create_plist().get_nfilters() > 0
         if dataset.nbytes > unstored + stored * (MOST_DEFLATED if filtered else 1):
             raise DatasetError(
-                f"{path}: {key} promises {dataset.shape[0]:,} rows and stores {stored:,} bytes, "
-                "which cannot hold them; the file is damaged, copy it again"
+                f"{path}: {key} promises {dataset.shape[0]:,} rows, and its {stored:,} bytes "
+                "cannot hold them; the file is damaged, copy it again"
             )
         # A chunk is unpacked whole, however little of it is asked for.
         chunk = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
@@ -226,9 +228,11 @@ def _hard_linked(path: Path, key: str, group: "h5py.Group") -> object:
     name = key.rpartition("/")[2]
     link = group.get(name, getlink=True)
     if link is None:
-        raise DatasetError(f"{path}: {key} is missing")
+        raise DatasetError(f"{path}: {key} is missing; copy the file again, or check the format")
     if not isinstance(link, h5py.HardLink):
-        raise DatasetError(f"{path}: {key} is a link, and links are not followed; copy the data")
+        raise DatasetError(
+            f"{path}: {key} is a link, and links are not followed; copy the data into this file"
+        )
     return group[name]
 
 

@@ -69,7 +69,7 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
     layout = tuple((key, table.shape[1]) for key, table in observed.items())
     notes = [f"Observations are {listing(observed)}."]
     if len(columns["action"]) > 1:
-        notes.append(f"Actions are {listing(columns['action'])}, side by side.")
+        notes.append(f"Actions are {listing(columns['action'])}, concatenated.")
     tasks = _tasks(path, folder)
     terminals = _terminals(frames, columns, ends, options, notes)
     ours = (folder / EXTRAS).is_file()
@@ -139,8 +139,8 @@ def _info(path: Path, folder: Path) -> dict[str, Any]:
     version, features = info.get("codebase_version"), info.get("features")
     if version not in VERSIONS:
         raise DatasetError(
-            f"{path}: {INFO} says codebase_version {version}; {listing(VERSIONS)} are "
-            "read: convert older ones with lerobot"
+            f"{path}: {INFO} has codebase_version {version}; supported are "
+            f"{listing(VERSIONS)}: convert the data set with lerobot"
         )
     named = isinstance(features, dict) and all(isinstance(f, dict) for f in features.values())
     if not features or not named:
@@ -167,17 +167,17 @@ def _chosen_columns(
         if name in numeric:
             continue
         image = name in features
-        why = "is images or text" if image else f"is missing{nearest(name, features)}"
+        why = "holds images or text" if image else f"is missing{nearest(name, features)}"
         parts = [name for name in numeric if name.startswith("action.")]
-        join = f"; --dataset.action {','.join(parts)} joins them" if name == "action" else ""
+        join = f"; to join them: --dataset.action {','.join(parts)}" if name == "action" else ""
         raise DatasetError(
-            f"{path}: feature {name} {why}; numbers are in {listing(candidates)}"
-            f"{join if parts else ''}"
+            f"{path}: feature {name} {why}; numeric features: "
+            f"{listing(candidates)}{join if parts else ''}"
         )
     if not states:
         raise DatasetError(
-            f"{path}: there is no observation.state; choose features with --dataset.keys: "
-            f"{listing(candidates)}"
+            f"{path}: there is no observation.state; choose observation features with "
+            f"--dataset.keys, out of {listing(candidates)}"
         )
     extra = [n for n in ("next.reward", "next.success", "next.done", TERMINATED) if n in numeric]
     if NEXT in numeric and states == ["observation.state"]:
@@ -196,8 +196,8 @@ def _task_warnings(
     if len(seen) > 1:
         named = [tasks[int(n)] if 0 <= n < len(tasks) else f"{n:g}" for n in seen[:4]]
         yield (
-            f"{len(seen)} tasks ({listing(named)}) and no observation tells them apart: add "
-            f"{TASK} to --dataset.keys, or keep one task."
+            f"{len(seen)} tasks ({listing(named)}) and nothing in the observations tells "
+            f"them apart: add {TASK} to --dataset.keys, or keep one task."
         )
 
 
@@ -209,8 +209,8 @@ def _episode_ends(
     starts = np.append(0, np.flatnonzero(changes)[:-1] + 1)
     if len(np.unique(episodes)) != len(starts):
         raise DatasetError(
-            f"{path}: the frames of an episode do not follow each other (episode_index); the "
-            "parquet files do not belong together, copy it again"
+            f"{path}: the frames of an episode are not consecutive (episode_index): parquet "
+            "files of different data sets may be mixed; copy the data set again"
         )
     lengths = np.diff(np.append(starts, len(frames)))
     expected = np.arange(len(frames)) - np.repeat(starts, lengths)
@@ -219,14 +219,15 @@ def _episode_ends(
         row = int(wrong[0])
         raise DatasetError(
             f"{path}: frame {row} is number {frames[row]} of episode {episodes[row]} and "
-            f"{expected[row]} was expected; frames are missing, copy it again"
+            f"{expected[row]} was expected; frames are missing; copy the data set again"
         )
     for name, count in (("total_episodes", len(starts)), ("total_frames", len(frames))):
         promised = info.get(name)
         if isinstance(promised, int) and promised != count:
             raise DatasetError(
                 f"{path}: {INFO} promises {name} {promised:,} and the parquet files hold "
-                f"{count:,}; if episodes were deleted, correct {INFO}; else copy it again"
+                f"{count:,}; if you deleted episodes, correct {INFO}; if not, copy the data "
+                "set again"
             )
     return changes
 
@@ -247,8 +248,8 @@ def _terminals(
         notes.append("An episode terminates where next.success is set on its last frame.")
         return (frames.numbers("next.success") != 0) & ends
     notes.append(
-        "Whether an episode's end is the task's end is not recorded: ends are read as time limits "
-        "(--dataset.rewards success-at-end: each ends in success)."
+        "The file does not say whether the task ended with the episode: ends are read as "
+        "time limits. If every episode succeeds, pass --dataset.rewards success-at-end."
     )
     return np.zeros_like(ends)
 

@@ -23,7 +23,7 @@ MOST_EPISODES = 1_000_000
 
 
 class Frames:
-    """The chosen columns of all parquet files, one row a frame."""
+    """The chosen columns of all parquet files, one row per frame."""
 
     def __init__(
         self, path: Path, folder: Path, info: dict[str, object], columns: list[str]
@@ -38,15 +38,16 @@ class Frames:
             key=lambda file: [int(n) for n in re.findall(r"\d{1,18}", file.as_posix())],
         )
         if not files:
-            raise DatasetError(f"{path}: no parquet file below data; copy the whole folder again")
+            raise DatasetError(f"{path}: no parquet file in data/; copy the whole folder again")
         total = info.get("total_episodes")
         if info["codebase_version"] != "v3.0" and isinstance(total, int) and len(files) != total:
             there = {int(n) for file in files for n in re.findall(r"\d{1,18}", file.stem)[-1:]}
             absent = [e for e in range(min(total, MOST_EPISODES)) if e not in there]
             raise DatasetError(
                 f"{path}: {INFO} promises {total:,} episodes and data holds "
-                f"{counted(len(files), 'file')}{_absent(absent)}; if they were deleted, correct "
-                "total_episodes and total_frames there; else copy it again"
+                f"{counted(len(files), 'file')}{_absent(absent)}; if you deleted episodes, "
+                "correct total_episodes and total_frames there; if not, copy the data set "
+                "again"
             )
         tables = []
         wanted = list(dict.fromkeys(columns))
@@ -62,8 +63,8 @@ class Frames:
                 require_stored(path, name, file, opened, wanted)
                 if missing := [column for column in wanted if column not in held]:
                     raise DatasetError(
-                        f"{path}: {name} lacks the column {listing(missing)}, which "
-                        f"{INFO} promises; it has {listing(held)}; copy it again"
+                        f"{path}: {name} has no column {listing(missing)}, which {INFO} "
+                        f"promises; it has {listing(held)}; copy the data set again"
                     )
                 tables.append(opened.read(columns=wanted, use_threads=False))
         self.columns: dict[str, list[pyarrow.Array]] = {
@@ -72,27 +73,28 @@ class Frames:
         }
         self.rows = sum(table.num_rows for table in tables)
         if self.rows == 0:
-            raise DatasetError(f"{path}: the parquet files hold no frames; copy it again")
+            raise DatasetError(f"{path}: the parquet files hold no frames; copy the data set again")
 
     def numbers(self, column: str) -> np.ndarray:
-        """One number a frame."""
+        """One number per frame."""
         vectors = self.vectors(column)
         if vectors.shape[1] != 1:
             raise DatasetError(
-                f"{self.path}: {column} has {vectors.shape[1]} numbers a frame; one is expected"
+                f"{self.path}: {column} has {vectors.shape[1]} numbers per frame; expected one"
             )
         return vectors[:, 0]
 
     def vectors(self, column: str) -> np.ndarray:
-        """One vector a frame, all of one width."""
+        """One vector per frame, all of one width."""
         chunks = [chunk for chunk in self.columns[column] if len(chunk)]
         tables = [self._vectors(column, chunk) for chunk in chunks]
         types = {str(chunk.type) for chunk in chunks}
         widths = {table.shape[1] for table in tables}
         if len(types) > 1 or len(widths) > 1:
             raise DatasetError(
-                f"{self.path}: {column} is {listing(sorted(types))} of width "
-                f"{listing(sorted(widths))} from file to file; every file needs the same"
+                f"{self.path}: {column} has types {listing(sorted(types))} and widths "
+                f"{listing(sorted(widths))} in different files; every file needs the same "
+                "type and width"
             )
         return np.concatenate(tables)
 
@@ -107,18 +109,18 @@ class Frames:
         numeric = types.is_integer(values.type) or types.is_floating(values.type)
         if not (numeric or types.is_boolean(values.type)):
             raise DatasetError(
-                f"{self.path}: {column} holds {chunk.type}; numbers or flat lists of them are "
-                "expected: choose other features with --dataset.keys"
+                f"{self.path}: {column} holds {chunk.type}; expected numbers or flat lists "
+                "of numbers: choose other features with --dataset.keys"
             )
         if chunk.null_count or values.null_count:
             raise DatasetError(
-                f"{self.path}: {column} has empty entries; every frame needs a value: remove the "
-                "episodes that lack it"
+                f"{self.path}: {column} has empty entries; every frame needs a value: remove "
+                "the episodes with empty entries"
             )
         if len(set(lengths.tolist())) > 1:
             raise DatasetError(
-                f"{self.path}: {column} is {lengths.min()} to {lengths.max()} numbers wide; every "
-                "frame needs as many"
+                f"{self.path}: {column} has {lengths.min()} to {lengths.max()} numbers per "
+                "frame; every frame needs the same number"
             )
         array: np.ndarray = values.to_numpy(zero_copy_only=False).reshape(len(chunk), -1)
         return array

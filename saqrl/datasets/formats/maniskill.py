@@ -66,7 +66,10 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
     with open_hdf5(path) as file:
         names = [name for name in names_of(path, file) if TRAJECTORY.fullmatch(name)]
         if not names:
-            raise DatasetError(f"{path}: there is no traj_0, traj_1, ...; name another format")
+            raise DatasetError(
+                f"{path}: no group traj_0, traj_1, ... in the file; give another format as "
+                "FORMAT:PATH"
+            )
         for name in sorted(names, key=natural_order):
             episodes[name], found = _episode(path, name, file, options.keys)
             solved.append(_solved(path, name, file))
@@ -74,8 +77,8 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
             layout = layout or found
             if found != layout:
                 raise DatasetError(
-                    f"{path}: {name} observes {_described(found)} and the first trajectory "
-                    f"{_described(layout)}; every one needs the same"
+                    f"{path}: {name} has observations {_described(found)} and the first "
+                    f"trajectory has {_described(layout)}; every trajectory needs the same"
                 )
     arrays, last = joined(path, episodes)
     done = arrays.pop("terminals", np.zeros(len(last))) != 0
@@ -83,13 +86,14 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
     notes = [f"Observations are {listing(key for key, _ in layout)}."] if layout[0][0] else []
     if held:
         notes.append(
-            f"terminated is also set on {counted(held, 'earlier row')}: trajectories stay whole."
+            f"terminated is also set on {counted(held, 'earlier row')}, which does not split "
+            "trajectories."
         )
     recorded = _record(path)
     named = _environment_id(recorded)
     if named:
         notes.append(
-            f"The recording is of ManiSkill's {named}: to evaluate in it say --env "
+            f"Recorded in ManiSkill's {named}: to evaluate in it, pass --env "
             f"mani_skill.envs:{named}."
         )
     transitions = assemble(
@@ -109,7 +113,7 @@ def _episode(
     path: Path, name: str, file: "h5py.File", asked: tuple[str, ...]
 ) -> tuple[Fields, Layout]:
     group = local_group(path, name, file)
-    hint = "`python -m mani_skill.trajectory.replay_trajectory -o state` adds obs"
+    hint = "to add obs, run `python -m mani_skill.trajectory.replay_trajectory -o state`"
     require_members(path, name, group, "actions", "obs", hint=hint)
     known = {"actions": "actions", "rewards": "rewards", "terminals": "terminated"}
     names = names_of(path, group)
@@ -125,8 +129,8 @@ def _episode(
     steps = len(episode["actions"])
     if len(table) != steps + 1:
         raise DatasetError(
-            f"{path}: {place} has {len(table):,} rows and its actions {steps:,}; one more than "
-            "actions is expected, the last after the last action"
+            f"{path}: {place} has {len(table):,} rows and its actions {steps:,}; expected "
+            "one row more, the observation after the last action; copy the file again"
         )
     flat = {field: array.ravel() for field, array in episode.items() if field == "terminals"}
     return {**episode, **flat, "observations": table[:-1], "next_observations": table[1:]}, layout

@@ -1,6 +1,6 @@
 """Our own folder of columns, read in place: for logs larger than memory.
 
-One .npy file a column, one row a step, and a record beside them. A next observation is stored only
+One .npy file per column, one row per step, and a JSON record. A next observation is stored only
 where it is not the observation of the following row: at the ends of episodes, and wherever a log
 says otherwise.
 """
@@ -26,7 +26,7 @@ from saqrl.datasets.source import existing_file, file_record, parsed_object, pla
 from saqrl.datasets.statistics import BLOCK_ROWS, blocks, release
 from saqrl.datasets.transitions import Transitions, other_successors
 
-SUMMARY = "folder of mapped columns that saqrl convert --format mapped writes"
+SUMMARY = "memory-mapped columns, a folder written by saqrl convert --format mapped"
 SUFFIXES: tuple[str, ...] = ()
 OPTIONS: tuple[str, ...] = ()
 
@@ -77,7 +77,10 @@ class Successors:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
-            raise ValueError("next observations of a mapped log are made when they are asked for")
+            raise ValueError(
+                "next observations of a mapped log are computed on access: copy=False is not "
+                "possible"
+            )
         return self[:].astype(dtype or self.dtype, copy=False)
 
     def _counted(self, index: Int64[np.ndarray, "*chosen"]) -> Int64[np.ndarray, "*chosen"]:
@@ -109,7 +112,9 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
     """
     folder = path.expanduser()
     if not (folder / RECORD).is_file():
-        raise FileNotFoundError(f"{path}: no folder of mapped columns (there is no {RECORD})")
+        raise FileNotFoundError(
+            f"{path}: not a folder written by saqrl convert --format mapped (no {RECORD} in it)"
+        )
     record = _record(path, folder)
     columns = {name: _mapped(path, folder, name) for name in COLUMNS}
     _require_shapes(path, columns)
@@ -224,7 +229,7 @@ def _head(file: IO[bytes], name: str, rows: int, widths: Mapping[str, tuple[int,
 
 
 def _broken(path: Path, text: str) -> DatasetError:
-    return DatasetError(f"{path}: {text}; convert the log again")
+    return DatasetError(f"{path}: {text}; convert the original file again")
 
 
 def _record(path: Path, folder: Path) -> dict[str, object]:
@@ -233,7 +238,11 @@ def _record(path: Path, folder: Path) -> dict[str, object]:
         raise _broken(path, f"{RECORD} does not say format {FORMAT}")
     if record.get("version") != VERSION:
         raise _broken(
-            path, f"version {record.get('version')} of the format, and this saqrl reads {VERSION}"
+            path,
+            (
+                f"its format has version {record.get('version')}, and this saqrl reads version "
+                f"{VERSION}"
+            ),
         )
     if not isinstance(record.get(NAME), dict):
         raise _broken(path, f"{RECORD} has no object {NAME}")
@@ -254,8 +263,7 @@ def _mapped(path: Path, folder: Path, name: str) -> np.ndarray:
     if column.ndim != dimensions or not column.flags.c_contiguous:
         raise _broken(
             path,
-            f"{file.name} has shape {column.shape}, and {dimensions} dimensions in C order "
-            "are needed",
+            f"{file.name} has shape {column.shape}; expected {dimensions} dimensions in C order",
         )
     stored = file.stat().st_size - column.offset
     if stored != column.nbytes:
@@ -306,7 +314,7 @@ def _require_rows(path: Path, columns: Mapping[str, np.ndarray]) -> None:
         )
     for block in blocks(columns["terminated"]):
         if (block.view(np.uint8) > 1).any():
-            raise _broken(path, "terminated.npy holds other bytes than 0 and 1")
+            raise _broken(path, "terminated.npy holds bytes that are not 0 or 1")
 
 
 def _range(path: Path, extras: Mapping[str, object], width: int) -> ActionRange:

@@ -59,8 +59,8 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
     main = folder / MAIN_FILE
     if not main.is_file():
         raise DatasetError(
-            f"{path}: {main} is missing (data format {metadata.get('data_format')}); only the "
-            "format hdf5 is read: convert it with minari, or download it again"
+            f"{path}: {main} is missing (data format {metadata.get('data_format')}); only "
+            "Minari's hdf5 format is read: convert it with minari, or download it again"
         )
     bounds = _bounds(path, metadata)
     episodes: dict[str, Fields] = {}
@@ -72,8 +72,8 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
             episodes[name], layout = _episode(main, name, file, options.keys)
             if layouts and layout != layouts[0]:
                 raise DatasetError(
-                    f"{main}: {name} observes {_described(layout)} and the first episode "
-                    f"{_described(layouts[0])}; every episode needs the same"
+                    f"{main}: {name} has observations {_described(layout)} and the first "
+                    f"episode has {_described(layouts[0])}; every episode needs the same"
                 )
             layouts.append(layout)
     arrays, last = joined(main, episodes)
@@ -116,8 +116,8 @@ def _downloaded(path: Path) -> Path:
     name, folder = path.as_posix(), datasets_folder()
     if path.exists():
         raise DatasetError(
-            f"{path}: no data/{MAIN_FILE} and data/{METADATA} in it; name the folder of one data "
-            "set, or its id"
+            f"{path}: no data/{MAIN_FILE} and data/{METADATA} in it; give the folder of one "
+            "data set, or its id"
         )
     local = [
         found.parent.parent.relative_to(folder).as_posix()
@@ -125,7 +125,7 @@ def _downloaded(path: Path) -> Path:
     ]
     if path.is_absolute() or not DATASET_ID.fullmatch(name):
         raise FileNotFoundError(printable(f"{path}: no such Minari data set{nearest(name, local)}"))
-    absent = f"{name}: not below {folder} (MINARI_DATASETS_PATH){nearest(name, local)}"
+    absent = f"{name}: not found in {folder} (MINARI_DATASETS_PATH){nearest(name, local)}"
     try:
         import minari
     except ImportError as error:
@@ -156,15 +156,15 @@ def _check_episodes(path: Path, names: list[str], metadata: dict[str, object]) -
         which = f" (episode_{absent[0]} is missing)" if absent else ""
         raise DatasetError(
             f"{path}: {METADATA} promises {promised:,} episodes and {MAIN_FILE} holds "
-            f"{len(names):,}{which}; if they were deleted, correct total_episodes there; else "
-            "copy it again"
+            f"{len(names):,}{which}; if you deleted episodes, correct total_episodes there; "
+            "if not, copy the data set again"
         )
 
 
 def _episode(
     main: Path, name: str, file: "h5py.File", asked: tuple[str, ...]
 ) -> tuple[Fields, Layout]:
-    """Fields of one episode, one row a step, and the layout of its observations."""
+    """Fields of one episode, one row per step, and the layout of its observations."""
     group = local_group(main, name, file)
     keys = {"actions": "actions", "terminals": "terminations", "timeouts": "truncations"}
     require_members(main, name, group, "observations", *keys.values(), hint="copy it again")
@@ -176,8 +176,9 @@ def _episode(
     steps = len(episode["actions"])
     if len(table) != steps + 1:
         raise DatasetError(
-            f"{main}: {name}/observations has {len(table):,} rows and its actions {steps:,}; one "
-            "more than actions is expected, the last after the last action"
+            f"{main}: {name}/observations has {len(table):,} rows and its actions {steps:,}; "
+            "expected one row more, the observation after the last action; copy the data "
+            "set again"
         )
     flags = {field: episode[field].ravel() for field in ("terminals", "timeouts")}
     return {**episode, **flags, "observations": table[:-1], "next_observations": table[1:]}, layout
@@ -198,8 +199,8 @@ def _bounds(path: Path, metadata: dict[str, object]) -> dict[str, np.ndarray]:
         if kind != "Box":
             shown = f"{kind}({space['n']})" if isinstance(space.get("n"), int) else kind
             raise DatasetError(
-                f"{path}: action_space is {shown}; only continuous actions (a Box) are supported: "
-                "discrete ones need no codes"
+                f"{path}: action_space is {shown}; only continuous actions (a Box) are "
+                "supported: use a library for discrete actions"
             )
         low, high = (np.asarray(space[end], np.float64).ravel() for end in ("low", "high"))
     except DatasetError:
@@ -290,9 +291,9 @@ def _require_continuity(transitions: Transitions) -> None:
     )
     if rows_lost:
         raise DatasetError(
-            f"Minari stores a next observation only as the one that follows, and in "
-            f"{counted(rows_lost, 'row')} here it is another; convert to npz, d4rl, robomimic or "
-            "lerobot, which store both"
+            "Minari stores no separate next observations, and in "
+            f"{counted(rows_lost, 'row')} here the next observation is not that of the next "
+            "row; convert to npz, d4rl, robomimic or lerobot, which store both"
         )
 
 

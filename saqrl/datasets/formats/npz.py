@@ -1,4 +1,4 @@
-"""Plain npz: one array a field, one row a step, episodes one after another."""
+"""Plain npz: one array per field, one row per step, episodes one after another."""
 
 import json
 import math
@@ -30,7 +30,7 @@ from saqrl.datasets.source import (
 )
 from saqrl.datasets.transitions import EnvironmentSpec, Transitions
 
-SUMMARY = "npz with observations, actions, terminals and/or timeouts, best also rewards"
+SUMMARY = "npz with observations, actions, terminals and/or timeouts, optionally rewards"
 SUFFIXES = (".npz",)
 OPTIONS = ()
 
@@ -90,7 +90,7 @@ def write(path: Path, transitions: Transitions) -> None:
 
 
 def flat_fields(transitions: Transitions) -> dict[str, np.ndarray]:
-    """One array a field, one row a step, and the actions' bounds, as `assemble` takes them."""
+    """One array per field, one row per step, and the actions' bounds, as `assemble` takes them."""
     arrays = {
         "observations": transitions.observations,
         "actions": transitions.actions,
@@ -110,8 +110,8 @@ def opened(path: Path, file: Path) -> zipfile.ZipFile:
     budget().admit(file)
     if not zipfile.is_zipfile(file):
         raise DatasetError(
-            f"{path}: not an npz archive, or cut off before its end; "
-            "write it with numpy.savez_compressed, or copy it again"
+            f"{path}: not an npz archive, or truncated; write it with "
+            "numpy.savez_compressed, or copy it again"
         )
     try:
         return zipfile.ZipFile(file)
@@ -138,7 +138,7 @@ class Members:
         for key in keys.values():
             with damage_named(self.path, key), self.archive.open(f"{key}.npy") as stream:
                 self._header(key, stream)  # before anything else is said of the file
-        require_fields(self.path, keys, self.names, "rename or add the keys")
+        require_fields(self.path, keys, self.names, "rename or add these keys")
         return keys
 
     def array(self, key: str) -> np.ndarray:
@@ -162,9 +162,10 @@ class Members:
         if dtype.hasobject:
             raise DatasetError(
                 f"{self.path}: {key} holds Python objects, and pickled arrays are never "
-                "opened; save plain numbers, one row a step. Of one array an episode: "
-                f"{key}=numpy.concatenate({key}), and timeouts=numpy.concatenate([numpy.arange("
-                "len(a)) == len(a) - 1 for a in actions])"
+                "opened; save plain numbers, one row per step. To join one array per "
+                f"episode: {key}=numpy.concatenate({key}), and "
+                "timeouts=numpy.concatenate([numpy.arange(len(a)) == len(a) - 1 for a in "
+                "actions])"
             )
         return shape, dtype
 
@@ -176,8 +177,8 @@ class Members:
         held = min(member.file_size, member.compress_size * MOST_DEFLATED)
         if promised > held:
             raise DatasetError(
-                f"{self.path}: {key} promises the shape {shape} and its {held:,} bytes cannot hold "
-                "it; the file is damaged, copy it again"
+                f"{self.path}: the header of {key} promises shape {shape}, and its {held:,} "
+                "bytes cannot hold that; the file is damaged, copy it again"
             )
         budget().take(self.path, key, promised)
 

@@ -24,7 +24,7 @@ from saqrl.datasets.options import DEFAULT, ReadOptions
 from saqrl.datasets.source import existing_file, file_record
 from saqrl.datasets.transitions import EnvironmentSpec, RecordedStart, Transitions
 
-SUMMARY = "OGBench npz: trajectories with qpos, rewards made for the task that --env names"
+SUMMARY = "OGBench npz: trajectories with qpos; rewards are computed for the task given with --env"
 SUFFIXES = (".npz",)
 OPTIONS = ("environment",)
 
@@ -74,7 +74,9 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
             f"{held_out}: observations have {validation.observations.shape[1]} columns and those "
             f"of {path.name} {training.observations.shape[1]}; the two files do not belong together"
         )
-    return training.with_held_out(validation, f"{held_out.name} beside it is the held-out split.")
+    return training.with_held_out(
+        validation, (f"{held_out.name} in the same folder is the held-out split.")
+    )
 
 
 def _task(environment: str | None) -> str | None:
@@ -93,7 +95,7 @@ def _read_file(path: Path, file: Path, task: str | None) -> Transitions:
         if missing:
             raise DatasetError(
                 f"{path}: missing {listing(missing)}; the file has {listing(members.names)}; "
-                "copy it again, or name another format"
+                "copy it again, or give another format as FORMAT:PATH"
             )
         optional = ("next_observations", "rewards", "masks", *STATE)
         wanted = ("observations", "actions", "terminals", *optional)
@@ -103,11 +105,11 @@ def _read_file(path: Path, file: Path, task: str | None) -> Transitions:
         if array.ndim == 0 or len(array) != steps:
             raise DatasetError(
                 f"{path}: {key} has shape {array.shape} and actions has {steps:,} rows; every "
-                "field needs one row a step"
+                "field needs one row per step"
             )
         if array.dtype.kind not in "fiub":
             raise DatasetError(
-                f"{path}: {key} holds {array.dtype.name}; numbers are expected: copy it again"
+                f"{path}: {key} holds {array.dtype.name}; expected numbers: copy it again"
             )
     if steps == 0:
         raise DatasetError(f"{path}: actions has no rows: the file holds no steps")
@@ -118,8 +120,8 @@ def _read_file(path: Path, file: Path, task: str | None) -> Transitions:
     notes: list[str] = []
     if not FILE_NAME.fullmatch(path.name) or "qpos" not in arrays:
         notes.append(
-            "Taken for a file of OGBench, whose last row of a trajectory holds no action: for a "
-            f"file of your own say npz:{path.name}."
+            "Read as an OGBench file: the last row of each trajectory has no action and is "
+            f"dropped. For a file of your own, pass npz:{path.name}."
         )
     if task is not None:
         record |= _relabel(path, task, arrays, notes)
@@ -154,8 +156,8 @@ def _ends(path: Path, terminals: np.ndarray) -> np.ndarray:
     wrong = (terminals != 0) & (terminals != 1)
     if terminals.ndim != 1 or wrong.any():
         raise DatasetError(
-            f"{path}: terminals must hold one 0 or 1 a row, 1 on the last row of a trajectory; "
-            f"it has shape {terminals.shape}; copy the file again"
+            f"{path}: terminals has shape {terminals.shape}; expected 0 or 1 per row, 1 on "
+            "the last row of each trajectory; copy the file again"
         )
     return terminals.astype(bool)
 
@@ -172,8 +174,8 @@ def _regular(
     kept = ~ends
     if not kept.any():
         raise DatasetError(
-            f"{path}: each of the {counted(len(ends), 'trajectory row')} ends a trajectory, so no "
-            "step is left; terminals must be 1 on the last row of a trajectory alone"
+            f"{path}: each of the {counted(len(ends), 'trajectory row')} ends a trajectory, "
+            "so no step is left; terminals must be 1 only on the last row of each trajectory"
         )
     following = np.flatnonzero(kept) + 1
     regular = {key: array[kept] for key, array in arrays.items()}
@@ -188,7 +190,7 @@ def _no_task(path: Path) -> str:
         if match
         else "cube-single-singletask-task1-v0"
     )
-    return f"The file knows no task: name one, as in --env {example}, and rewards are made for it."
+    return f"The file has no rewards. To compute them for a task, pass for example --env {example}."
 
 
 def _relabel(
@@ -198,7 +200,7 @@ def _relabel(
     from saqrl.environments.packages import quiet
     from saqrl.environments.simulators import import_simulator
 
-    import_simulator(f"making rewards for {task}", ("mujoco", "ogbench"), extra="ogbench")
+    import_simulator(f"computing rewards for {task}", ("mujoco", "ogbench"), extra="ogbench")
     import gymnasium
     from ogbench.relabel_utils import relabel_dataset
 
@@ -206,13 +208,14 @@ def _relabel(
     missing = [key for key in needed if key not in arrays]
     if missing:
         raise DatasetError(
-            f"{path}: rewards for {task} are made from {listing(needed)}, and {listing(missing)} "
-            "is not in the file; download the benchmark's own file, which has it"
+            f"{path}: rewards for {task} are computed from {listing(needed)}, and "
+            f"{listing(missing)} is not in the file; download the original file of the "
+            "benchmark"
         )
     if task not in gymnasium.registry:
         raise DatasetError(
-            f"{path}: ogbench has no task {task}; tasks are named as in "
-            "cube-single-singletask-task1-v0, tasks 1 to 5"
+            f"{path}: ogbench has no task {task}; names are like "
+            "cube-single-singletask-task1-v0, with tasks 1 to 5"
         )
     spec = gymnasium.spec(task)
     relabelled: dict[str, Any] = dict(arrays)
@@ -222,16 +225,16 @@ def _relabel(
             relabel_dataset(task, environment, relabelled)
         except (IndexError, ValueError, AttributeError) as error:
             raise DatasetError(
-                f"{path}: ogbench cannot make rewards for {task} from this file ({error}); is it "
-                "the data of that environment?"
+                f"{path}: ogbench cannot compute rewards for {task} from this file "
+                f"({error}); check that the file was recorded in that environment"
             ) from error
         finally:
             environment.close()
     arrays["rewards"], arrays["masks"] = relabelled["rewards"], relabelled["masks"]
     solved, rows = int((arrays["masks"] == 0).sum()), len(arrays["masks"])
     notes.append(
-        f"Rewards are made for {task} by ogbench: {counted(solved, 'row')} of {rows:,} solve it, "
-        "and each of them ends an episode."
+        f"Rewards are computed for {task} by ogbench: {counted(solved, 'row')} of {rows:,} "
+        "solve it, and each of them ends an episode."
     )
     return {
         "task": task,

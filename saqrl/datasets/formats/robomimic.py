@@ -97,7 +97,8 @@ class _Log:
         )
         if not self.demos:
             raise DatasetError(
-                f"{path}: data has no demo_0, demo_1, ...; name another format, or copy it again"
+                f"{path}: data has no demo_0, demo_1, ...; give another format as "
+                "FORMAT:PATH, or copy the file again"
             )
         extras = self._extras()
         stored = extras.get("stored_keys")
@@ -132,8 +133,8 @@ class _Log:
         )
         if array.dtype.kind != "S" or array.ndim != 1:
             raise DatasetError(
-                f"{self.path}: mask/{mask} holds {array.dtype.name}; names of demonstrations of "
-                "fixed length are expected"
+                f"{self.path}: mask/{mask} holds {array.dtype.name}; expected names of "
+                "demonstrations, as strings of fixed length"
             )
         wanted = {name.decode(errors="replace") for name in array.tolist()}
         if unknown := sorted(wanted - set(self.demos)):
@@ -224,7 +225,7 @@ class _Log:
 
     def _episode(self, place: str) -> Fields:
         group = local_group(self.path, place, self.data)
-        hint = "robomimic's dataset_states_to_obs.py adds obs"
+        hint = "to add obs, run robomimic's dataset_states_to_obs.py"
         require_members(self.path, place, group, "actions", "obs", hint=hint)
         names = names_of(self.path, group)
         fields = ("actions", "rewards", "dones", "terminated")
@@ -249,8 +250,8 @@ class _Log:
             table = array[:, None] if array.ndim == 1 else array
             if table.shape != (steps, width):
                 raise DatasetError(
-                    f"{self.path}: {place}/{key} has shape {array.shape}; ({steps}, {width}) is "
-                    "expected: one row a step, as wide as in the other demonstrations"
+                    f"{self.path}: {place}/{key} has shape {array.shape}; expected ({steps}, "
+                    f"{width}): one row per step, the same width in all demonstrations"
                 )
             columns.append(table)
         return np.concatenate(columns, axis=1)
@@ -262,7 +263,10 @@ class _Log:
         if "obs" not in names_of(self.path, demo):
             return ()
         if not is_group(self.path, place, demo):
-            raise DatasetError(f"{self.path}: {place} is no group of named arrays; name a format")
+            raise DatasetError(
+                f"{self.path}: {place} is not a group of named arrays; give another format as "
+                "FORMAT:PATH"
+            )
         parts = parts_of(self.path, place, demo)
         found = {
             name: local_dataset(self.path, f"{place}/{name}", group)
@@ -323,21 +327,21 @@ class _Log:
         attributes = self._attributes(demos)
         if all(isinstance(value, float) for value in attributes):
             count = sum(value != 0 for value in attributes)
-            notes.append(f"The attribute success ends {counted(count, 'episode')} as solved.")
+            notes.append(f"By the attribute success, {counted(count, 'episode')} end solved.")
             lengths = np.diff(np.append(-1, np.flatnonzero(last)))
             return np.repeat([value != 0 for value in attributes], lengths)
         if "dones" in arrays and not done[last].all():
             return done
         why = "dones ends every demonstration" if "dones" in arrays else "There are no dones"
         notes.append(
-            f"{why}, so the file does not say which of them solve the task: ends are read as time "
-            "limits (--dataset.rewards success-at-end: each ends in success)."
+            f"{why}, so the file does not say which demonstrations solve the task: ends are "
+            "read as time limits. If all do, pass --dataset.rewards success-at-end."
         )
         return np.zeros(steps, bool)
 
     def _environment(self, recorded: dict[str, object], notes: list[str]) -> EnvironmentSpec | None:
         if not recorded:
-            notes.append("env_args is missing: name the environment with --env.")
+            notes.append("env_args is missing: to evaluate, give the environment with --env.")
             return None
         name, keywords = recorded.get("env_name"), recorded.get("env_kwargs")
         keywords = {} if keywords is None else keywords  # Isaac Lab's recorder leaves them out
@@ -349,7 +353,10 @@ class _Log:
         if recorded.get("type") == GYM:
             return EnvironmentSpec(name, keywords) if name != "unknown" else None
         if recorded.get("type") != ROBOSUITE:
-            notes.append(f"env_args names {name} of a kind that is not known here: name an --env.")
+            notes.append(
+                f"env_args names {name}, whose type is not supported: to evaluate, give another "
+                "environment with --env."
+            )
             return None
         kept = {key: value for key, value in keywords.items() if not DRAWING.search(key)}
         return EnvironmentSpec(
@@ -395,8 +402,10 @@ def _notes_of_held(arrays: Fields, last: Bool[np.ndarray, " n"]) -> list[str]:
     if not held:
         return []
     return [
-        f"dones also marks {counted(held, 'earlier row')}, where a task once solved is held: "
-        "demonstrations stay whole, and only a solved last row terminates."
+        (
+            f"dones is also set on {counted(held, 'earlier row')} after the task was solved: "
+            "demonstrations are not split, and only a solved last row terminates."
+        )
     ]
 
 

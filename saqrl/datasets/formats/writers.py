@@ -49,9 +49,11 @@ def check_destination(path: Path, flag: str = "--out") -> None:
     `flag` is what named it.
     """
     if path.suffix != ".npz":
-        raise ValueError(f"{path}: this is written as npz; choose a name that ends in .npz")
+        raise ValueError(f"{path}: the output is an npz file; choose a name that ends in .npz")
     if path.exists():
-        raise FileExistsError(f"{path} exists and is never overwritten: remove it or rename {flag}")
+        raise FileExistsError(
+            f"{path} exists and is not overwritten: remove it, or choose another {flag}"
+        )
     if not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"{path}: its folder does not exist; create it first")
 
@@ -131,4 +133,6 @@ def _same_bits(first: np.ndarray, second: np.ndarray) -> bool:
 
 def _refuse_existing(path: Path) -> None:
     if path.exists() or path.is_symlink():
-        raise DatasetError(f"{path} exists and is not overwritten; name another, or remove it")
+        raise DatasetError(
+            f"{path} exists and is not overwritten; choose another name, or remove it"
+        )
