@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from saqrl import nn
+from saqrl.agents.bc import BC
 from saqrl.cli import main
 from saqrl.policy.rollout import EVALUATION_SEEDS, Steps
 from saqrl.policy.storage import load_policy, save_policy
@@ -218,6 +219,55 @@ def test_a_batch_has_its_share_of_offline_rows(share, kept):
     np.testing.assert_array_equal(mixed.log_prior[:kept], batch.log_prior[:kept])
     expected = jax.nn.log_softmax(prior(mixed.observations[kept:]))
     np.testing.assert_array_equal(mixed.log_prior[kept:], expected)
+
+
+def test_a_prior_that_learns_takes_a_step_of_cloning_on_the_mixed_batch():
+    agent, data = small_algorithm("agent", "iql"), replace(table("agent"), actions=None)
+    batch = jax.tree.map(lambda column: column[:16], data)
+    clone = BC(hidden=(8,), schedule="constant", weight_decay=0.0, learning_rate=0.01)
+    prior = clone.init(jax.random.key(0), data)
+    zeros, width = jnp.zeros((), jnp.int32), data.observations.shape[1]
+    online = Experience(
+        jnp.full((3, width), 7.0), jnp.full(3, 5), jnp.ones(3), jnp.zeros((3, width)), jnp.ones(3)
+    )
+    state = State(
+        agent.init(jax.random.key(0), data),
+        prior.model,
+        Replay.empty(8, width).add(online, 3),
+        *(zeros, zeros, zeros),
+        moments=prior.moments,
+    )
+    learner = Replayed.of(agent, 0.5, clone=clone)
+    drawn = state.replay.draw(jax.random.split(jax.random.key(1))[0], 8)
+    mixed = learner.mixed(
+        jax.tree.map(lambda column: column[:8], batch),
+        drawn.coded(prior.model, batch.num_codes, spare=False),
+        8,
+    )
+    wanted, _ = clone.update(prior, mixed, jax.random.key(2))
+    after, _ = learner.update(state, batch, jax.random.key(1))
+    for ours, theirs in zip(*map(jax.tree.leaves, (after.prior, wanted.model)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-7)
+    # Offline rows are read with the prior as it is, not as it was when they were coded.
+    seen = learner._renewed(batch, after.prior, 8)
+    fresh = jax.nn.log_softmax(after.prior(batch.observations[:8]))
+    np.testing.assert_array_equal(seen.log_prior, fresh)
+    kept, _ = Replayed.of(agent, 0.5).update(state, batch, jax.random.key(1))
+    np.testing.assert_array_equal(kept.prior.weights[0], prior.model.weights[0])
+
+
+@pytest.mark.parametrize("codebook", ["frozen", "grow"])
+def test_a_prior_that_learns_is_played_saved_and_resumed(parents, tmp_path, monkeypatch, codebook):
+    asked = {"prior_rate": 0.01, "codebook": codebook}
+    tuned(parents(), tmp_path / "whole", **asked)
+    before, after = (
+        load_policy(p).controller.quantizer.prior for p in (parents(), tmp_path / "whole")
+    )
+    assert not np.array_equal(before.weights[0], after.weights[0])
+    with dying(monkeypatch, blow=2):
+        tuned(parents(), tmp_path / "cut", **asked)
+    tuned(parents(), tmp_path / "cut", resume=True, **asked)
+    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
 
 
 def test_starts_are_no_evaluations():

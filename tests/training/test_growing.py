@@ -12,6 +12,7 @@ import pytest
 
 from saqrl import nn
 from saqrl.agents import CodedTransitions, operators
+from saqrl.agents.bc import BC
 from saqrl.cli import main
 from saqrl.policy.policy import _decide_batch
 from saqrl.policy.storage import load_policy
@@ -371,13 +372,24 @@ def test_a_new_code_begins_as_its_nearest(name, flags):
     latent = jnp.asarray([0.3, -0.2])
     codes = np.asarray(quantizer.codebook.codes, np.float64)
     source = int(np.square(codes[:CODES] - np.asarray(latent, np.float64)).sum(1).argmin())
-    after, wider, grown = adapting._opened(
-        (state, prior, quantizer),
+    adam = BC(hidden=(8,)).optimiser().init
+    moments = jax.tree.map(lambda leaf: leaf + 1, adam(prior))
+    moment_axes = growth.code_axes(
+        lambda codes: adam(nn.MLP(jax.random.key(1), FEATURES, (8,), codes))
+    )
+    after, wider, moved, grown = adapting._opened(
+        (state, prior, moments, quantizer),
         latent,
         jnp.asarray(6, jnp.int32),
         agent=agent,
-        axes=(axes_of(agent), prior_axes),
+        axes=(axes_of(agent), prior_axes, moment_axes),
     )
+    for was, now, axis in zip(*map(jax.tree.leaves, (moments, moved)), moment_axes, strict=True):
+        if axis is None:
+            np.testing.assert_array_equal(was, now)
+        else:
+            new, old = (np.take(np.asarray(x), at, axis) for x, at in ((now, 6), (was, source)))
+            np.testing.assert_array_equal(new, old)
     np.testing.assert_array_equal(grown.codebook.codes[6], latent)
     assert np.flatnonzero(grown.codebook.live).tolist() == [*range(CODES), 6]
     kept = [code for code in range(CODES) if code != source]

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from saqrl import nn
 from saqrl.agents import CodedTransitions
-from saqrl.policy import CodeController, Policy
+from saqrl.policy import Policy
 from saqrl.quantizers import QUANTIZERS, ActionBatch, ActionQuantizer, vqvae
 from saqrl.quantizers import codebook as books
 from saqrl.training import engine
@@ -70,6 +70,7 @@ class Refining(Replayed):
         rows = self.mixed(offline, drawn, kept)
         coded = rows.coded(state.prior, self.quantizer.codes, spare=self.quantizer.spare > 0)
         agent, metrics = self.agent.update(state.agent, coded, update_key)
+        state = self.cloned(state, coded, update_key)
         if self.every:
             quantizer = jax.lax.cond(
                 state.updates % self.every == 0,
@@ -116,6 +117,7 @@ class Adapting(Codebook):
         self.more = self.model.codes - settings.quantizer.codes
         self.axes = growth.code_axes(self._example_agent)
         self.prior_axes = growth.code_axes(self._example_prior)
+        self.moment_axes = growth.code_axes(self._example_moments)
 
     @property
     def noise(self) -> float:
@@ -143,6 +145,10 @@ class Adapting(Codebook):
     def _example_prior(self, codes: int) -> nn.MLP:
         clone = self.learning.settings.prior
         return clone.prior(clone.init(jax.random.key(0), self._example(codes)))
+
+    def _example_moments(self, codes: int) -> Any:
+        """Of the prior's optimiser, where it learns."""
+        return self.clone and self.clone.optimiser().init(self._example_prior(codes))
 
     @property
     def learner(self) -> Any:
@@ -193,13 +199,8 @@ class Adapting(Codebook):
         return ActionQuantizer(self.codec(state), state.prior)
 
     def policy(self, state: State) -> Policy:
-        policy = super().policy(state)
-        assert isinstance(policy.controller, CodeController)
-        return replace(
-            policy,
-            controller=CodeController(self.quantizer(state), policy.controller.actor),
-            description={**policy.description, "quantizer": QUANTIZERS.describe(self.model)},
-        )
+        policy, described = super().policy(state), QUANTIZERS.describe(self.model)
+        return replace(policy, description={**policy.description, "quantizer": described})
 
     def after(self, state: State, rows: Prepared, count: int) -> tuple[State, dict[str, float]]:
         """Codes that were played are noted, new ones opened; where it is due all is coded anew."""
@@ -261,18 +262,18 @@ class Adapting(Codebook):
     def _opened(self, state: State, latent: Float[Array, " size"]) -> State:
         live = np.asarray(self._live(state))
         target = int(live.argmin())
-        agent, prior, quantizer = _opened(
-            (state.agent, state.prior, state.codebook.quantizer),
+        agent, prior, moments, quantizer = _opened(
+            (state.agent, state.prior, state.moments, state.codebook.quantizer),
             latent,
             jnp.asarray(target, jnp.int32),
             agent=self.agent,
-            axes=(self.axes, self.prior_axes),
+            axes=(self.axes, self.prior_axes, self.moment_axes),
         )
         codes = state.codebook
         executed, opened = np.array(codes.executed), np.array(codes.opened)
         tried, counts = np.array(codes.tried), _more(codes, added=1)
         executed[target], opened[target], tried[target] = int(state.steps), True, False
-        state = replace(state, agent=agent, prior=prior)
+        state = replace(state, agent=agent, prior=prior, moments=moments)
         columns = {"executed": executed, "opened": opened, "tried": tried, "counts": counts}
         return _with(state, quantizer=quantizer, **columns)
 
@@ -367,21 +368,22 @@ def _decoded_latents(
 
 @partial(jax.jit, static_argnames=("agent", "axes"))
 def _opened(
-    state: tuple[Any, nn.MLP, vqvae.State],
+    state: tuple[Any, nn.MLP, Any, vqvae.State],
     latent: Float[Array, " size"],
     target: Int[Array, ""],
     *,
     agent: Any,
-    axes: tuple[growth.Axes, growth.Axes],
-) -> tuple[Any, nn.MLP, vqvae.State]:
+    axes: tuple[growth.Axes, growth.Axes, growth.Axes],
+) -> tuple[Any, nn.MLP, Any, vqvae.State]:
     """With `latent` as the code of row `target`: Q and probabilities begin as its nearest's."""
-    own, prior, quantizer = state
+    own, prior, moments, quantizer = state
     book = quantizer.codebook
     source = books.nearest_code(latent, book.codes, book.live)
     halve = partial(growth.halved, source=source, target=target)
     own = growth.shares_changed(agent, growth.copied(own, axes[0], source, target), halve)
     prior = halve(growth.copied(prior, axes[1], source, target))
+    moments = growth.copied(moments, axes[2], source, target)
     codes = book.codes.at[target].set(latent)
     assert book.live is not None
     book = replace(book, codes=codes, sums=codes, live=book.live.at[target].set(True))
-    return own, prior, replace(quantizer, codebook=book)
+    return own, prior, moments, replace(quantizer, codebook=book)

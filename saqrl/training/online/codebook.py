@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from saqrl.agents import reads_actions
-from saqrl.policy import Policy
+from saqrl.agents.bc import BC
+from saqrl.policy import CodeController, Policy
 from saqrl.quantizers import ActionQuantizer
 from saqrl.training import engine
 from saqrl.training.codes import encode_all
@@ -30,7 +31,7 @@ NOISE = 0.02
 
 
 class Codebook:
-    """Codes and prior of the run, which do not change."""
+    """Codes of the run, which do not change."""
 
     def __init__(self, learning: Learning, asked: OnlineSettings, agent: Any):
         """`learning` knows the run's quantizer and prior; `agent` is the one that goes on."""
@@ -46,8 +47,16 @@ class Codebook:
 
     @property
     def learner(self) -> Any:
-        members = self.learning.settings.members
-        return Replayed.of(ensemble(self.agent, members), self.asked.keep_offline, members)
+        members, share = self.learning.settings.members, self.asked.keep_offline
+        return Replayed.of(ensemble(self.agent, members), share, members, self.clone)
+
+    @property
+    def clone(self) -> BC | None:
+        """How the prior goes on learning, where it does."""
+        if not self.asked.prior_rate:
+            return None
+        how = {"schedule": "constant", "weight_decay": 0.0, "learning_rate": self.asked.prior_rate}
+        return replace(self.learning.settings.prior, **how)  # type: ignore[arg-type]
 
     def data(self) -> engine.Rows | engine.Stream:
         """What the learner's offline rows are drawn from."""
@@ -72,7 +81,8 @@ class Codebook:
     ) -> State:
         replay = Replay.empty(self.asked.capacity, self.known.features.shape[1], actions)
         nothing = jnp.zeros((), jnp.int32)
-        state = State(agent, prior, replay, nothing, nothing, nothing, codes)
+        moments = self.clone and self.clone.optimiser().init(prior)
+        state = State(agent, prior, replay, nothing, nothing, nothing, codes, moments)
         return jax.tree.map(jnp.copy, state)  # no two leaves may share a buffer
 
     def quantizer(self, state: State) -> ActionQuantizer:
@@ -80,9 +90,12 @@ class Codebook:
 
     def policy(self, state: State) -> Policy:
         """What the state plays."""
-        policy = self.learning.stage("agent").policy
-        assert policy is not None
-        return policy(state.agent)
+        make = self.learning.stage("agent").policy
+        assert make is not None
+        policy = make(state.agent)
+        assert isinstance(policy.controller, CodeController)
+        controller = CodeController(self.quantizer(state), policy.controller.actor)
+        return replace(policy, controller=controller)
 
     def after(self, state: State, rows: Prepared, count: int) -> tuple[State, dict[str, float]]:
         """After a round of `count` decisions, which the state's steps include."""

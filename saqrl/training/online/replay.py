@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from saqrl import nn
 from saqrl.agents import CodedTransitions
+from saqrl.agents.bc import BC
 from saqrl.datasets import Transitions
 from saqrl.policy.rollout import Steps
 
@@ -109,6 +110,8 @@ class State(eqx.Module):
     updates: Int[Array, ""]
     codebook: Any = None
     """What of a codebook that goes on learning changes (`adapting.Codes`)."""
+    moments: Any = None
+    """Of the prior's optimiser, where it goes on learning."""
 
 
 @dataclass(frozen=True)
@@ -123,11 +126,13 @@ class Replayed:
     precision: nn.Precision
     members: int = 1
     """That divide a batch among them, where the agent is an ensemble."""
+    clone: BC | None = None
+    """How the prior goes on learning; None: it stays."""
 
     @classmethod
-    def of(cls, agent: Any, share: float, members: int = 1) -> "Replayed":
+    def of(cls, agent: Any, share: float, members: int = 1, clone: BC | None = None) -> "Replayed":
         own = agent.steps, agent.batch_size, agent.precision
-        return cls(agent, share, *own, members)
+        return cls(agent, share, *own, members, clone)
 
     def init(self, key: Key[Array, ""], example: CodedTransitions) -> Any:
         """Of the agent alone."""
@@ -139,9 +144,32 @@ class Replayed:
         kept = round(self.share * self.batch_size)
         drawn = state.replay.draw(draw_key, self.batch_size - kept)
         online = drawn.coded(state.prior, batch.num_codes, spare=batch.spare)
-        mixed = self.mixed(batch, online, kept)
+        mixed = self.mixed(self._renewed(batch, state.prior, kept), online, kept)
         agent, metrics = self.agent.update(state.agent, mixed, update_key)
+        state = self.cloned(state, mixed, update_key)
         return replace(state, agent=agent, updates=state.updates + 1), metrics
+
+    def _renewed(self, batch: CodedTransitions, prior: nn.MLP, kept: int) -> CodedTransitions:
+        """The rows that count, with log-probabilities of the prior as it is now."""
+        if self.clone is None:
+            return batch
+        batch = jax.tree.map(lambda column: column[:kept], batch)
+        now, following = (
+            jax.nn.log_softmax(prior(seen))
+            for seen in (batch.observations, batch.next_observations)
+        )
+        return replace(batch, log_prior=now, next_log_prior=following)
+
+    def cloned(self, state: State, rows: CodedTransitions, key: Key[Array, ""]) -> State:
+        """With a step of the prior towards the codes of a mixed batch, where it goes on learning.
+
+        Online the behaviour is what the mixture of old and new data does, so the policy may move
+        away from the old data alone.
+        """
+        if self.clone is None:
+            return state
+        learned, _ = self.clone.update(nn.TrainState(state.prior, state.moments), rows, key)
+        return replace(state, prior=learned.model, moments=learned.moments)
 
     def mixed(self, offline: Any, online: Any, kept: int) -> Any:
         """The first `kept` rows of the one and all of the other."""

@@ -57,6 +57,8 @@ class OnlineSettings:
     codes are opened where played actions lie far from every code, others retire"""
     spare_codes: int | None = None
     """grow: rows kept free for new codes; default: half as many as there are codes"""
+    prior_rate: float = 0.0
+    """learning rate at which the prior goes on learning from the mixed batches; 0: it stays"""
     refine_every: int = 4
     """decoder, grow: gradient steps for one step of encoder and decoder; 0: none (grow alone)"""
     refine_rate: float = 1e-3
@@ -82,7 +84,14 @@ class OnlineSettings:
                 raise ValueError(f"{name.replace('_', '-')} is {value}; at least 1")
         if self.lanes > LARGEST_LANES:
             raise ValueError(f"lanes is {self.lanes}; at most {LARGEST_LANES}")
-        for name in ("warm_up", "noise", "updates_per_step", "refine_every", "refine_rate"):
+        for name in (
+            "warm_up",
+            "noise",
+            "updates_per_step",
+            "prior_rate",
+            "refine_every",
+            "refine_rate",
+        ):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise ValueError(f"{name.replace('_', '-')} is {value}; 0 or more")
