@@ -30,6 +30,11 @@ def absolute_spec(spec: str) -> str:
     return " + ".join(parts)
 
 
+def exists(spec: str) -> bool:
+    """Whether every file or folder that a SPEC names is there."""
+    return all(resolve_spec(part)[1].expanduser().exists() for _, part in parts_of(spec))
+
+
 def distinct_names(specs: Iterable[str]) -> dict[str, str]:
     """A name for each SPEC, with as many folders before it as tell it from the others."""
     named: dict[str, str] = {}

@@ -17,7 +17,7 @@ from saqrl.datasets import (
     arrange,
     load_dataset,
 )
-from saqrl.datasets.naming import absolute_spec
+from saqrl.datasets.naming import absolute_spec, exists
 from saqrl.datasets.transitions import ROW_FIELDS
 from saqrl.policy import Policy
 from saqrl.training.progress import Reporter
@@ -191,7 +191,7 @@ def load_training_data(
     named = settings.data.dataset
     if dataset is None and named not in (None, IN_MEMORY, spec):
         with contextlib.suppress(FileNotFoundError, DatasetError):  # it lies elsewhere alone
-            if absolute_spec(str(named)) != spec:
+            if exists(str(named)) and absolute_spec(str(named)) != spec:
                 raise ValueError(
                     f"{named} lies here too, and the run was trained on {spec}: say which with "
                     "--dataset"

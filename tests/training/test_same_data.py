@@ -94,6 +94,15 @@ def test_no_command_takes_other_data_for_those_of_the_run(trained, capsys, words
     assert not Path("policy.npz").exists()
 
 
+def test_data_named_with_their_format_are_found_from_another_folder(place, monkeypatch):
+    settings = small(Path("walk.npz"), "bc", env="none")
+    named = replace(settings, data=replace(settings.data, dataset="npz:walk.npz"))
+    run(named, Path("run"))
+    monkeypatch.chdir(place)
+    out = place / "here" / "run"
+    assert len(data(out)) == read_config(out)["data"]["steps"]
+
+
 def test_data_are_found_from_another_folder_and_a_strangers_are_not_taken(
     trained, place, dataset, monkeypatch
 ):
