@@ -104,16 +104,16 @@ def _with_permitted(log: Transitions, named: EnvironmentSpec, asked: str | None)
     """The log in the environment that its file names, as far as a file may have a say in it."""
     if named.id != asked and not may_be_named(named.id):
         return replace(log, environment=None).noted(
-            f"The data name the environment {named.id}: a data file imports no module, so it is "
-            "left out; say it with --env to use it."
+            f"The file names the environment {named.id}. A data file may not import a "
+            f"module, so it is ignored; pass --env {named.id} to use it."
         )
     options, left = permitted(named.id, named.options)
     log = replace(log, environment=EnvironmentSpec(named.id, options))
     if not left:
         return log
     return log.noted(
-        f"Options of {named.id} that a data file may not set, or not to this value, are left out: "
-        f"{listing(left)}; set them with --env-kwargs."
+        f"Ignored options of {named.id}, which a data file may not set, or not to this "
+        f"value: {listing(left)}; set them with --env-kwargs."
     )
 
 
@@ -122,11 +122,11 @@ def _angle_columns(spec: str, angles: Iterable[int], transitions: Transitions) -
     for column in columns:
         if not 0 <= column < width:
             raise DatasetError(
-                f"{spec}: there is no angle column {column}: observations have {width} columns, "
-                f"0 to {width - 1}"
+                f"{spec}: angle column {column} does not exist: observations have {width} "
+                f"columns, 0 to {width - 1}"
             )
         if columns.count(column) > 1:
-            raise DatasetError(f"{spec}: angle column {column} is named twice; name it once")
+            raise DatasetError(f"{spec}: angle column {column} is given twice; give it once")
     return columns
 
 
@@ -134,8 +134,8 @@ def _first_episodes(spec: str, transitions: Transitions, episodes: int) -> Trans
     held = transitions.num_episodes
     if not 1 <= episodes <= held:
         raise DatasetError(
-            f"{spec}: {episodes:,} episodes asked for and the file has {counted(held, 'episode')}; "
-            f"choose 1 to {held}"
+            f"{spec}: {episodes:,} episodes requested and the file has "
+            f"{counted(held, 'episode')}; request 1 to {held}"
         )
     chosen = transitions.select_episodes(np.arange(episodes))
     return replace(chosen, provenance={**transitions.provenance, "episodes": episodes})

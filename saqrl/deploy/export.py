@@ -140,7 +140,7 @@ def graph_of(
                 names += ["entropy"] if act == "mean" else ["code", "entropy"]
             return trace(_decision(policy, reference, act), inputs, names, draws=act == "sample")
         if not isinstance(controller, CodeController):
-            raise ExportError("a continuous policy has no quantizer to export; use --part policy")
+            raise ExportError("a continuous policy has no quantizer to export: use --part policy")
         if part == "encoder":
             inputs["action"] = _struct(_chunk_shape(policy))
             return trace(_encoder(policy, controller), inputs, ["code"])
@@ -150,7 +150,7 @@ def graph_of(
         described = policy.description
         name = described["agent"]["name"]
         raise ExportError(
-            f"the {part} of {described['kind']} {name} ({act}) cannot be exported: there is no "
+            f"the {part} of {described['kind']} {name} ({act}) cannot be exported: no export "
             f"rule for {error}"
         ) from error
 
@@ -261,14 +261,15 @@ def _tied(
     short = (best - scores[np.arange(len(scores)), codes]) / size
     if (worst := short.max()) > TIE:
         raise ExportError(
-            f"the exported graph chooses other codes than the policy (a score {worst:.2g} "
-            "below the best); nothing was written"
+            "the exported graph chooses other codes than the policy (scores up to "
+            f"{worst:.2g} below the best); nothing was written: please report this"
         )
     other = codes != scores.argmax(1)
     if (ties := int(other.sum())) > max(1, LARGEST_TIED_SHARE * len(scores)):
         raise ExportError(
-            f"the exported graph chooses other codes on {ties} of {len(scores)} observations, "
-            "all with equal scores: the agent cannot tell codes apart; nothing was written"
+            f"the exported graph chooses other codes on {ties} of {len(scores)} "
+            "observations, all with equal scores: the agent does not distinguish these "
+            "codes; nothing was written: train it longer"
         )
     return other
 

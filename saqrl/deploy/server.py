@@ -55,19 +55,19 @@ class Limits:
     """What one client may ask of the server."""
 
     message_bytes: int = 1 << 20
-    """A larger message closes its connection."""
+    """Bytes; a larger message closes its connection."""
     messages_per_second: float = 2000.0
-    """Of one connection; beyond it the server reads more slowly."""
+    """Messages per second of one connection; above it the server reads more slowly."""
     connections: int = 256
-    """One more takes the place of the one that has been silent for longest, or is turned away."""
+    """Most connections; a new one replaces the one idle for longest, or is refused."""
     idle_seconds: float = 30.0
-    """Silence after which a connection makes room for another one."""
+    """Idle time after which a connection may be replaced by a new one."""
 
 
 def check_address(host: str, token: str | None) -> None:
     """ValueError where anybody on the network could drive the robot."""
     if token is not None and not token:
-        raise ValueError("the token is empty; give one that nobody guesses, or leave --token out")
+        raise ValueError("the token is empty; set one that is hard to guess, or leave out --token")
     if not _is_loopback(host) and token is None:
         raise ValueError(
             f"--host {host} can be reached from other machines: add --token-file FILE (or set "
@@ -217,11 +217,11 @@ class PolicyServer(MessageServer):
         if policy.history == 1 or observation.shape != (size,):
             return observation.ravel()
         if not isinstance(request.reset, bool):
-            raise RequestError(f"{RESET_KEY!r} is no true or false")
+            raise RequestError(f"{RESET_KEY!r} is not true or false")
         if policy.metadata["action_horizon"] > 1:
             raise RequestError(
-                f"this policy decides once in {policy.metadata['action_horizon']} steps by the "
-                f"last {policy.history} observations: send them all, an array "
+                f"this policy decides every {policy.metadata['action_horizon']} steps from "
+                f"the last {policy.history} observations: send all of them as an array "
                 f"({policy.history}, {size}), oldest first"
             )
         window = Window(policy.history) if window is None else window
@@ -285,11 +285,11 @@ def read_request(message: str | bytes) -> Asked:
 def read_map(message: str | bytes) -> dict[Any, Any]:
     """The map that a message is; RequestError where it is none."""
     if isinstance(message, str):
-        raise RequestError("expected a binary message with msgpack, this one is text")
+        raise RequestError("expected a binary msgpack message, got text")
     try:
         request = _unpacked(message)
     except Exception as error:  # msgpack's exceptions have no common base; bytes are untrusted
-        raise RequestError(f"the message is no msgpack ({_words(error)})") from error
+        raise RequestError(f"the message is not msgpack ({_words(error)})") from error
     if not isinstance(request, dict):
         raise RequestError(f"expected a map with {OBSERVATION_KEYS[0]!r}")
     return request
@@ -300,7 +300,7 @@ def observation_in(request: Mapping[Any, Any]) -> np.ndarray:
     name = next((name for name in OBSERVATION_KEYS if name in request), None)
     if name is None:
         raise RequestError(
-            f"no observation: expected one of the keys {', '.join(OBSERVATION_KEYS)}"
+            f"no observation in the message: expected one of the keys {', '.join(OBSERVATION_KEYS)}"
         )
     return _numbers(request[name], name)
 
@@ -309,12 +309,12 @@ def _numbers(value: Any, name: str) -> np.ndarray:
     """The value as one array of one or two dimensions; NumPy sees nothing but numbers."""
     if isinstance(value, list):
         if not all(isinstance(number, (int, float, np.generic)) for number in value):
-            raise RequestError(f"{name!r} is no array of numbers")
+            raise RequestError(f"{name!r} is not an array of numbers")
         value = np.asarray(value)
     elif isinstance(value, (int, float, np.generic)):
         value = np.asarray(value)
     elif not isinstance(value, np.ndarray):
-        raise RequestError(f"{name!r} is no array of numbers")
+        raise RequestError(f"{name!r} is not an array of numbers")
     if value.ndim not in (1, 2):
         raise RequestError(f"{name!r} has shape {value.shape}; expected one observation")
     return value
@@ -328,7 +328,9 @@ def _unpacked(message: bytes) -> Any:
         nonlocal left
         left -= 1 + len(found)
         if left < 0:
-            raise ValueError(f"a message holds at most {ITEMS} numbers and names beside its arrays")
+            raise ValueError(
+                f"a message may hold at most {ITEMS} numbers and names besides its arrays"
+            )
         return _array(found) if isinstance(found, dict) else found
 
     return msgpack.unpackb(
@@ -362,7 +364,7 @@ def _array(found: dict[Any, Any]) -> Any:
     if b"__npgeneric__" in found:
         number = found[b"data"]
         if not isinstance(number, (int, float)):
-            raise ValueError("a number of NumPy's holds no number")
+            raise ValueError("a NumPy number holds no value")
         return _number_type(found[b"dtype"]).type(number)
     if b"__ndarray__" not in found:
         return found

@@ -87,7 +87,7 @@ def test_clipped_actions_are_found_at_both_ends():
     assert found.actions[1].at_high == pytest.approx(0.3)
     assert found.actions[1].at_low == pytest.approx(0.1)
     assert found.clipped_share == pytest.approx(0.4 / 3)
-    assert "dimensions 1: " in found.warnings[0]
+    assert "dimensions 1 are" in found.warnings[0]
 
 
 def test_a_range_that_is_a_point_is_constant_not_clipped():
@@ -105,7 +105,7 @@ def test_a_missing_episode_end_is_found_by_the_jump():
     log["timeouts"][89] = False
     found = audited({key: array for key, array in log.items() if key != "next_observations"})
     assert found.jumps == (89,)
-    assert "jumps as far as at a reset after 1 row inside an episode (89)" in found.warnings[0]
+    assert "jumps as at a reset after 1 row inside an episode (89)" in found.warnings[0]
 
 
 def test_a_successor_that_leads_elsewhere_is_found():
@@ -113,14 +113,14 @@ def test_a_successor_that_leads_elsewhere_is_found():
     log["next_observations"][10] += 3
     found = audited(log)
     assert found.mismatched_successors == 1
-    assert "lead elsewhere" in found.warnings[0]
+    assert "not the observation of the next row" in found.warnings[0]
 
 
 def test_repeated_episodes_are_found():
     transitions = assemble(smooth_log(), source="log")
     found = audit(transitions.select_episodes(np.array([0, 1, 0, 2, 1, 0])))
     assert found.duplicated_episodes == ((0, 2, 5), (1, 4))
-    assert "3 episodes repeat another (episodes 0, 2, 5 are equal)" in found.warnings[0]
+    assert "3 episodes copied from others (episodes 0, 2, 5 are equal)" in found.warnings[0]
 
 
 def test_recorded_positions_are_found():
@@ -151,7 +151,7 @@ def test_degrees_are_found_among_the_named_angles():
     log["observations"][:, 1] = log["next_observations"][:, 1] = np.linspace(-170, 170, 300)
     del log["next_observations"]
     found = audit(replace(assemble(log, source="log"), angles=(1,)))
-    assert any("convert degrees" in warning for warning in found.warnings)
+    assert any("if they are degrees" in warning for warning in found.warnings)
 
 
 def test_a_time_limit_stored_as_termination_is_found():
@@ -236,7 +236,7 @@ def test_a_gripper_of_two_values_is_no_range_fault():
     log["actions"][:, 2] = np.clip(np.linspace(-2, 2, 300), -1, 1)  # clipped for half of the time
     found = audited(log)
     assert not found.actions[2].two_valued
-    assert "rows of dimensions 2:" in found.warnings[0]
+    assert "dimensions 2 are" in found.warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -376,5 +376,5 @@ def test_the_picture_is_drawn(tmp_path):
     picture = tmp_path / "log.png"
     assert main([str(tmp_path / "log.npz"), "--picture", str(picture)]) == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(ValueError, match=r"name a file that ends in .png"):
+    with pytest.raises(ValueError, match=r"the file name must end in .png"):
         main([str(tmp_path / "log.npz"), "--picture", str(tmp_path / "log.jpeg")])

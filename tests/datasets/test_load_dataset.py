@@ -115,12 +115,14 @@ def test_angles_are_carried(path):
 
 @pytest.mark.parametrize("column", [3, -1])
 def test_an_angle_column_that_does_not_exist_is_named(path, column):
-    with pytest.raises(DatasetError, match=f"no angle column {column}: .* have 3 columns, 0 to 2"):
+    with pytest.raises(
+        DatasetError, match=f"angle column {column} does not exist: .* have 3 columns, 0 to 2"
+    ):
         load_dataset(str(path), angles=[column])
 
 
 def test_an_angle_column_is_named_once(path):
-    with pytest.raises(DatasetError, match="angle column 1 is named twice"):
+    with pytest.raises(DatasetError, match="angle column 1 is given twice"):
         load_dataset(str(path), angles=[1, 1])
 
 
@@ -132,7 +134,7 @@ def test_the_first_episodes_are_kept(path, log):
 
 @pytest.mark.parametrize("episodes", [0, -1, 4])
 def test_more_episodes_than_there_are_is_refused(path, episodes):
-    with pytest.raises(DatasetError, match=f"{episodes} episodes asked for .* 3 episodes"):
+    with pytest.raises(DatasetError, match=f"{episodes} episodes requested .* 3 episodes"):
         load_dataset(str(path), episodes=episodes)
 
 

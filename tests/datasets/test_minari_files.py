@@ -69,7 +69,7 @@ def test_range_and_environment_are_the_metadata_s(folder):
     assert (log.action_range.low.tolist(), log.action_range.high.tolist()) == ([-2, -1], [2, 1])
     assert log.environment.id == "Maze-v3"
     assert log.environment.options == {"max_episode_steps": 300}
-    assert any("left out: size" in note for note in log.notes)
+    assert any("may not set, or not to this value: size" in note for note in log.notes)
 
 
 def test_an_incomplete_copy_is_refused(folder):

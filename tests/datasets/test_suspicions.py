@@ -96,7 +96,7 @@ def test_a_flag_that_stays_set_is_found():
     arrays = smooth_log()
     arrays["terminals"][[35, 36, 37, 38]] = True
     warnings = found(arrays)
-    assert "terminals is set on 4 rows that follow a row where it is set" in warnings[0]
+    assert "terminals is set on 4 rows that follow another such row" in warnings[0]
 
 
 def test_next_observations_of_a_reset_are_found():
@@ -121,7 +121,7 @@ def test_a_recording_that_is_cut_into_pieces_is_no_reset():
 def test_a_glitch_among_rewards_is_found():
     arrays = smooth_log()
     arrays["rewards"][17] = 1e6
-    assert "1 reward lie over 50 times the spread" in found(arrays)[0]
+    assert "1 reward over 50 times the spread" in found(arrays)[0]
     assert "row 17: 1e+06" in found(arrays)[0]
 
 

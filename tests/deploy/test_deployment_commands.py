@@ -156,7 +156,7 @@ def test_serve_refuses_a_file_that_holds_no_policy(runs, tmp_path, capsys):
     for name, reason in (
         ("e.npz", "holds the encoder of a quantizer"),
         ("half.npz", "is damaged"),
-        ("text.onnx", "no ONNX file that `saqrl export` wrote"),
+        ("text.onnx", "not an ONNX file written by `saqrl export`"),
         ("none.onnx", "no such file"),
     ):
         assert main(["serve", str(tmp_path / name), "--port", "0"]) == 2

@@ -75,8 +75,8 @@ def test_actions_at_the_edge_are_counted(files):
         (np.array([0.0, np.nan, 0.0]), "number 1 of the observation is nan"),
         (np.array([0.0, 0.0, np.inf]), "number 2 of the observation is inf"),
         (np.array([0.0, 1e300, 0.0]), "number 1 of the observation is inf"),
-        (np.zeros(4), r"observations of 3 numbers, this one has shape \(4,\)"),
-        (np.zeros((1, 3)), r"has shape \(1, 3\)"),
+        (np.zeros(4), r"observation of 3 numbers, got shape \(4,\)"),
+        (np.zeros((1, 3)), r"got shape \(1, 3\)"),
         (np.array(["a", "b", "c"]), "expected numbers"),
         (np.zeros(3, complex), "expected numbers"),
     ],
@@ -103,10 +103,10 @@ def test_foreign_files_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError):
         runtime.load(tmp_path / "none.onnx")
     np.savez(tmp_path / "data.npz", observations=np.zeros(3))
-    with pytest.raises(runtime.PolicyFileError, match="no npz file that `saqrl export` wrote"):
+    with pytest.raises(runtime.PolicyFileError, match="not an npz file written by `saqrl export`"):
         runtime.load(tmp_path / "data.npz")
     (tmp_path / "text.onnx").write_text("hello")
-    with pytest.raises(runtime.PolicyFileError, match="no ONNX file"):
+    with pytest.raises(runtime.PolicyFileError, match="not an ONNX file"):
         runtime.load(tmp_path / "text.onnx")
     onnx = pytest.importorskip("onnx")
     value = onnx.helper.make_tensor_value_info("x", 1, [1])
@@ -117,7 +117,7 @@ def test_foreign_files_are_refused(tmp_path):
         graph, ir_version=9, opset_imports=[onnx.helper.make_opsetid("", 18)]
     )
     onnx.save(model, tmp_path / "foreign.onnx")
-    with pytest.raises(runtime.PolicyFileError, match="no ONNX file that `saqrl export` wrote"):
+    with pytest.raises(runtime.PolicyFileError, match="not an ONNX file written by `saqrl export`"):
         runtime.load(tmp_path / "foreign.onnx")
 
 

@@ -79,7 +79,7 @@ def test_the_last_next_window_ends_with_the_rows_own_next_observation():
 def test_a_history_of_one_is_the_observation_itself():
     log = walks([4, 3])
     assert windows(log, 1) is log.observations
-    with pytest.raises(ValueError, match="a history has 0 observations; it must have at least 1"):
+    with pytest.raises(ValueError, match="history is 0; it must be at least 1"):
         windows(log, 0)
     with pytest.raises(ValueError, match="history is 0; at least 1"):
         asked(history=0)
@@ -118,7 +118,7 @@ def test_player_arena_and_exported_file_play_the_same_actions(policy, suffix, tm
     first = robot.plan(np.tile(here, (1, HISTORY))).actions[0, 0]
     robot.reset()
     np.testing.assert_array_equal(robot.act(here).action, first)
-    with pytest.raises(ValueError, match=r"observations of 9 numbers, the last 3 side by side"):
+    with pytest.raises(ValueError, match=r"observation of 9 numbers, the last 3 side by side"):
         robot.plan(here[None])
     with pytest.raises(ValueError, match=r"reads 3-observation windows of 9 numbers"):
         policy.plan(here[None], jax.random.split(jax.random.key(0), 1), act="greedy")
@@ -163,10 +163,10 @@ def test_the_server_keeps_a_window_for_each_client(policy, tmp_path):
                 )
         answer = asked_of(one, seen[0], reset=True)
         np.testing.assert_array_equal(actions_of(answer)[0], expected[0])
-        assert "'reset' is no true or false" in asked_of(one, seen[0], reset=3)
+        assert "'reset' is not true or false" in asked_of(one, seen[0], reset=3)
     with running(tmp_path / "chunks.npz") as (_, port), connected(port) as (client, _):
         refused = asked_of(client, seen[0])
-        assert "send them all, an array (3, 3), oldest first" in refused
+        assert "send all of them as an array (3, 3), oldest first" in refused
         for whole in (seen[:3], seen[:3].ravel()):
             actions = actions_of(asked_of(client, whole))
             plan = runtime.load(tmp_path / "chunks.npz").plan(seen[None, :3])

@@ -187,7 +187,7 @@ def test_bad_requests_are_refused_and_the_episode_goes_on(parent, tmp_path):
         ({"observation": [0.0, 0.0], "reward": np.inf}, 3, "reward of the last action is inf"),
         ({"observation": [0.0, 0.0], "reward": "1"}, 3, "expected a finite number"),
         ({"observation": [0.0, 0.0], "reward": True}, 3, "expected a finite number"),
-        ({"observation": [0.0, 0.0], "reward": 1.0, "terminated": 1}, 3, "no true or false"),
+        ({"observation": [0.0, 0.0], "reward": 1.0, "terminated": 1}, 3, "not true or false"),
         ({"reward": 1.0}, 3, "no observation"),
         ({"observation": [0.0, 0.0], "reward": 0.0}, robots.LONGEST - 1, "no end in 20,000 steps"),
     ],

@@ -60,9 +60,9 @@ class ColumnAudit:
     """Share of rows at the lower bound of the action range; None for observations."""
     at_high: float | None = None
     two_valued: bool = False
-    """Whether it lies at its minimum or its maximum, as a gripper's command that is open or shut.
+    """Whether nearly all values are the minimum or the maximum, as for an open/close gripper.
 
-    But for a hundredth of the rows; each of the two has as much."""
+    At most 1 % of the rows have other values, and each of the two has at least 1 %."""
 
     @property
     def at_bounds(self) -> float:
@@ -77,13 +77,13 @@ class Audit:
     format: str
     environment: str | None
     robot: str
-    """What the file calls it; empty where it does not."""
+    """Name of the robot in the file; empty if unknown."""
     control_rate: float | None
-    """Steps a second (Hz)."""
+    """Steps per second (Hz)."""
     tasks: tuple[str, ...]
     cameras: tuple[str, ...]
     action_names: tuple[str, ...]
-    """Of each dimension; empty where the file has none."""
+    """Name of each action dimension; empty if the file has none."""
     observation_names: tuple[str, ...]
     episodes: int
     steps: int
@@ -94,7 +94,8 @@ class Audit:
     truncated_episodes: int
     """All others: stopped by a time limit, by the end of a recording, or after success."""
     successful_episodes: int | None
-    """In which the task was solved, by the file or by rewards that pay for nothing else."""
+    """Episodes that solved the task, by the file or by rewards for success alone; None if
+    unknown."""
     has_rewards: bool
     return_min: float | None
     return_mean: float | None
@@ -111,7 +112,7 @@ class Audit:
     constant_observations: tuple[int, ...]
     constant_actions: tuple[int, ...]
     clipped_share: float
-    """Of the entries of actions that are not two-valued."""
+    """Share of action entries at a bound, without two-valued dimensions."""
     mismatched_successors: int
     jumps: tuple[int, ...]
     """Rows inside an episode after which the observation jumps as far as a reset would."""
@@ -124,7 +125,7 @@ class Audit:
     copied_actions: tuple[tuple[int, int], ...]
     """(action, observation) columns where the observation of the same row is the action."""
     action_correlation: int
-    """Steps after which actions of an episode have forgotten where they were (below 1 / e)."""
+    """Steps after which the autocorrelation of the actions is below 1 / e."""
     independent_actions: int
     """Steps divided by the action correlation."""
     persistence: tuple[float, ...]
@@ -136,7 +137,7 @@ class Audit:
     chunk: int
     """Steps over which choices are kept: what one code should stand for."""
     supported_codes: int
-    """Of such chunks, by `codes_for`."""
+    """Suggested number of codes for such chunks, by `codes_for`."""
     angles: tuple[int, ...]
     likely_angles: tuple[int, ...]
     notes: tuple[str, ...]
@@ -404,8 +405,8 @@ def _warnings(found: Audit) -> Iterator[str]:
     yield from _episode_warnings(found)
     if found.has_rewards and found.reward_min == found.reward_max:
         yield (
-            f"Every reward is {found.reward_min:g}: cql, iql and brac learn nothing from it; use "
-            "bc, or relabel the rewards."
+            f"Every reward is {found.reward_min:g}: cql, iql and brac learn nothing from a "
+            "constant reward; use bc, or relabel the rewards."
         )
     yield from _column_warnings(found)
 
@@ -413,33 +414,38 @@ def _warnings(found: Audit) -> Iterator[str]:
 def _episode_warnings(found: Audit) -> Iterator[str]:
     if found.mismatched_successors:
         yield (
-            f"{counted(found.mismatched_successors, 'row')} inside an episode lead elsewhere than "
-            "to the following row: set an episode end there, or repair next_observations."
+            f"{counted(found.mismatched_successors, 'row')} inside an episode with a next "
+            "observation that is not the observation of the next row: mark an episode end "
+            "there, or correct next_observations."
         )
     if found.jumps:
         yield (
-            f"The observation jumps as far as at a reset after {counted(len(found.jumps), 'row')} "
-            f"inside an episode ({listing(found.jumps, limit=4)}): an episode end may be missing "
-            "there; set timeouts."
+            f"The observation jumps as at a reset after {counted(len(found.jumps), 'row')} "
+            f"inside an episode ({listing(found.jumps, limit=4)}): an episode end may be "
+            "missing there; set timeouts in these rows."
         )
     if found.duplicated_episodes:
         copies = sum(len(group) - 1 for group in found.duplicated_episodes)
         first = found.duplicated_episodes[0]
         yield (
-            f"{counted(copies, 'episode')} repeat another (episodes {listing(first, limit=4)} are "
-            "equal): a held-out split would share them; remove the copies."
+            f"{counted(copies, 'episode')} copied from others (episodes "
+            f"{listing(first, limit=4)} are equal): training and held-out episodes could be "
+            "the same; remove the copies."
         )
 
 
 def _column_warnings(found: Audit) -> Iterator[str]:
     if found.likely_angles:
         flags = " ".join(str(column) for column in found.likely_angles)
-        yield f"Angles that wrap around, by the look of them: say --angles {flags}."
+        yield (
+            "These observation columns look like angles that wrap around; if they are angles in "
+            f"radians, pass --angles {flags}."
+        )
     degrees = [c for c in found.angles if _spans_degrees(found.observations[c])]
     if degrees:
         yield (
-            f"Angle columns {listing(degrees)} run far beyond a turn in radians: convert degrees "
-            "to radians."
+            f"Angle columns {listing(degrees)} exceed many turns in radians: if they are "
+            "degrees, convert them to radians."
         )
     clipped = [
         _named(c.column, found.action_names)
@@ -448,34 +454,35 @@ def _column_warnings(found: Audit) -> Iterator[str]:
     ]
     if clipped:
         yield (
-            f"Actions at a bound in over {OFTEN_CLIPPED:.0%} of the rows of dimensions "
-            f"{listing(clipped)}: if the recording clipped them, widen the controller's range and "
-            "record again; if the policy saturates, all is well."
+            f"Action dimensions {listing(clipped)} are at a bound in over "
+            f"{OFTEN_CLIPPED:.0%} of the rows: if the recording clipped them, widen the "
+            "controller's range and record again; if the recorded controller saturates, "
+            "ignore this."
         )
     if found.copied_actions:
         pairs = listing((f"observation {o} = action {a}" for a, o in found.copied_actions), limit=4)
         yield (
-            f"Observations that hold the action of their own row ({pairs}): the policy copies it "
-            "and fails where nobody tells it; leave these columns out."
+            f"Observations contain the action of the same row ({pairs}): the policy would "
+            "copy it and fail where it is not known in advance; remove these columns."
         )
     if found.position_actions:
         pairs = listing((f"{a} = observation {o}" for a, o in found.position_actions), limit=4)
         yield (
-            f"Actions that are the next observation ({pairs}): positions were recorded, not "
-            "commands; make sure that the environment takes positions."
+            f"Actions equal the next observation ({pairs}): measured positions were recorded "
+            "instead of commands; check that the environment takes positions."
         )
     elif 2 * len(found.followed_actions) >= len(found.actions):
         pairs = listing((f"{a}: observation {o}" for a, o in found.followed_actions), limit=4)
         yield (
-            f"The next observation follows the action closely ({pairs}): actions are positions to "
-            "go to; make sure that the environment takes positions, and beware that copying the "
-            "state already looks like a good policy."
+            f"The next observation follows the action closely ({pairs}): actions are target "
+            "positions; check that the environment takes positions. Action errors are small "
+            "even for a policy that only copies the state."
         )
     far = [_named(c.column, found.observation_names) for c in found.observations if _far_out(c)]
     if far:
         yield (
-            f"Observation columns {listing(far)} have values over {FAR_OUT:g} standard deviations "
-            "from their mean: look for glitches of the sensor there."
+            f"Observation columns {listing(far)} have values over {FAR_OUT:g} standard "
+            "deviations from the mean: check them for sensor glitches."
         )
 
 

@@ -23,9 +23,11 @@ BLUE, ORANGE, GREY = "#33658a", "#d1603d", "#8a8a8a"
 def require_picture_path(path: Path) -> None:
     """ValueError or ImportError before any work is done for a picture that cannot be written."""
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"--picture {path}: name a file that ends in {', '.join(SUFFIXES)}")
+        raise ValueError(f"--picture {path}: the file name must end in {', '.join(SUFFIXES)}")
     if not path.expanduser().parent.is_dir():
-        raise FileNotFoundError(f"--picture {path}: there is no folder {path.parent}")
+        raise FileNotFoundError(
+            f"--picture {path}: the folder {path.parent} does not exist; create it first"
+        )
     import_packages("--picture", ("matplotlib",), extra="plots")
 
 

@@ -49,15 +49,16 @@ def _time_limits(log: Transitions) -> Iterator[str]:
     if at_limit or (alike >= ALIKE and alike > 2 * before and longest > 1):
         if len(lengths) == log.num_episodes == alike:
             yield (
-                f"Every episode terminates after exactly {longest:,} steps, which looks like a "
-                "time limit: store such ends as timeouts, or values will be cut off there."
+                f"Every episode terminates after exactly {longest:,} steps, which looks like "
+                "a time limit: store these ends as timeouts, or values are wrongly set to "
+                "zero there."
             )
             return
         whose = f", the limit of {log.environment.id}" if at_limit and log.environment else ""
         yield (
-            f"{alike:,} of {counted(len(lengths), 'terminated episode')} have exactly the longest "
-            f"length, {longest:,} steps{whose}, which looks like a time limit: store such ends as "
-            "timeouts, or values will be cut off there."
+            f"{alike:,} of {counted(len(lengths), 'terminated episode')} have exactly the "
+            f"longest length, {longest:,} steps{whose}, which looks like a time limit: store "
+            "these ends as timeouts, or values are wrongly set to zero there."
         )
 
 
@@ -77,9 +78,9 @@ def _held(log: Transitions) -> Iterator[str]:
     repeated = int((single[1:] & ended[1:] & ended[:-1]).sum())
     if repeated >= HELD and not single.all():
         yield (
-            f"terminals is set on {counted(repeated, 'row')} that follow a row where it is set, so "
-            "each of them is an episode of one step: set it on the last row of an episode alone, "
-            "or remove the rows behind it."
+            f"terminals is set on {counted(repeated, 'row')} that follow another such row, "
+            "so each of them is an episode of one step: set it only on the last row of each "
+            "episode, or remove the rows after it."
         )
 
 
@@ -98,8 +99,9 @@ def _reset_successors(log: Transitions) -> Iterator[str]:
     if far.sum() >= 2 and far.mean() >= RESET_SHARE:
         yield (
             f"next_observations at {counted(int(far.sum()), 'time limit')} are the first "
-            "observation of the next episode, as an environment that resets itself returns them: "
-            "store its final observation there, or leave next_observations out."
+            "observation of the next episode, as environments with automatic reset return "
+            "them: store the final observation there (Gymnasium: info['final_obs']), or "
+            "leave out next_observations."
         )
 
 
@@ -146,7 +148,7 @@ def _reward_glitches(log: Transitions) -> Iterator[str]:
     if 0 < len(rows) <= max(3, len(log) // 1000):
         shown = listing((f"row {row}: {rewards[row]:.4g}" for row in rows), limit=3)
         yield (
-            f"{counted(len(rows), 'reward')} lie over {GLITCH:g} times the spread of the others "
-            f"away from them ({shown}): look for glitches there; one such value decides the scale "
-            "of all rewards."
+            f"{counted(len(rows), 'reward')} over {GLITCH:g} times the spread of all others "
+            f"away from them ({shown}): check for errors; one such value determines the "
+            "scale of all rewards."
         )

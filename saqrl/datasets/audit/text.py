@@ -86,13 +86,13 @@ def _summary_rows(audit: Audit) -> Iterator[tuple[str, str]]:
     yield from _reward_rows(audit)
     yield (
         "codes",
-        f"{audit.supported_codes} if quantized, for chunks of {audit.chunk}"
+        f"{audit.supported_codes} suggested, for chunks of {audit.chunk} actions"
         if audit.chunk > 1
-        else f"{audit.supported_codes} if quantized, for single actions",
+        else f"{audit.supported_codes} suggested, for single actions",
     )
     two_valued = any(column.two_valued for column in audit.actions)
-    aside = " (dimensions of two values aside)" if two_valued else ""
-    yield "clipped", f"{audit.clipped_share:.1%} of action entries lie at a bound{aside}"
+    aside = " (without two-valued dimensions)" if two_valued else ""
+    yield "clipped", f"{audit.clipped_share:.1%} of action entries are at a bound{aside}"
 
 
 def _ends(audit: Audit) -> str:
@@ -135,7 +135,7 @@ def _range_text(audit: Audit) -> str:
     if len(low) == len(high) == 1:
         spread = f"range {number(min(low))} to {number(max(high))}"
     else:
-        spread = "a range each"
+        spread = "one range per dimension"
     return f"{spread} ({origin.get(audit.action_range_origin, 'as given')})"
 
 

@@ -49,17 +49,17 @@ class Decision(NamedTuple):
     """One action and what is known about it."""
 
     action: np.ndarray
-    """(act,) in the environment's units, inside the range of the data."""
+    """(act,) in the environment's units, within the action range of the data."""
     code: int | None
-    """The code that was chosen; None for a continuous policy, and where all are averaged (mean)."""
+    """The chosen code; None for a continuous policy, and with act mean."""
     distance: float
-    """Of the observation to the data: above 1 it is farther than 99 % of the data itself."""
+    """Distance of the observation to the data; above 1: farther than 99 % of the data itself."""
     entropy: float | None
-    """Of the behaviour prior in this state, in nats; None for a continuous policy."""
+    """Entropy of the behaviour prior in this state, in nats; None for a continuous policy."""
     clipped: int
-    """Action coordinates that lie on the edge of the range, where they were clipped."""
+    """Number of action coordinates at the bounds of the range, where they were clipped."""
     planned: bool
-    """Whether this observation was planned for, or a chunk from earlier is being played."""
+    """Whether a new chunk was decided for this observation; else an earlier chunk continues."""
 
 
 class Plan(NamedTuple):
@@ -91,7 +91,7 @@ def load(path: str | os.PathLike[str], *, seed: int = 0) -> "RobotPolicy":
     except Exception as error:  # whatever a graph that is none has NumPy or onnxruntime raise
         words = " ".join(str(error).split())[:200]
         raise PolicyFileError(
-            f"{path} holds a graph that cannot be run ({type(error).__name__}: {words}); "
+            f"{path} has a graph that cannot be run ({type(error).__name__}: {words}); "
             "export it again"
         ) from error
     return policy
@@ -103,12 +103,14 @@ def load_graph(path: str | os.PathLike[str]) -> Engine:
     if not file.is_file():
         raise FileNotFoundError(2, "no such file", str(file))
     if (size := file.stat().st_size) > LARGEST_FILE:
-        raise PolicyFileError(f"{file} has {size:,} bytes; at most {LARGEST_FILE:,} are read")
+        raise PolicyFileError(f"{file} has {size:,} bytes; at most {LARGEST_FILE:,} are allowed")
     content = file.read_bytes()
     if zipfile.is_zipfile(io.BytesIO(content)):
         return NumpyEngine(file, content)
     if file.suffix == ".npz":
-        raise PolicyFileError(f"{file} is damaged: it is no npz archive ({len(content)} bytes)")
+        raise PolicyFileError(
+            f"{file} is damaged: not an npz archive ({len(content)} bytes); export it again"
+        )
     return OnnxEngine(file, content)
 
 
@@ -125,16 +127,16 @@ class RobotPolicy:
         self._movable = self._low < self._high
         self._size = int(engine.metadata["observation_size"])
         self.history: int = engine.metadata.get("history") or 1
-        """Last observations of the episode that it decides by."""
+        """Number of last observations that a decision depends on."""
         self._window = Window(self.history)
         self._action_horizon = int(engine.metadata["action_horizon"])
         self._draws = engine.metadata["draws"]
         self._queue: deque[np.ndarray] = deque()
         self._last: tuple[int | None, float, float | None] = (None, 0.0, None)
         self.decisions = 0
-        """Times the policy has planned."""
+        """Number of decisions so far."""
         self.clipped = 0
-        """Action coordinates so far that lay on the edge of the range."""
+        """Number of action coordinates at the bounds of the range so far."""
 
     def __repr__(self) -> str:
         described = self.metadata
@@ -202,17 +204,17 @@ class RobotPolicy:
         if array.shape != (size,):
             past = "" if size == self._size else f", the last {self.history} side by side"
             raise ValueError(
-                f"the policy reads observations of {size} numbers{past}, this one has shape "
-                f"{array.shape}"
+                f"expected an observation of {size} numbers{past}, got shape {array.shape}"
             )
         if array.dtype.kind not in "fiub":
-            raise ValueError(f"the observation is of type {array.dtype}; expected numbers")
+            raise ValueError(f"the observation has type {array.dtype}; expected numbers")
         array = array.astype(np.float32)
         # The sum of squares is finite where every number is, unless they are huge: then look.
         if not math.isfinite(array.dot(array)) and not np.isfinite(array).all():
             place = int(np.flatnonzero(~np.isfinite(array))[0])
             raise ValueError(
-                f"number {place} of the observation is {array[place]}: no action is given for it"
+                f"number {place} of the observation is {array[place]}: no action is "
+                "returned; check the sensors"
             )
         return array
 
@@ -224,7 +226,9 @@ class RobotPolicy:
         actions, distance = found["action"], found["distance"]
         flat = actions.ravel()
         if not math.isfinite(flat.dot(flat)) and not np.isfinite(flat).all():
-            raise ValueError("the policy gives an action that is not finite: none is played")
+            raise ValueError(
+                "the policy computed an action that is not finite: no action is returned"
+            )
         if math.isnan(distance.dot(distance)):  # too far to be told must not look near
             distance = np.where(np.isnan(distance), np.float32(np.inf), distance)
         # The graph clips too; a file that does not must still not leave the range.

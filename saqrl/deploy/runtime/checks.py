@@ -33,8 +33,8 @@ def read_metadata(path: Path, text: str) -> Mapping[str, Any]:
         raise PolicyFileError(f"{path} has damaged metadata; export it again") from error
     if version != FORMAT:
         raise PolicyFileError(
-            f"{path} has format {reprlib.repr(version)}, this runtime reads {FORMAT}; export it "
-            "again, or use the saqrl that wrote it"
+            f"{path} has format version {reprlib.repr(version)}, this runtime reads "
+            f"{FORMAT}; export it again, or use the version of saqrl that wrote it"
         )
     return metadata
 
@@ -123,8 +123,8 @@ def check_onnx(path: Path, content: bytes) -> None:
     body, seal, digest = content[: -64 - len(SEAL)], content[-64 - len(SEAL) : -64], content[-64:]
     if seal != SEAL or hashlib.sha256(body).hexdigest().encode() != digest:
         raise PolicyFileError(
-            f"{path} is no ONNX file that `saqrl export` wrote, or it was changed or damaged since "
-            "(its checksum does not agree); export it again"
+            f"{path} is not an ONNX file written by `saqrl export`, or was changed or "
+            "damaged (wrong checksum); export it again"
         )
     try:
         model = list(_fields(memoryview(body), _MODEL))
@@ -148,7 +148,7 @@ def check_onnx(path: Path, content: bytes) -> None:
         if isinstance(error, PolicyFileError):
             raise
         raise PolicyFileError(
-            f"{path} holds what `saqrl export` does not write ({error})"
+            f"{path} holds data that `saqrl export` does not write ({error}); export it again"
         ) from error
 
 
@@ -176,9 +176,12 @@ def _fields(message: memoryview, known: Mapping[str, int]) -> Iterator[tuple[str
         size = 4 if kind == 5 else varint()
         place += size
         if place > len(message):
-            raise ValueError("it is cut")
+            raise ValueError("it is truncated")
         yield names[number], message[place - size : place]
 
 
 def unknown_operator(path: Path, op: object) -> str:
-    return f"{path} uses the operator {reprlib.repr(op)}, which this runtime does not know"
+    return (
+        f"{path} uses the operator {reprlib.repr(op)}, which this runtime does not support; "
+        "update saqrl, or export again"
+    )

@@ -56,7 +56,7 @@ class OnnxEngine:
             self._found = {value.name: _single(value) for value in self._session.get_outputs()}
         except Exception as error:  # onnxruntime's own exceptions have no common base class
             raise PolicyFileError(
-                f"{path} is no ONNX file that can be read (damaged, or another format?)"
+                f"{path} is not a readable ONNX file (damaged, or another format); export it again"
             ) from error
         self.metadata = read_metadata(path, described)
         self._outputs = [output.name for output in self._session.get_outputs()]
@@ -100,7 +100,7 @@ class NumpyEngine:
         try:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 if sum(member.file_size for member in archive.infolist()) > len(content):
-                    raise ValueError("it says that it holds more than it does")
+                    raise ValueError("its header promises more data than it holds")
             with np.load(io.BytesIO(content), allow_pickle=False) as loaded:
                 arrays = dict(loaded)
             described = json.loads(str(arrays.pop("graph")))
@@ -111,7 +111,7 @@ class NumpyEngine:
             raise
         except Exception as error:  # whatever a damaged or foreign archive makes NumPy raise
             raise PolicyFileError(
-                f"{path} is no npz file that `saqrl export` wrote, or it is damaged "
+                f"{path} is not an npz file written by `saqrl export`, or is damaged "
                 f"({type(error).__name__})"
             ) from error
         for name, array in arrays.items():

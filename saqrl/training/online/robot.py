@@ -70,7 +70,7 @@ def read_step(message: str | bytes, size: int, steps: int | None) -> Said:
     flags = {name: request.get(name) for name in names}
     for name, value in flags.items():
         if not (value is None or isinstance(value, (bool, np.bool_))):
-            raise RequestError(f"{name!r} is no true or false")
+            raise RequestError(f"{name!r} is not true or false")
     reward = request.get("reward")
     terminated, truncated = bool(flags["terminated"]), bool(flags["truncated"])
     if steps is None or flags[RESET_KEY]:
