@@ -1,4 +1,6 @@
-"""The pictures of docs/concepts/method.md: python docs/make/pictures.py (extra `plots`).
+"""Pictures of docs/concepts/method.md and docs/results/finetuning.md.
+
+Made by python docs/make/pictures.py (extra `plots`).
 
 What is drawn is what saqrl learns: codes of the flights past a pillar in examples/own_arrays.py,
 and rows of benchmarks/results/compare.jsonl.
@@ -98,8 +100,45 @@ def when_it_helps() -> None:
     save(figure, "when")
 
 
-def save(figure, name: str) -> None:
-    path = OUT / f"{name}.png"
+# Of fine-tuning: words and colours of the methods of benchmarks/finetune.py.
+ONLINE = {
+    "frozen": ("codes that stay", GREY, "-"),
+    "grow": ("codes that grow", BLUE, "-"),
+    "iql": ("IQL", ORANGE, "-"),
+    "rlpd": ("RLPD", ORANGE, "--"),
+    "nothing": ("SAC from nothing", ORANGE, ":"),
+}
+WORLDS = {
+    "reacher-moved": "Reacher, target moved: return",
+    "hopper-medium": "hopper-medium: D4RL score",
+    "pusht": "Push-T: highest reward, %",
+    "cube-single-task2": "cube-single: success, %",
+}
+
+
+def online() -> None:
+    """Curves of fine-tuning: the mean of the seeds, and a thin line for each."""
+    text = (ROOT / "benchmarks" / "results" / "finetune.jsonl").read_text()
+    rows = [json.loads(line) for line in text.splitlines()]
+    figure, every = plt.subplots(1, len(WORLDS), figsize=(12, 3), layout="constrained")
+    for axes, (name, title) in zip(every, WORLDS.items(), strict=True):
+        for method, (words, color, dashes) in ONLINE.items():
+            own = [r["curve"] for r in rows if (r["set"], r["method"]) == (name, method)]
+            if not own:
+                continue
+            style = {"color": color, "ls": dashes}
+            for curve in own:
+                axes.plot(*np.transpose(curve), **style, lw=0.6, alpha=0.6)
+            axes.plot(*np.mean(own, axis=0).T, **style, lw=1.8, label=words)
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("environment steps", fontsize=8)
+        axes.tick_params(labelsize=7)
+    every[0].legend(fontsize=7, loc="lower right")
+    save(figure, "finetuning", ROOT / "docs" / "results")
+
+
+def save(figure, name: str, folder: Path = OUT) -> None:
+    path = folder / f"{name}.png"
     figure.savefig(path, dpi=130, metadata={"Software": None})
     print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 
@@ -120,3 +159,4 @@ if __name__ == "__main__":
         codes_of_two_states(run.quantizer, flights)
         exact_and_sampled(run.quantizer)
     when_it_helps()
+    online()
