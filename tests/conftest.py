@@ -2,6 +2,9 @@
 
 import itertools
 import os
+import shutil
+import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 import gymnasium
@@ -11,10 +14,24 @@ from hypothesis import settings
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Programs here run for milliseconds: compiling them fast matters more than compiling them well.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
-)
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+QUICK += " --xla_cpu_parallel_codegen_split_count=1"
+if version("jax").startswith("0.10."):  # 0.12 ends a process that asks it for this
+    QUICK += " --xla_cpu_use_fusion_emitters=false"
+os.environ.setdefault("XLA_FLAGS", QUICK)
+# What one test, worker or child process has compiled is not compiled again by the next, and the
+# folder of programs that users have is left alone.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+OURS = None  # the folder, in the process that makes and removes it
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    OURS = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="programs-")
+
+
+def pytest_unconfigure():
+    """When the last worker has ended."""
+    if OURS is not None:
+        shutil.rmtree(OURS, ignore_errors=True)
+
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
 SHARED_DATA = Path(os.environ.get("SAQRL_DATA", BESIDE))

@@ -8,14 +8,11 @@ names. `<!-- not run: REASON -->` before a block leaves it out, ten times at mos
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 import saqrl
 from saqrl.cli import main
@@ -114,21 +111,9 @@ class Robot:
 
 
 @pytest.fixture(scope="module")
-def place(dataset, tmp_path_factory) -> Iterator[Path]:
-    """A folder with the files and runs that pages name; one page's programs serve the next."""
+def place(dataset, tmp_path_factory) -> Path:
+    """A folder with the files and runs that pages name."""
     folder = tmp_path_factory.mktemp("pages")
-    before = jax.config.jax_compilation_cache_dir
-    _keep_programs(str(tmp_path_factory.mktemp("programs")))
-    yield _filled(folder, dataset)
-    _keep_programs(before)
-
-
-def _keep_programs(place: str | None) -> None:
-    jax.config.update("jax_compilation_cache_dir", place)
-    compilation_cache.reset_cache()
-
-
-def _filled(folder: Path, dataset: Path) -> Path:
     with np.load(dataset) as archive:
         np.savez(folder / "my_log.npz", **archive, environment_id=ENVIRONMENT)
     source = str(folder / "my_log.npz")
