@@ -52,6 +52,20 @@ def tuned(parent, out, *, resume=False, **asked):
     return finetune(parent, settings, out, resume=resume, reporter=Reporter(quiet=True))
 
 
+@pytest.fixture(scope="module")
+def whole(parents, tmp_path_factory):
+    """An uninterrupted fine-tuning of each kind, made when it is asked for."""
+    made = {}
+
+    def one(agent, **asked):
+        if (name := f"{agent} {asked}") not in made:
+            made[name] = tmp_path_factory.mktemp("whole") / "run"
+            tuned(parents(agent), made[name], **asked)
+        return made[name]
+
+    return one
+
+
 @pytest.mark.parametrize(
     ("agent", "flags"),
     [
@@ -119,16 +133,15 @@ def test_a_finetuned_run_goes_on_again_where_it_ended(parents, tmp_path):
 @pytest.mark.parametrize("blow", [1, 2, 4])
 @pytest.mark.parametrize("agent", ["iql", "bc"])
 def test_resumed_finetuning_equals_an_uninterrupted_one(
-    parents, tmp_path, monkeypatch, agent, blow
+    parents, whole, tmp_path, monkeypatch, agent, blow
 ):
     parent, asked = parents(agent), {"value_steps": 20}
-    tuned(parent, tmp_path / "whole", **asked)
     with dying(monkeypatch, blow=blow):
         tuned(parent, tmp_path / "cut", **asked)
     with pytest.raises(RunError, match=r"saqrl finetune .* --resume"):
         train(small(parent), tmp_path / "cut", resume=True, reporter=Reporter(quiet=True))
     tuned(parent, tmp_path / "cut", resume=True, **asked)
-    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+    assert outcome(tmp_path / "cut") == outcome(whole(agent, **asked))
 
 
 def test_replay_rows_are_the_offline_rows_of_the_same_episodes(dataset):

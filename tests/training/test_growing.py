@@ -73,6 +73,20 @@ def tuned(parent, out, *, resume=False, **asked):
     return finetune(parent, settings, out, resume=resume, reporter=Reporter(quiet=True))
 
 
+@pytest.fixture(scope="module")
+def whole(parents, tmp_path_factory):
+    """An uninterrupted run of each kind, made when it is asked for."""
+    made = {}
+
+    def one(**asked):
+        if (name := str(asked)) not in made:
+            made[name] = tmp_path_factory.mktemp("whole") / "run"
+            tuned(parents(), made[name], **asked)
+        return made[name]
+
+    return one
+
+
 def watched(monkeypatch):
     """Where the last state of a run is put, and its session."""
     seen, told = [], Online._told
@@ -172,12 +186,13 @@ def test_a_grown_run_is_exported_as_it_plays(parents, tmp_path, file_format):
 
 @pytest.mark.parametrize("blow", [1, 3, 5])
 @pytest.mark.parametrize("asked", [GROW, {"codebook": "decoder"}], ids=["grow", "decoder"])
-def test_a_resumed_run_equals_an_uninterrupted_one(parents, tmp_path, monkeypatch, asked, blow):
-    tuned(parents(), tmp_path / "whole", **asked)
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    parents, whole, tmp_path, monkeypatch, asked, blow
+):
     with dying(monkeypatch, blow=blow):
         tuned(parents(), tmp_path / "cut", **asked)
     tuned(parents(), tmp_path / "cut", resume=True, **asked)
-    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+    assert outcome(tmp_path / "cut") == outcome(whole(**asked))
 
 
 @pytest.mark.parametrize("asked", [GROW, {"codebook": "decoder"}], ids=["grow", "decoder"])
