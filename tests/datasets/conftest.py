@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-Log = dict[str, np.ndarray]
+from tests.conftest import SHARED_DATA
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+Log = dict[str, np.ndarray]
 
 
 @pytest.fixture
@@ -33,12 +33,12 @@ def log() -> Log:
 
 @pytest.fixture
 def shared_file() -> Callable[[str], Path]:
-    """A real file beside the checkout, or a skip that says which is missing."""
+    """A real file of the folder that SAQRL_DATA names, or a skip that says which is missing."""
 
     def find(name: str) -> Path:
-        path = SHARED / name
+        path = SHARED_DATA / name
         if not path.exists():
-            pytest.skip(f"no {name} in the shared data folder beside the checkout")
+            pytest.skip(f"no {name} in {SHARED_DATA}; SAQRL_DATA names another folder")
         return path
 
     return find
