@@ -89,12 +89,12 @@ def test_a_gripper_keeps_its_value_wherever_a_code_of_the_state_has_it(name):
         every = jnp.arange(codec.num_codes)
         decoded = jax.vmap(jax.vmap(codec.decode, (None, 0)), (0, None))(data.observations, every)
         codes = jax.vmap(codec.encode)(data.observations, data.actions)
-        return decoded, jax.vmap(codec.decode)(data.observations, codes)
+        kept = jax.vmap(codec.decode)(data.observations, codes)
+        untrained = jax.vmap(quantizer.codec(state).encode)(data.observations, data.actions)
+        return state, decoded, kept, untrained
 
-    decoded, kept = run()
-    codec = quantizer.codec(quantizer.init(jax.random.key(0), data))
-    every = encode_all(codec, data)
-    np.testing.assert_array_equal(every, jax.vmap(codec.encode)(data.observations, data.actions))
+    state, decoded, kept, untrained = run()
+    np.testing.assert_array_equal(encode_all(quantizer.codec(state), data), untrained)
     gripper = np.asarray(data.actions[:, 1])
     assert set(np.unique(decoded[..., 1])) <= set(gripper)
     possible = (decoded[..., 1] == gripper[:, None]).any(1)

@@ -138,10 +138,11 @@ def test_few_codes_are_drawn_anew_at_each_step_and_many_only_where_unused(count,
     rows = two_sided(512)
     first, data = jax.tree.map(lambda x: x[:256], rows), jax.tree.map(lambda x: x[256:], rows)
     quantizer = VQVAE(codes=count, hidden=(8,), steps=10, code_size=4, revive_until=0.5)
-    state = quantizer.init(jax.random.key(0), first)
+    state = jax.jit(quantizer.init)(jax.random.key(0), first)
+    update, encode = jax.jit(quantizer.update), jax.jit(quantizer._encode)
     for step in range(6):
-        encodings = quantizer._encode(state.networks.model.encoder, data)
-        state, _ = quantizer.update(state, data, jax.random.key(step))
+        encodings = encode(state.networks.model.encoder, data)
+        state, _ = update(state, data, jax.random.key(step))
         distances = jnp.square(state.codebook.codes[:, None] - encodings).sum(-1)
         drawn = float((distances.min(1) < 1e-10).mean())
         if step < 5:
