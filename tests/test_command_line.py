@@ -58,7 +58,8 @@ def place(tmp_path_factory) -> Path:
 
 def test_compiled_programs_are_kept_for_the_next_process(place, tmp_path):
     """In the cache folder of the user, or where JAX is told."""
-    environment = {"XDG_CACHE_HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    kept = {name: os.environ[name] for name in ("PATH", "XLA_FLAGS", "JAX_PLATFORMS")}
+    environment = {"XDG_CACHE_HOME": str(tmp_path)} | kept
     words = ["train", "--dataset", "walk.npz", "--agent", "bc", *SMALL, "--out", "kept"]
     done = subprocess.run(
         [sys.executable, "-m", "saqrl.cli", *words], cwd=place, env=environment, check=False
