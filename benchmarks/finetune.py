@@ -176,6 +176,24 @@ def run(name: str, method: str, seed: int, steps: int) -> dict[str, Any]:
     }
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: of every set and method the scores before, at their lowest and at the end."""
+    lines = [
+        "| data | method | before | lowest | at the end | minutes |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in SETS:
+        for method in METHODS:
+            own = [row for row in rows if (row["set"], row["method"]) == (name, method)]
+            if own:
+                lowest = [min(score for _, score in row["curve"]) for row in own]
+                found = ([r["before"] for r in own], lowest, [r["final"] for r in own])
+                cells = (", ".join(f"{score:.1f}" for score in scores) for scores in found)
+                minutes = sum(row["wall_seconds"] for row in own) / 60 / len(own)
+                lines.append(f"| {name} | {method} | {' | '.join(cells)} | {minutes:.0f} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="data sets whose name holds this")
@@ -183,7 +201,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20_000, help="environment steps")
     parser.add_argument("--list", action="store_true", help="say what would be run, and stop")
+    parser.add_argument("--table", action="store_true", help="print what is there, and stop")
     asked = parser.parse_args()
+    if asked.table:
+        print(table([json.loads(line) for line in RESULTS.read_text().splitlines()]))
+        return
     saqrl.register("baseline", "rlpd", RLPD)
     reacher.register()
     if not RIGHT.exists() and not asked.list:

@@ -120,8 +120,11 @@ def online() -> None:
     """Curves of fine-tuning: the mean of the seeds, and a thin line for each."""
     text = (ROOT / "benchmarks" / "results" / "finetune.jsonl").read_text()
     rows = [json.loads(line) for line in text.splitlines()]
-    figure, every = plt.subplots(1, len(WORLDS), figsize=(12, 3), layout="constrained")
-    for axes, (name, title) in zip(every, WORLDS.items(), strict=True):
+    found = {row["set"] for row in rows if row["method"] in ONLINE}
+    worlds = {name: title for name, title in WORLDS.items() if name in found}
+    size = (3.2 * len(worlds), 3)
+    figure, every = plt.subplots(1, len(worlds), figsize=size, layout="constrained")
+    for axes, (name, title) in zip(every, worlds.items(), strict=True):
         for method, (words, color, dashes) in ONLINE.items():
             own = [r["curve"] for r in rows if (r["set"], r["method"]) == (name, method)]
             if not own:
