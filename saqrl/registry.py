@@ -29,8 +29,8 @@ def require_temperature(temperature: float) -> None:
     """ValueError where log-probabilities cannot be divided by it."""
     if not COLDEST <= temperature <= HOTTEST:
         raise ValueError(
-            f"act-temperature is {temperature:g}; above 0, from {COLDEST:g} to {HOTTEST:g} (towards"
-            " 0 only the best code is played: --act greedy)"
+            f"act-temperature is {temperature:g}; it must be from {COLDEST:g} to {HOTTEST:g} "
+            "(to play only the best code: --act greedy)"
         )
 
 

@@ -169,7 +169,7 @@ def play(
 ) -> Scores:
     """`Run.evaluate` of any policy."""
     if episodes < 1:
-        raise ValueError(f"episodes is {episodes}; at least 1")
+        raise ValueError(f"episodes is {episodes}; it must be at least 1")
     starts = seed
     if record is not None:
         check_recording(Path(record))
@@ -210,8 +210,8 @@ def _environment_of(
         raise ValueError("the policy was trained without an environment: name one with --env")
     if ":" in own.id:
         raise ValueError(
-            f"the policy's environment is {own.id}: a module is imported only where you name it: "
-            f"--env {own.id}"
+            f"the policy's environment is {own.id}: a module is imported only if you name it: "
+            f"add --env {own.id}"
         )
     kept, left = permitted(own.id, own.options)
     if missing := [name for name in left if name not in asked]:

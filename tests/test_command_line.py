@@ -127,7 +127,7 @@ BAD = [
     (("train", "--dataset", "walk.npz", *SMALL, "--env", "gym_pusht/PushT-v9"), "PushT-v0"),
     (("train", "--dataset", "walk.npz", "--quantizer.codes", "100"), "only 60 transitions"),
     (("train", "--dataset", "walk.npz", "--chunk", "2", "--execute", "3"), "action-horizon 3"),
-    (("train", "--dataset", "unpaid.npz", "--agent", "iql"), "no rewards, from which iql learns"),
+    (("train", "--dataset", "unpaid.npz", "--agent", "iql"), "no rewards, and iql needs them"),
     (
         ("train", "--dataset", "unpaid.npz", "--actions", "continuous", "--agent", "rebrac"),
         "--dataset.rewards success-at-end",
@@ -135,7 +135,7 @@ BAD = [
     (("train", "--dataset", "walk.npz", "--agent", "rebrac"), "add --actions continuous"),
     (("train", "--env", "Hopper-v4"), "no scripted"),
     (("train", "--dataset", "walk.npz", "--steps", "0"), "steps is 0"),
-    (("train", "--dataset", "walk.npz", "--steps", "many"), "steps is 'many'; a whole number"),
+    (("train", "--dataset", "walk.npz", "--steps", "many"), "steps is 'many'; expected an integer"),
     (("train", "--dataset", "walk.npz", "--cunk", "8"), "--cunk; did you mean '--chunk'"),
     (("train", "--dataset", "walk.npz", "--agent.alpah", "8"), "unknown flag 'agent.alpah'"),
     (("train", "--dataset", "walk.npz", "--steps"), "--steps: expected one argument"),

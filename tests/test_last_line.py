@@ -53,7 +53,7 @@ def test_an_interrupted_command_says_how_it_goes_on(monkeypatch, capsys):
     failing(monkeypatch, Interrupted("saqrl train --out here --resume"))
     assert main(["presets"]) == EXIT_INTERRUPTED
     assert capsys.readouterr().err == (
-        "saqrl: interrupted; go on with: saqrl train --out here --resume\n"
+        "saqrl: interrupted; to resume: saqrl train --out here --resume\n"
     )
 
 
@@ -78,7 +78,7 @@ def test_double_precision_is_refused_and_leaves_no_folder(dataset, tmp_path, cap
         assert main(["train", *words(dataset, "bc", env="none"), "--out", str(out)]) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if "saqrl: error" in line]
     assert errors == [
-        "saqrl: error: JAX_ENABLE_X64 is set, and saqrl computes in float32: unset it"
+        "saqrl: error: JAX_ENABLE_X64 is set, but saqrl needs float32: unset JAX_ENABLE_X64"
     ]
     assert not out.exists()
 
@@ -128,7 +128,7 @@ def test_a_run_without_an_environment_names_no_step_that_needs_one(trained):
     result = {**trained[1], "env": None, "held_out_skill": 0.93}
     text = summary_text(result)
     assert "evaluate" not in text
-    assert "skill: 93 % nearer to recorded actions" in text
+    assert "skill: 93 % closer to recorded actions" in text
     assert next_step(result)[:2] == ["view", str(trained[0])]
 
 
@@ -144,6 +144,6 @@ def test_a_few_episodes_are_held_out_where_that_is_asked_for(
     assert ("no episode was held out" in text) != held_out
     assert main(["evaluate", str(tmp_path / "run")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "name one with --env" in line
+    assert "give one with --env" in line
     assert "saqrl view" in line
     assert ("skill on held-out episodes" in line) == held_out

@@ -18,7 +18,9 @@ REACH = 1.1
 
 def check_reach(reach: float) -> None:
     if not reach >= 1:
-        raise ValueError(f"agent.reach is {reach}; at least 1, where the data's actions end")
+        raise ValueError(
+            f"agent.reach is {reach}; it must be at least 1, the range of the data's actions"
+        )
 
 
 class GaussianPolicy(eqx.Module):

@@ -22,18 +22,18 @@ class Collect:
     out: str
     """file to write (.npz)"""
     style: Literal["expert", "human", "play", "noisy"] = "expert"
-    """expert: one fixed task, all successes; human: the same as people vary it (sides, arcs,
-    speeds, wrist turns, order, rests of up to 1.5 s); play, noisy: as the benchmark's own data"""
+    """expert: one fixed task, all successes; human: the same, varied as people do (sides, arcs,
+    speeds, wrist turns, order, rests of up to 1.5 s); play, noisy: like the benchmark's own data"""
     episodes: int = 100
-    """episodes to make"""
+    """episodes to collect"""
     seed: int = 0
-    """the same seed gives the same file"""
+    """random seed; the same seed gives the same file"""
     noise: float = 0.1
-    """standard deviation of the noise on the actions, which lie in [-1, 1]"""
+    """standard deviation of the noise on the actions, which are in [-1, 1]"""
     workers: int = 1
-    """processes that share the episodes; the data do not depend on it"""
+    """number of processes; the data do not depend on it"""
     json: bool = False
-    """last line of stdout: what was made, as JSON"""
+    """last line of stdout: what was collected, as JSON"""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -28,38 +28,39 @@ class Compare:
     datasets: tuple[str, ...]
     """SPECs, or PRESET=SPEC for the settings of a preset (see saqrl presets)"""
     agents: tuple[str, ...] = ("bc", "iql")
-    """bc cql iql brac, continuous only gaussian gmm rebrac fql; saq-NAME for its quantized kind
-    alone, NAME:greedy, NAME:sample or NAME:mean to act so"""
+    """bc cql iql brac, continuous only: gaussian gmm rebrac fql; saq-NAME: only its quantized kind;
+    NAME:greedy, NAME:sample or NAME:mean: how it acts"""
     actions: tuple[Literal["quantized", "continuous"], ...] = ("quantized", "continuous")
-    """kinds of actions; an agent is trained with each kind that it exists for"""
+    """kinds of actions; an agent is trained with each kind that it supports"""
     seeds: int = 3
-    """runs of each method on each data set"""
+    """number of runs of each method on each data set"""
     first_seed: int = 0
     """seed of the first run; the others follow"""
     out: str = "comparison"
     """folder of the runs and of table.jsonl"""
     steps: int | None = None
-    """gradient steps of every run; a prior's, at most a third, count"""
+    """gradient steps of every run, including those of a prior (at most a third)"""
     quantizer_steps: int | None = None
     """gradient steps of the quantizer"""
     env: str | None = None
-    """environment id, where the data set does not name the right one"""
+    """environment id, if the data set does not name the right one"""
     angles: tuple[int, ...] | None = None
-    """observation columns in radians, seen as cosine and sine"""
+    """observation columns that are angles in radians; networks get their cosine and sine"""
     chunk: int | None = None
-    """consecutive actions that one decision covers"""
+    """consecutive actions per decision"""
     history: int | None = None
-    """last observations that the networks see at once"""
+    """number of last observations that the networks get"""
     data_episodes: int | None = None
-    """use only the first so many episodes of each data set"""
+    """use only the first N episodes of each data set"""
     eval_episodes: int | None = None
     """episodes of an evaluation"""
     evaluations: int = 5
-    """evaluations of a run; its score is the last one's"""
+    """evaluations per run; its score is that of the last one"""
     set: tuple[str, ...] = ()
-    """hyperparameters, as in saq-iql.expectile=0.8 rebrac.actor_penalty=0.1 quantizer.codes=128"""
+    """hyperparameters, for example saq-iql.expectile=0.8 rebrac.actor_penalty=0.1
+    quantizer.codes=128"""
     tune: int | None = None
-    """trials of each method and data set first, from one list of ideas for all"""
+    """first run N trials of each method on each data set, from one list of settings for all"""
     json: bool = False
     """last line of stdout: the rows as JSON"""
 
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
     from saqrl.studies.tuning import TRIAL_EPISODE, TRIAL_SEED, tune
 
     if asked.seeds < 1:
-        raise ValueError(f"seeds is {asked.seeds}; at least 1")
+        raise ValueError(f"seeds is {asked.seeds}; it must be at least 1")
     given = {name: getattr(asked, name) for name in CHANGES}
     changes = {name: value for name, value in given.items() if value is not None}
     tasks, compared = (
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str]) -> int:
         if asked.tune is not None:
             if seeds[-1] >= TRIAL_SEED:
                 raise ValueError(
-                    f"seeds from {TRIAL_SEED} on are those of trials; choose lower ones"
+                    f"seeds from {TRIAL_SEED} on are reserved for trials; choose lower seeds"
                 )
             apart = changes | {"eval_first": TRIAL_EPISODE}
             tuned = tune(planned([TRIAL_SEED], changes=apart), out, reporter, trials=asked.tune)

@@ -31,11 +31,11 @@ class Convert:
     out: Word
     """new file (npz, d4rl, robomimic) or folder (minari, lerobot, mapped)"""
     format: Literal["npz", "d4rl", "minari", "robomimic", "lerobot", "mapped"] | None = None
-    """format of OUT; default: by its suffix where that says it"""
+    """format of OUT; default: from its suffix, if that is unambiguous"""
     env: str | None = None
-    """environment id to record; for OGBench's files the task whose rewards are made"""
+    """environment id to record; for OGBench files the task to compute rewards for"""
     coded: str | None = None
-    """run folder: write its codes in place of the actions, as npz for libraries of discrete RL"""
+    """run folder: write its codes instead of the actions, as npz for discrete RL libraries"""
     options: ReadOptions = DEFAULT
     json: bool = False
     """last line of stdout: what was written as JSON"""
@@ -49,8 +49,8 @@ def main(arguments: Sequence[str]) -> int:
     target = asked.format or format_of(out)
     if target is None:
         raise DatasetError(
-            f"{out}: say which format to write: --format npz, d4rl, minari, robomimic, lerobot or "
-            "mapped"
+            f"{out}: the name does not determine the format; pass --format npz, d4rl, "
+            "minari, robomimic, lerobot or mapped"
         )
     parts = parts_of(asked.dataset)
     if target == "mapped" and len(parts) > 1 and all(weight == 1 for weight, _ in parts):
@@ -69,12 +69,12 @@ def main(arguments: Sequence[str]) -> int:
         difference = first_difference(transitions, load_dataset(f"{target}:{out}"))
     if difference is not None:
         raise DatasetError(
-            f"{out}: read back, {difference} are not what was written; this is a defect of saqrl: "
-            "do not use the file"
+            f"{out}: after reading the file back, {difference} differs from what was "
+            "written; this is a bug in saqrl: do not use the file"
         )
     if transitions.held_out is not None:
         count = counted(transitions.held_out.num_episodes, "held-out episode")
-        say(f"note: {count} are not in it; convert them by a SPEC of their own")
+        say(f"note: {count} not converted; convert them with a SPEC of their own")
     size = sum(f.stat().st_size for f in (out.rglob("*") if out.is_dir() else [out]) if f.is_file())
     steps = counted(len(transitions), "step")
     say(

@@ -17,32 +17,32 @@ class Evaluate:
     """Play a run's policy in its environment."""
 
     run: Word
-    """run folder, or a policy's folder"""
+    """run folder or policy folder"""
     episodes: int = 50
     """episodes to play"""
     step: int | None = None
-    """of the agent, where the run kept policies with --keep-every; default: its last"""
+    """gradient step of the policy, for runs with --keep-every; default: the last"""
     act: Act | None = None
-    """greedy, sample or mean (of the decoded actions); default: as the run was set"""
+    """greedy, sample or mean (of the decoded actions); default: as in the run"""
     act_temperature: float | None = None
-    """temperature of sample and mean; below 1: nearer to greedy; default: as the run was set"""
+    """temperature of sample and mean; below 1: closer to greedy; default: as in the run"""
     seed: int = 0
-    """of the environment's starts and the sampling; disjoint from what makes data"""
+    """random seed of initial states and sampling; never overlaps with that of collected data"""
     env: str | None = None
-    """another environment than the run's"""
+    """environment id; default: the run's"""
     env_kwargs: str | None = None
     """the environment's keyword arguments as a JSON object"""
     video: str | None = None
     """write the first episode to this file (.mp4 or .gif)"""
     record: str | None = None
-    """write all episodes as a data set to this new file (.npz), from starts of their own, so that
-    what is trained on them can be evaluated"""
+    """write all episodes as a data set to this new file (.npz); its initial states are not those of
+    evaluations"""
     offline: bool = False
-    """estimate the policy's value from the run's data instead: no environment is needed"""
+    """estimate the policy's value from the run's data (FQE), without an environment"""
     offline_steps: int = 20_000
-    """gradient steps of that estimate"""
+    """gradient steps of the estimate"""
     dataset: str | None = None
-    """where the run's data lie now, for --offline"""
+    """SPEC of the run's data, if they were moved (for --offline)"""
     json: bool = False
     """last line of stdout: the result as JSON"""
 
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
         known = "" if skill is None else f". Its skill on held-out episodes is {100 * skill:.0f} %"
         shown = "" if alone else f"; saqrl view {path} shows recorded against predicted actions"
         raise ValueError(
-            f"{path} was trained without an environment: name one with --env{known}{shown}"
+            f"{path} was trained without an environment: give one with --env{known}{shown}"
         )
     scores = play(
         policy,
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str]) -> int:
         say(f"video: {asked.video}")
     say(f"{score_words(summary)}  ({asked.episodes} episodes, {act_words(summary)})")
     if asked.record is not None:
-        say(f"recorded: {asked.record}, from starts of its own (saqrl inspect {asked.record})")
+        say(f"recorded: {asked.record}, from other initial states (saqrl inspect {asked.record})")
     if asked.json:
         about = {name: trained.get(name) for name in ("agent", "actions", "dataset")}
         environment = asked.env or (policy.environment and policy.environment.id)
@@ -103,9 +103,11 @@ def _offline(asked: Evaluate, path: Path, reporter: Reporter) -> int:
     """The value of the policy by fitted Q evaluation on the run's own data."""
     given = {"--video": asked.video, "--record": asked.record, "--env": asked.env}
     if wrong := [flag for flag, value in given.items() if value is not None]:
-        raise ValueError(f"{wrong[0]} plays in an environment; leave it or --offline out")
+        raise ValueError(
+            f"{wrong[0]} needs an environment and --offline uses none: remove one of them"
+        )
     if asked.offline_steps < 1:
-        raise ValueError(f"offline-steps is {asked.offline_steps}; at least 1")
+        raise ValueError(f"offline-steps is {asked.offline_steps}; it must be at least 1")
     from saqrl.studies.fitted_q import FittedQ
     from saqrl.studies.ranking import value_run
     from saqrl.training.train import saved_settings

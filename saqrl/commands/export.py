@@ -28,17 +28,17 @@ class Export:
     out: str
     """file to write"""
     format: Literal["onnx", "npz"] | None = None
-    """onnx for onnxruntime, npz for NumPy alone; default: by the name of --out"""
+    """onnx (needs onnxruntime) or npz (needs only NumPy); default: from the suffix of --out"""
     step: int | None = None
-    """of the agent, where the run kept policies with --keep-every; default: its last"""
+    """gradient step of the policy, for runs with --keep-every; default: the last"""
     act: Act | None = None
-    """greedy, sample (the file takes its noise as an input) or mean; default: as the run"""
+    """greedy, sample (noise is an input of the graph) or mean; default: as in the run"""
     act_temperature: float | None = None
-    """temperature of sample and mean; below 1: nearer to greedy; default: as the run"""
+    """temperature of sample and mean; below 1: closer to greedy; default: as in the run"""
     part: Literal["policy", "encoder", "decoder"] = "policy"
-    """the whole policy, or half of its quantizer alone"""
+    """the whole policy, or only the encoder or decoder of its quantizer"""
     dataset: str | None = None
-    """SPEC of the run's data, where it lies elsewhere now"""
+    """SPEC of the run's data, if they were moved"""
     json: bool = False
     """last line of stdout: the result as JSON"""
 
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     path, out = Path(asked.run), Path(asked.out)
     file_format = asked.format or out.suffix.removeprefix(".")
     if file_format not in ("onnx", "npz"):
-        raise ValueError(f"--out {out} does not tell the format: add --format onnx or npz")
+        raise ValueError(f"--out {out} has neither suffix .onnx nor .npz: add --format onnx or npz")
     versions = read_config(path).get("versions", {})
     settings, policy = saved_settings(path), load_policy(policy_folder(path, asked.step))
     policy = policy.acting(asked.act, asked.act_temperature)

@@ -14,21 +14,22 @@ from saqrl.training.progress import Reporter
 
 @dataclass(frozen=True, kw_only=True)
 class Finetune(OnlineSettings):
-    """Go on from a quantized run in its environment, on new data beside its own."""
+    """Fine-tune a quantized run in its environment, on its own and on new data."""
 
     run: Word
-    """run folder to go on from"""
+    """run folder to fine-tune"""
     out: str | None = None
-    """run folder to make; default: RUN-finetuned"""
+    """new run folder; default: RUN-finetuned"""
     resume: bool = False
-    """go on with a fine-tuning that was stopped"""
+    """resume an interrupted fine-tuning"""
     dataset: str | None = None
-    """where the run's data lie now"""
+    """SPEC of the run's data, if they were moved"""
     serve: str | None = None
-    """HOST:PORT where a robot connects to, which plays instead of an environment; to say again with
+    """HOST:PORT that a robot connects to; it acts instead of an environment; repeat this flag with
     --resume"""
     token_file: str | None = None
-    """with --serve: file whose only line a robot must send; default: SAQRL_TOKEN"""
+    """with --serve: file whose only line is the token that a robot must send; default:
+    SAQRL_TOKEN"""
     json: bool = False
     """last line of stdout: the result as JSON"""
 

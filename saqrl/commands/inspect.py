@@ -26,9 +26,9 @@ class Inspect:
     dataset: DatasetSpec
     """SPEC: format:path or a path; a mixture is 'A + 2*B', or --dataset A --dataset 2*B"""
     angles: tuple[int, ...] = ()
-    """observation columns that are known to be angles in radians"""
+    """observation columns that are angles in radians"""
     env: str | None = None
-    """environment id; for OGBench's files the task whose rewards are made"""
+    """environment id; for OGBench files the task to compute rewards for"""
     options: ReadOptions = DEFAULT
     picture: str | None = None
     """write returns, lengths and action histograms to this file (.png, .svg, .pdf)"""

@@ -14,7 +14,7 @@ class Ls:
     """The runs below a folder, the newest last: data, method, score, how far they are."""
 
     folder: Word = "runs"
-    """where runs lie"""
+    """folder with runs"""
     json: bool = False
     """last line of stdout: the runs as JSON"""
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
 
     folder = Path(asked.folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"no such folder: {folder}; saqrl train makes runs in runs/")
+        raise FileNotFoundError(f"no such folder: {folder}; saqrl train writes runs into runs/")
     runs = listed_runs(folder)
     if runs and not asked.json:
         table = to_columns(COLUMNS, [run.cells(folder) for run in runs])

@@ -84,7 +84,7 @@ class Parser(argparse.ArgumentParser):
             known = [flag for flag, action in actions if action.help != argparse.SUPPRESS]
             self.error(f"unknown flag {name}; {closest(name, known)}")
         if unknown:
-            self.error(f"{unknown[0]!r} is a word too many")
+            self.error(f"unexpected argument {unknown[0]!r}")
         return vars(found)
 
 
@@ -126,7 +126,7 @@ def parse(command: type[Arguments], words: Sequence[str]) -> Arguments:
                 value = joined_specs(value, said.get("datasets"))
             values[each.name] = typed(each.name, _plain(each.type), value)
         elif _marked(each, Specs):
-            raise ValueError(f"no data set named; see saqrl {command.__name__.lower()} --help")
+            raise ValueError(f"no data set given; see saqrl {command.__name__.lower()} --help")
     return command(**values)
 
 

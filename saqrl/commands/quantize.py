@@ -40,11 +40,11 @@ class Quantize:
     dataset: DatasetSpec
     """SPEC: format:path or a path; a mixture is 'A + 2*B', or --dataset A --dataset 2*B"""
     quantizer: tuple[str, ...] = ("vqvae",)
-    """which to compare: vqvae, vqvae-unconditioned, residual, fsq, kmeans, bins, candidates"""
+    """quantizers to compare: vqvae, vqvae-unconditioned, residual, fsq, kmeans, bins, candidates"""
     codes: tuple[int, ...] = (16, 32, 64, 128, 256)
     """codebook sizes"""
     preset: str = "default"
-    """named starting point, as of saqrl train: see saqrl presets"""
+    """preset to start from, as in saqrl train (list: saqrl presets)"""
     out: str | None = None
     """new folder for pictures, README.md, index.html and quantize.json"""
     steps: int | None = None
@@ -52,38 +52,39 @@ class Quantize:
     prior_steps: int = 4_000
     """gradient steps of the behaviour prior"""
     patience: int | None = None
-    """stop where the held-out error has not fallen by 1 % for so many steps; 0 never; default:
-    the preset's"""
+    """stop if the held-out error has not fallen by 1 % for N steps; 0: never; default: the
+    preset's"""
     batch_size: int | None = None
-    """of the quantizers; default: the preset's"""
+    """batch size of the quantizers; default: the preset's"""
     hidden: tuple[int, ...] | None = None
     """widths of the quantizers' hidden layers; default: the preset's"""
     feature_deviation: float | None = None
-    """of the networks' inputs; smaller is smoother; default: the preset's"""
-    observation_scale: Scale | None = None
-    """columns: each to one deviation; common: one factor, for shared units; none; default: the
+    """standard deviation of the networks' inputs; smaller gives smoother networks; default: the
     preset's"""
+    observation_scale: Scale | None = None
+    """columns: scale each to the same deviation; common: one factor, for shared units; none;
+    default: the preset's"""
     held_out: float | None = None
-    """share of the episodes that errors are measured on, where the file has no split of its own;
-    default: a fifth"""
+    """share of the episodes held out to measure errors, if the file has no split; default: 0.2"""
     chunk: int | None = None
-    """consecutive actions that one code stands for; default: the preset's"""
+    """consecutive actions per code; default: the preset's"""
     history: int | None = None
-    """last observations that the networks see at once; default: the preset's"""
+    """number of last observations that the networks get; default: the preset's"""
     replay: int = 3
-    """recorded episodes to execute again through the codes, where that is possible; 0 none"""
+    """recorded episodes to replay through the codes, if the simulator state is in the file; 0:
+    none"""
     beside: tuple[str, ...] = ()
-    """SPECs of other data, read the same way: their errors with the suggested quantizer and size
-    are told and drawn beside, as of narrow data beside diverse"""
+    """SPECs of other data to compare: their errors with the suggested quantizer and size are
+    reported too, for example of narrow next to diverse data"""
     angles: tuple[int, ...] | None = None
-    """observation columns in radians, seen as cosine and sine; default: the preset's"""
+    """observation columns that are angles in radians; default: the preset's"""
     episodes: int | None = None
-    """use only the first so many episodes; default: the preset's"""
+    """use only the first N episodes; default: the preset's"""
     env: str | None = None
-    """environment id to replay in; default: the preset's, or the one that the dataset names"""
+    """environment id to replay in; default: from the preset or the dataset"""
     options: ReadOptions = DEFAULT
     seed: int = 0
-    """of the split, the networks and the batches"""
+    """random seed of split, networks and batches"""
     json: bool = False
     """last line of stdout: the comparison as JSON"""
 
@@ -167,8 +168,8 @@ def _given_fields(asked: Quantize, dotted: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"--{flag}: no quantizer has such a field; {closest(name, known)}")
         if not set(owners) & set(asked.quantizer):
             raise ValueError(
-                f"--{flag}: {listing(asked.quantizer)} has no such field; {listing(owners)} has: "
-                "drop it, or compare one of these"
+                f"--{flag}: {listing(asked.quantizer)} has no such field, but "
+                f"{listing(owners)} has: remove the flag, or compare one of these"
             )
         given[name] = typed(flag, get_type_hints(QUANTIZERS.load(owners[0]))[name], value)
     own = {name: getattr(asked, name) for name in OWN_FLAGS if name != "codes"}
@@ -178,21 +179,24 @@ def _given_fields(asked: Quantize, dotted: Mapping[str, Any]) -> dict[str, Any]:
 def _check(asked: Quantize, out: Path | None) -> None:
     """ValueError or ImportError before any work is done."""
     if asked.held_out is not None and asked.held_out <= 0:
-        raise ValueError(f"held-out is {asked.held_out}; errors need held-out episodes, say 0.2")
+        raise ValueError(
+            f"held-out is {asked.held_out}; errors are measured on held-out episodes: choose a "
+            "share such as 0.2"
+        )
     for name in ("chunk", "history", "prior_steps", "steps", "batch_size"):
         value = getattr(asked, name)
         if value is not None and value < 1:
-            raise ValueError(f"{name.replace('_', '-')} is {value}; at least 1")
+            raise ValueError(f"{name.replace('_', '-')} is {value}; it must be at least 1")
     for name, value in (("replay", asked.replay), ("patience", asked.patience)):
         if value is not None and value < 0:
-            raise ValueError(f"{name} is {value}; 0 or more")
+            raise ValueError(f"{name} is {value}; it must be 0 or more")
     if asked.feature_deviation is not None and asked.feature_deviation <= 0:
-        raise ValueError(f"feature-deviation is {asked.feature_deviation}; above 0")
+        raise ValueError(f"feature-deviation is {asked.feature_deviation}; it must be above 0")
     if min(asked.codes, default=0) < 2:
-        raise ValueError(f"codes are {asked.codes}; each at least 2")
+        raise ValueError(f"codes are {asked.codes}; each must be at least 2")
     if out is not None:
         if out.exists():
-            raise ValueError(f"{out} exists already: name another --out")
+            raise ValueError(f"{out} exists already: choose another --out")
         import_packages("--out", ("matplotlib",), extra="plots")
 
 

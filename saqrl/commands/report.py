@@ -18,16 +18,16 @@ class Report:
     """Tables, intervals and plots of a comparison, as Markdown and one HTML page."""
 
     folder: Word
-    """what saqrl compare wrote, its table.jsonl, or a folder with runs below, each on its own"""
+    """folder that saqrl compare wrote, its table.jsonl, or any folder with runs"""
     out: str | None = None
-    """folder for report.md, report.html and the plots; default: report/ beside the table"""
+    """folder for report.md, report.html and plots; default: report/ next to the table"""
     title: str | None = None
-    """of the page"""
+    """title of the page"""
     offline: bool = False
-    """rank runs, and the policies that they kept along the way (train --keep-every), by what they
-    are worth by fitted Q evaluation on the data"""
+    """rank runs, and policies kept with train --keep-every, by fitted Q evaluation (FQE) on the
+    data"""
     offline_steps: int = 20_000
-    """gradient steps of each such estimate"""
+    """gradient steps of each estimate"""
     json: bool = False
     """last line of stdout: where the report is, as JSON"""
 
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         from saqrl.studies.ranking import value_runs
 
         if asked.offline_steps < 1:
-            raise ValueError(f"offline-steps is {asked.offline_steps}; at least 1")
+            raise ValueError(f"offline-steps is {asked.offline_steps}; it must be at least 1")
         algorithm = FittedQ(steps=asked.offline_steps)
         valued, left_out = value_runs(beside, algorithm=algorithm, seed=0, reporter=Reporter())
         ranking, more = _ranking(valued), offline_sections(valued, left_out)

@@ -22,21 +22,22 @@ class Serve:
     file: Word
     """exported policy, .onnx or .npz"""
     host: str = "127.0.0.1"
-    """address to listen on; one that other machines reach needs a token"""
+    """address to listen on; an address that other machines can reach needs a token"""
     port: int = 8000
-    """0 takes a free one"""
+    """port; 0: any free port"""
     token: str | None = None
-    """clients must send it as `Authorization: Api-Key TOKEN`; others see it in the process list"""
+    """clients must send it as `Authorization: Api-Key TOKEN`; visible to others in the process
+    list"""
     token_file: str | None = None
     """file whose only line is the token; default: the environment variable SAQRL_TOKEN"""
     seed: int = 0
-    """of the noise of a sampling policy"""
+    """random seed of a sampling policy"""
     max_message: int = 1 << 20
-    """bytes that a message may have"""
+    """largest message in bytes"""
     max_rate: float = 2000.0
-    """messages per second of one connection; beyond it the server reads more slowly"""
+    """messages per second and connection; above it the server reads more slowly"""
     max_clients: int = 256
-    """connections at once; a new one takes the place of one that is silent for 30 s"""
+    """most connections; a new one replaces one that was idle for 30 s"""
 
 
 def token_of(asked: Serve) -> str | None:
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
     from saqrl.deploy.server import Limits, PolicyServer, check_address, serve_until_stopped
 
     if not 0 <= asked.port <= 65535:
-        raise ValueError(f"--port {asked.port} is no port; 0 to 65535")
+        raise ValueError(f"--port {asked.port}: not a port; expected 0 to 65535")
     if min(asked.max_message, asked.max_clients) < 1 or not asked.max_rate > 0:
         raise ValueError("--max-message, --max-rate and --max-clients must be above 0")
     token = token_of(asked)

@@ -21,17 +21,17 @@ class Sweep:
     """Train with many settings: a grid, random search and seeds, from a TOML file."""
 
     file: Word
-    """what to train: sections [train], [grid], [random], and seeds = [...]"""
+    """TOML file with sections [train], [grid], [random], and seeds = [...]"""
     out: str | None = None
-    """folder of the runs; default: as the file says, or sweeps/FILE"""
+    """folder of the runs; default: from the file, or sweeps/FILE"""
     workers: int = 1
-    """trials at once on this machine"""
+    """number of parallel trials on this machine"""
     cores: int | None = None
-    """cores per trial; default: this machine's, shared by the workers"""
+    """cores per trial; default: all cores divided by the workers"""
     engine: Literal["local", "ray"] = "local"
     """where trials run; ray: the cluster at RAY_ADDRESS, or one started here"""
     dry_run: bool = False
-    """say what would be trained, and stop"""
+    """list the trials and stop"""
     json: bool = False
     """last line of stdout: the table and every trial, as JSON"""
 
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
 
     for name in ("workers", "cores"):
         if (given := getattr(asked, name)) is not None and given < 1:
-            raise ValueError(f"{name} is {given}; at least 1")
+            raise ValueError(f"{name} is {given}; it must be at least 1")
     file = Path(asked.file)
     plan = read_plan(file)
     out = Path(asked.out) if asked.out else plan.out

@@ -18,8 +18,8 @@ from saqrl.training.summary import score_words, summary_text
 
 DESCRIPTION = """\
 Learn a policy from logged data, in one run folder. Settings that you do not give are chosen from
-the data, each with its reason. Without arguments: collect demonstrations of a cube task, train,
-compare with regression. Every hyperparameter is a flag too (--agent.alpha 1): see --help-all."""
+the data, and the reasons are printed. Without arguments: collect demonstrations of a cube task,
+train, compare with regression. Every hyperparameter is a flag (--agent.alpha 1): see --help-all."""
 EXAMPLES = (
     "saqrl train --dataset my_log.npz                # demonstrations without rewards",
     "saqrl train --dataset my_log.hdf5 --agent iql   # a log with rewards",
@@ -33,7 +33,7 @@ class Method:
     """What is trained."""
 
     preset: str | None = None
-    """named starting point: see saqrl presets"""
+    """preset to start from (list: saqrl presets)"""
     agent: str | None = None
     """AGENTS"""
     quantizer: str | None = None
@@ -47,7 +47,7 @@ class Method:
     quantizer_steps: int | None = None
     """gradient steps of the quantizer"""
     members: int = 1
-    """agents of an ensemble that shares one quantizer"""
+    """agents in an ensemble that shares one quantizer"""
     seed: int = 0
     """seed of networks, batches, split and collection"""
 
@@ -59,7 +59,7 @@ class Own:
     out: str | None = None
     """run folder; default: runs/DATA-AGENT-SEED"""
     resume: bool = False
-    """continue the run in the run folder"""
+    """resume the run in the run folder"""
     seeds: int | None = None
     """train N seeds, from --seed on, each in OUT/seedN"""
     loggers: tuple[Literal["tensorboard", "wandb", "csv"], ...] = ()
@@ -67,7 +67,7 @@ class Own:
     json: bool = False
     """last line of stdout: the result as JSON"""
     help_all: bool = False
-    """list every hyperparameter too"""
+    """list all hyperparameters too"""
 
 
 def train_parser() -> Parser:
@@ -167,7 +167,7 @@ def read_words(arguments: Sequence[str]) -> tuple[Own, dict[str, Any]]:
     if "dataset" in said:
         said["dataset"] = joined_specs(None, said["dataset"])
         if not said["dataset"]:
-            raise ValueError("--dataset: no SPEC after it; write format:path or a path")
+            raise ValueError("--dataset: no SPEC after it; pass FORMAT:PATH or a path")
     values = {
         f.name: typed(f.name, f.type, said.pop(f.name)) for f in fields(Own) if f.name in said
     }
@@ -189,13 +189,13 @@ def read_flags(own: Own, flags: Mapping[str, Any]) -> tuple[Settings, bool]:
         saved = saved_settings(run)
         if ":" in (saved.data.env or "") and "env" not in flags:
             raise ValueError(
-                f"--resume: the run's environment is {saved.data.env}: a module is imported only "
-                f"where you name it: --env {saved.data.env}"
+                f"--resume: the run's environment is {saved.data.env}, and a module is "
+                f"imported only if you name it: add --env {saved.data.env}"
             )
         return resumed(run, flags), True
     if not any(name in flags for name in ("dataset", "env", "preset")):
         raise ValueError(
-            f"--resume: there is no run folder {own.out}: correct --out, or say what to train "
+            f"--resume: there is no run folder {own.out}: correct --out, or start a new run "
             "with --dataset, --env or --preset"
         )
     return settings_from(flags), False
@@ -236,17 +236,17 @@ def _seeds(own: Own, settings: Settings, out: Path) -> list[int] | None:
     from saqrl.training.run_folder import read_config
 
     if own.seeds is not None and own.seeds < 1:
-        raise ValueError(f"seeds is {own.seeds}; at least 1")
+        raise ValueError(f"seeds is {own.seeds}; it must be at least 1")
     if own.resume and _first_run(out) != out:
         begun = read_config(_first_run(out))["seeds"]
         if own.seeds not in (None, len(begun)):
             raise ValueError(
-                f"--resume: {out} was begun with {len(begun)} seeds, this asks for {own.seeds}: "
-                "drop that flag, or name another --out"
+                f"--resume: {out} was started with {len(begun)} seeds, not {own.seeds}: "
+                "remove --seeds, or choose another --out"
             )
         return list(begun)
     if own.resume and own.seeds and (out / "config.json").exists():
-        raise ValueError(f"--resume: {out} is the run of one seed: drop --seeds")
+        raise ValueError(f"--resume: {out} is the run of a single seed: remove --seeds")
     if own.seeds is None:
         return None
     return list(range(settings.seed, settings.seed + own.seeds))

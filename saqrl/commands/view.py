@@ -31,14 +31,14 @@ class View:
 def main(arguments: Sequence[str]) -> int:
     asked = parse(View, arguments)
     if asked.port is not None and not 0 <= asked.port <= 65535:
-        raise ValueError(f"--port {asked.port} is no port; 0 to 65535")
+        raise ValueError(f"--port {asked.port}: not a port; expected 0 to 65535")
     from saqrl.studies.run_page import PAGE, is_current, write_run_page
 
     run = Path(asked.run)
     if not run.is_dir():
-        raise FileNotFoundError(f"no such run: {run}; saqrl ls tells which there are")
+        raise FileNotFoundError(f"no such run: {run}; saqrl ls lists the runs")
     if not (run / "config.json").exists() and any(run.glob("*/config.json")):
-        raise ValueError(f"{run} holds several runs: view one of them, see saqrl ls {run}")
+        raise ValueError(f"{run} holds several runs: view one of them; saqrl ls {run} lists them")
     page = run / PAGE
     if not is_current(run):
         say(f"writing {page}")

@@ -39,7 +39,7 @@ class FSQ(Quantization):
     def __post_init__(self) -> None:
         require_enumerable(self.codes, "fsq")
         if self.latents < 1:
-            raise ValueError(f"quantizer.latents is {self.latents}; at least 1")
+            raise ValueError(f"quantizer.latents is {self.latents}; it must be at least 1")
 
     @property
     def levels(self) -> tuple[int, ...]:

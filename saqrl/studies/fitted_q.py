@@ -42,7 +42,7 @@ class EvaluatedTransitions(eqx.Module):
     discounts: Float[Array, " n"]
     next_log_policy: Float[Array, "n codes"]
     returns: Float[Array, " n"]
-    """What the data's episode went on to bring, discounted."""
+    """Discounted return of the data's episode from here on."""
 
 
 class State(eqx.Module):
@@ -60,7 +60,7 @@ class FittedQ(nn.Training):
     critics: int = 3
     """Q networks, each with its own target; their disagreement is reported."""
     target_rate: float = 0.005
-    """Share of the online critics that moves into the target at each step."""
+    """Rate of the target network: share of the online critics mixed in at each step."""
     warm_up: float = 0.25
     """Share of the steps that fit the data's returns."""
 
@@ -103,9 +103,9 @@ class PolicyValue:
     """95 % bootstrap interval over the initial states."""
     high: float
     spread: float
-    """Standard deviation between the Q networks: what the fit itself does not know."""
+    """Standard deviation between the Q networks: uncertainty of the fit."""
     data_value: float
-    """Discounted return of the data's own episodes, to compare with."""
+    """Discounted return of the data's own episodes, for comparison."""
     initial_states: int
 
     @property
@@ -126,7 +126,10 @@ def evaluate_offline(
     """Fit Q of the policy on all of `data`; ValueError where that cannot be done."""
     _code_controller(policy)
     if not data.has_rewards:
-        raise ValueError("the data has no rewards: there is no value to estimate")
+        raise ValueError(
+            "the data have no rewards, so there is no value to estimate: use data with rewards, "
+            "or --dataset.rewards success-at-end in the training"
+        )
     factor = reward_factor(data, settings.features.reward_scale)
     table = evaluated(data, settings, policy, act=act, factor=factor)
     seen = returns_to_go(data, discount=settings.agent.discount)
@@ -233,7 +236,7 @@ def policy_value(
 def _code_controller(policy: Policy) -> CodeController:
     if not isinstance(policy.controller, CodeController):
         raise ValueError(
-            "offline evaluation is exact on codes and needs a discrete agent; this policy is "
-            "continuous"
+            "offline evaluation sums over codes and needs a quantized policy; this policy "
+            "is continuous"
         )
     return policy.controller

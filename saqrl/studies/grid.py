@@ -83,9 +83,9 @@ def plan(
     """
     names = [task.name for task in tasks]
     if repeated := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"two datasets are called {repeated[0]!r}: name one as PRESET=SPEC")
+        raise ValueError(f"two datasets have the name {repeated[0]!r}: give one as PRESET=SPEC")
     if evaluations < 1:
-        raise ValueError(f"evaluations is {evaluations}; at least 1")
+        raise ValueError(f"evaluations is {evaluations}; it must be at least 1")
     cells = {}
     own = {name: value for name, value in changes.items() if name != "steps"}
     for task, seed, method in itertools.product(tasks, seeds, compared):
@@ -142,7 +142,9 @@ def assign(settings: Settings, assignments: Sequence[str]) -> Settings:
         left, equals, text = assignment.partition("=")
         owner, dot, name = left.partition(".")
         if not (equals and dot):
-            raise ValueError(f"--set {assignment}: expected OWNER.FIELD=VALUE, as in iql.beta=2")
+            raise ValueError(
+                f"--set {assignment}: expected OWNER.FIELD=VALUE, for example iql.beta=2"
+            )
         if owner not in known:
             raise ValueError(f"--set {assignment}: unknown {owner!r}; {closest(owner, known)}")
         if owner in owners:
@@ -221,7 +223,7 @@ def _refuse_other_settings(cell: Cell, out: Path) -> None:
     if (folder / "config.json").exists():
         difference = first_difference(saved_settings(folder), cell.settings)
         if difference:
-            raise ValueError(f"{folder}: {difference}: name another --out, or remove that folder")
+            raise ValueError(f"{folder}: {difference}: choose another --out, or remove that folder")
 
 
 def _refuse_unscored(cells: Sequence[Cell]) -> None:
@@ -231,8 +233,8 @@ def _refuse_unscored(cells: Sequence[Cell]) -> None:
         data = load_data(settings)
         if data.environment is None:
             raise ValueError(
-                f"{settings.data.dataset} names no environment, and methods are compared by their "
-                "scores in one: name it with --env ID, or give a preset that has one as "
-                "PRESET=SPEC (saqrl presets); without a simulator, train once a method and compare "
-                "the skills that saqrl ls shows"
+                f"{settings.data.dataset} names no environment, and methods are compared by "
+                "their scores in one: pass --env ID, or a preset with an environment as "
+                "PRESET=SPEC (saqrl presets). Without a simulator, train each method once "
+                "and compare the skills that saqrl ls shows"
             )

@@ -36,7 +36,7 @@ def methods(agents: Sequence[str], actions: Sequence[Actions]) -> list[Method]:
         full, _, wanted = word.partition(":")
         act = next((act for act in get_args(Act) if act == wanted), None)
         if wanted and act is None:
-            raise ValueError(f"agent {word!r}: after the colon comes greedy, sample or mean")
+            raise ValueError(f"agent {word!r}: after the colon, expected greedy, sample or mean")
         name = full.removeprefix("saq-")
         asked = [kind for kind in actions if name == full or kind == "quantized"]
         kinds = [kind for kind in asked if name in _REGISTRIES[kind]]

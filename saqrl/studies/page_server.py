@@ -51,5 +51,5 @@ def page_server(page: Path, port: int) -> ThreadingHTTPServer:
         return ThreadingHTTPServer((HOST, port), Handler)
     except OSError as error:
         raise OSError(
-            error.errno, f"{error.strerror}; name another --port", f"port {port}"
+            error.errno, f"{error.strerror}; choose another --port", f"port {port}"
         ) from error

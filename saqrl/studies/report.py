@@ -42,7 +42,9 @@ def load_rows(path: Path) -> list[dict[str, Any]]:
     table = path / TABLE if path.is_dir() else path
     rows = read_table(table) if table.exists() else list(collect_rows(path))
     if not rows:
-        raise ValueError(f"{path} holds no finished run to report")
+        raise ValueError(
+            f"{path} holds no finished run; wait until a run has finished, or give another folder"
+        )
     return rows
 
 
@@ -74,7 +76,7 @@ def sections(rows: Sequence[Row]) -> list[Section]:
     if not finished:
         if beside:
             return beside
-        raise ValueError("no run has finished: nothing to report yet")
+        raise ValueError("no run has finished, so there is nothing to report yet")
     scores = scores_of(finished)
     shown = plots.colours(scores)
     # One method alone is nothing to compare, one evaluation alone no curve.

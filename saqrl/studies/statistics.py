@@ -86,7 +86,7 @@ def probability_of_improvement(
     """
     tasks = tasks_in_common((ours, theirs))
     if not tasks:
-        raise ValueError("no task has scores of both methods")
+        raise ValueError("no task has scores of both methods: run both on the same data set")
     left, right = ({task: scores[task] for task in tasks} for scores in (ours, theirs))
 
     def mean(first: Samples, second: Samples) -> Float64[np.ndarray, " draws"]:

@@ -65,7 +65,7 @@ def read_plan(file: Path) -> Plan:
         content = tomllib.loads(file.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(
-            f'{file} is not readable TOML: {error} (quote dotted names: "agent.alpha" = 5.0)'
+            f'{file} is not valid TOML: {error} (quote dotted names: "agent.alpha" = 5.0)'
         ) from error
     for name in content:
         if name not in SECTIONS:
@@ -75,7 +75,7 @@ def read_plan(file: Path) -> Plan:
             raise ValueError(f"{file}: {name} is a table: write [{name}]")
     best = content.get("best", "highest")
     if best not in ("highest", "lowest"):
-        raise ValueError(f"{file}: best is {best!r}; 'highest' or 'lowest'")
+        raise ValueError(f"{file}: best is {best!r}; expected 'highest' or 'lowest'")
     base = dict(_flat(content.get("train", {})))
     seeds = _seeds(file, content.get("seeds", base.pop("seed", 0)))
     points = list(_grid(file, content.get("grid", {})))
@@ -84,7 +84,7 @@ def read_plan(file: Path) -> Plan:
     for point, draw, seed in itertools.product(points, draws, seeds):
         varied = {**point, **draw}
         if "seed" in varied or "seed" in base:
-            raise ValueError(f"{file}: seeds are given as seeds = [0, 1] at the top")
+            raise ValueError(f"{file}: give seeds at the top of the file, as seeds = [0, 1]")
         trial = Trial({**base, **varied, "seed": seed}, varied)
         trials.setdefault(trial.name, trial)
     out = Path(content.get("out", Path("sweeps") / file.stem))
@@ -94,7 +94,9 @@ def read_plan(file: Path) -> Plan:
 def _seeds(file: Path, given: Any) -> list[int]:
     seeds = given if isinstance(given, list) else [given]
     if not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
-        raise ValueError(f"{file}: seeds is {given!r}; a list of whole numbers such as [0, 1, 2]")
+        raise ValueError(
+            f"{file}: seeds is {given!r}; expected a list of integers such as [0, 1, 2]"
+        )
     return seeds
 
 
@@ -102,7 +104,7 @@ def _grid(file: Path, section: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     fields = dict(_flat(section))
     for name, values in fields.items():
         if not isinstance(values, list) or not values:
-            raise ValueError(f"{file}: grid.{name} is {values!r}; a list of values to try")
+            raise ValueError(f"{file}: grid.{name} is {values!r}; expected a list of values to try")
     for values in itertools.product(*fields.values()):
         yield dict(zip(fields, values, strict=True))
 
@@ -115,7 +117,9 @@ def _draws(file: Path, section: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     rest = dict(section)
     trials, seed = rest.pop("trials", None), rest.pop("seed", 0)
     if type(trials) is not int or trials < 1:
-        raise ValueError(f"{file}: random.trials is {trials!r}; how many points to draw")
+        raise ValueError(
+            f"{file}: random.trials is {trials!r}; expected the number of points to draw"
+        )
     fields = dict(_flat(rest, stop=DISTRIBUTIONS))
     for name, described in fields.items():
         _check_distribution(f"{file}: random.{name}", name, described)
@@ -131,7 +135,7 @@ def _check_distribution(where: str, name: str, described: Any) -> None:
     ((kind, given),) = described.items()
     if kind == "choice":
         if not isinstance(given, list) or not given:
-            raise ValueError(f"{where}: choice is {given!r}; a list of values")
+            raise ValueError(f"{where}: choice is {given!r}; expected a list of values")
         return
     numbers = {int} if kind == "integers" else {int, float}
     positive = kind == "log_uniform"
@@ -143,7 +147,7 @@ def _check_distribution(where: str, name: str, described: Any) -> None:
         and not (positive and given[0] <= 0)
     ):
         more = ", both above 0" if positive else ""
-        raise ValueError(f"{where}: {kind} is {given!r}; [lowest, highest]{more}")
+        raise ValueError(f"{where}: {kind} is {given!r}; expected [lowest, highest]{more}")
 
 
 def _draw(generator: np.random.Generator, kind: str, given: list[Any]) -> Any:

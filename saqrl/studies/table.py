@@ -87,7 +87,7 @@ def row_of(path: Path, stage: str = "agent") -> dict[str, Any]:
     result, config = read_result(path), read_config(path)
     records = [r for r in read_history(path, "evaluations") if r["stage"] == stage]
     if not records:
-        raise ValueError(f"{path} was scored in no environment: name one with --env")
+        raise ValueError(f"{path} was not evaluated in an environment: run it again with --env")
     measure, scale = measure_of(result["env"], records[-1])
     curve = [(record["step"], scale * record[measure]) for record in records]
     report = (result["quantizer"] or {}) if stage == "agent" else {}

@@ -70,14 +70,14 @@ def jobs_of(plan: Plan, out: Path) -> list[Job]:
         try:
             said = {name: value for name, value in trial.flags.items() if name not in BESIDE}
             if ours := [name for name in said if name in OURS]:
-                raise ValueError(f"the sweep itself gives --{ours[0]}: leave it out")
+                raise ValueError(f"the sweep sets --{ours[0]} itself: remove it from the file")
             settings = settings_from(said)
         except ValueError as error:
             raise ValueError(f"trial {trial.name}: {error}") from error
         if (folder / "config.json").is_file() and (
             difference := first_difference(saved_settings(folder), settings)
         ):
-            raise ValueError(f"{folder}: {difference}: name another --out for the changed sweep")
+            raise ValueError(f"{folder}: {difference}: choose another --out for the changed sweep")
         words = [word for flag in trial.flags.items() for word in _words(*flag)]
         words = ["train", *words, "--out", str(folder), "--resume"]
         log = out / "logs" / f"{trial.name}.log"
@@ -188,7 +188,7 @@ def _outcome(job: Job, status: int) -> Outcome:
     elif said:
         why = said[-1].removeprefix("saqrl: error: ")
     else:
-        why = f"exit status {status}: {lines[-1].strip() if lines else 'nothing was said'}"
+        why = f"exit status {status}: {lines[-1].strip() if lines else 'no output'}"
     return Outcome(job.trial, job.folder, None, f"{why} (see {job.log})")
 
 

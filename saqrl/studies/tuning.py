@@ -85,8 +85,8 @@ def tune(
     for each in known.values():
         if len(each.scores) != trials:
             raise ValueError(
-                f"{out / CHOSEN} has {len(each.scores)} trials a method: say --tune "
-                f"{len(each.scores)}, or name another --out"
+                f"{out / CHOSEN} has {len(each.scores)} trials per method: pass --tune "
+                f"{len(each.scores)}, or choose another --out"
             )
     missing = [cell for cell in cells if (cell.task, cell.method.name) not in known]
     planned = [each for cell in missing for each in trials_of(cell, trials)]
@@ -106,12 +106,14 @@ def tune(
 def trials_of(cell: Cell, count: int) -> list[Cell]:
     """The first so many ideas for a cell, as cells of their own."""
     if count < 2:
-        raise ValueError(f"tune is {count}; at least 2 trials, the first as it is")
+        raise ValueError(
+            f"tune is {count}; it must be at least 2: the first trial has the default settings"
+        )
     found = list(ideas(cell.settings))
     if len(found) < count:
         raise ValueError(
-            f"tune is {count}, but {cell.method.name} has {len(found)} ideas to try: --tune "
-            f"{len(found)} gives all methods as many"
+            f"tune is {count}, but {cell.method.name} has only {len(found)} settings to try: "
+            f"pass --tune {len(found)}, so that all methods have the same number"
         )
     return [
         replace(cell, idea=name, settings=changed(cell.settings, flags))
@@ -123,7 +125,9 @@ def _best(cell: Cell, tried: Sequence[Cell], scores: Sequence[float | None]) -> 
     by_name = dict(zip((each.idea for each in tried), scores, strict=True))
     scored = {name: score for name, score in by_name.items() if score is not None}
     if not scored:
-        raise ValueError(f"every trial of {cell.method.name} on {cell.task} failed")
+        raise ValueError(
+            f"every trial of {cell.method.name} on {cell.task} failed; their log files say why"
+        )
     best = max(scored, key=lambda name: scored[name])  # of equals the first
     return Tuned(best, dict(ideas(cell.settings))[best], by_name)
 

@@ -40,5 +40,5 @@ def resumed(run: Path, said: Mapping[str, Any]) -> Settings:
     """The settings of a run that is gone on with; ValueError where a flag says otherwise."""
     saved = saved_settings(run)
     if difference := first_difference(saved, settings_from(said, base=saved)):
-        raise ValueError(f"--resume: {difference}: drop that flag, or name another --out")
+        raise ValueError(f"--resume: {difference}: remove that flag, or choose another --out")
     return saved

@@ -51,8 +51,10 @@ def codebook_notes(codes: Int[np.ndarray, " n"], num_codes: int) -> list[str]:
     if num_codes - used <= UNUSED_SHARE * num_codes:
         return []
     return [
-        f"{num_codes - used} of the {num_codes} codes stand for no action of the data: ask for "
-        "fewer codes (--quantizer.codes), or compare sizes with saqrl quantize"
+        (
+            f"{num_codes - used} of the {num_codes} codes are not used by any action in the "
+            "data: use fewer codes (--quantizer.codes), or compare sizes with saqrl quantize"
+        )
     ]
 
 
@@ -65,9 +67,9 @@ def dying_note(metrics: Mapping[str, float], step: int, *, steps: int, codes: in
     if used is None or step < steps / 10 or used >= (1 - DEAD_SHARE) * codes:
         return None
     return (
-        f"{used:.0f} of {codes} codes are in use after {step:,} steps: the data may have no more "
-        "(--quantizer.codes), or codes died (of vqvae and residual, --quantizer.revive-below "
-        "brings them back)"
+        f"{used:.0f} of {codes} codes are in use after {step:,} steps: the data may need no "
+        "more (reduce --quantizer.codes), or codes collapsed (with vqvae and residual, "
+        "--quantizer.revive-below reinitialises them)"
     )
 
 

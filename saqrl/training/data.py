@@ -44,7 +44,7 @@ def load_data(
     data = settings.data
     spec = dataset or data.dataset
     if spec in (None, IN_MEMORY):
-        raise ValueError("this run was trained on arrays in memory: name its data with --dataset")
+        raise ValueError("this run was trained on arrays in memory: pass its data with --dataset")
     log = load_dataset(
         spec,
         angles=data.angles,
@@ -84,7 +84,9 @@ def with_demonstrations(settings: Settings, folder: Path, reporter: Reporter) ->
     if asked.dataset is not None:
         return settings
     if asked.env is None:
-        raise ValueError("name data with --dataset, or an environment with --env to collect in")
+        raise ValueError(
+            "no data given: pass --dataset, or --env to collect data in an environment"
+        )
     path = folder / DEMONSTRATIONS / _demonstrations_name(settings)
     if not path.exists():
         with reporter.stage("collect", asked.demonstrations, unit="demonstrations") as update:
@@ -143,8 +145,9 @@ def require_same_data(run: Path, log: Transitions, spec: str) -> None:
     held = f"{then['steps']:,} steps of {then['episodes']:,} episodes"
     now = f"{len(log):,} steps of {log.num_episodes:,} episodes"
     raise ValueError(
-        f"{spec} is not the data that {run} began with (then {held}, now {now}; their SHA-256 "
-        "differ): name that data with --dataset, or train anew in another --out"
+        f"{spec} is not the data that {run} was started with (then {held}, now {now}; their "
+        "SHA-256 differs): pass the original data with --dataset, or start a new run with "
+        "another --out"
     )
 
 
@@ -199,13 +202,16 @@ def load_training_data(
     try:
         data = load_data(settings, dataset=spec, options=options)
     except FileNotFoundError as error:
-        raise ValueError(f"{error}: say where the run's data lie now with --dataset") from error
+        raise ValueError(
+            f"{error}: if the run's data were moved, pass their new path with --dataset"
+        ) from error
     ours = policy.observation_size, len(policy.action_range.low)
     theirs = data.observations.shape[1], data.actions.shape[1]
     if ours != theirs:
         raise ValueError(
-            f"the run's data has observations and actions of {ours[0]} and {ours[1]} numbers, "
-            f"{spec} of {theirs[0]} and {theirs[1]}: name the data that the run was trained on"
+            f"the run's data have {ours[0]} observation columns and {ours[1]} action "
+            f"columns, and {spec} has {theirs[0]} and {theirs[1]}: pass the data that the "
+            "run was trained on"
         )
     if same and options is None:
         require_same_data(run, data, spec)

@@ -47,7 +47,7 @@ class Stream(Protocol):
     """Data larger than memory: another part of it lies on the device every so many steps."""
 
     every: int
-    """Steps that a part is trained on."""
+    """Number of steps per part."""
 
     def part(self, number: int) -> Any:
         """The data of the steps from number * every on: the same at every call, of equal shapes."""
@@ -69,7 +69,7 @@ class Interval(NamedTuple):
 def begin(algorithm: Algorithm, key: Key[Array, ""], data: Any) -> Any:
     """The state before the first step; of a `Stream` the first part is what it is made for."""
     if jax.config.jax_enable_x64:  # type: ignore[attr-defined]
-        raise ValueError("JAX_ENABLE_X64 is set, and saqrl computes in float32: unset it")
+        raise ValueError("JAX_ENABLE_X64 is set, but saqrl needs float32: unset JAX_ENABLE_X64")
     rows = _rows(data.part(0) if isinstance(data, Stream) else data)
     init_key, rows_key = jax.random.split(jax.random.fold_in(key, INIT_FOLD))
     some = jax.random.choice(rows_key, rows.length, (min(EXAMPLE_ROWS, rows.length),), False)

@@ -109,7 +109,7 @@ def open_arena(environment: EnvironmentSpec | None) -> Arena:
 
     def make() -> FlatEnvironment:
         if environment is None:
-            raise ValueError("there is no environment to play in: name one with --env")
+            raise ValueError("there is no environment to evaluate in: give one with --env")
         return make_environment(environment.id, options=environment.options)
 
     return Arena(make)
@@ -127,7 +127,7 @@ def _check_layout(
         words = [f"{part[0]} ({part[1]})" if part else "nothing" for part in (ours, theirs)]
         raise ValueError(
             f"part {place} of an observation is {words[0]} in the data and {words[1]} in "
-            f"{environment_id}: choose the same keys in the same order with --dataset.keys"
+            f"{environment_id}: select the same keys in the same order with --dataset.keys"
         )
 
 
@@ -146,8 +146,8 @@ def check_environment(environment: EnvironmentSpec, transitions: Transitions) ->
         ):
             if of_env is None or int(np.prod(of_env)) != of_data[0]:
                 raise ValueError(
-                    f"{environment.id} has {what} of shape {of_env}, the data {of_data}: name the "
-                    "environment that the data came from with --env"
+                    f"{environment.id} has {what} of shape {of_env}, the data {of_data}: "
+                    "give the environment of the data with --env"
                 )
         return _bounds_warning(environment.id, made.action_space, transitions)
     finally:
@@ -168,7 +168,10 @@ def _bounds_warning(
     column = int(beyond.any(0).argmax())
     values = log.actions[:, column]
     return [
-        f"warning: {100 * share:.0f} % of the data's actions lie outside of the action space of "
-        f"{environment_id}: dimension {column} goes from {values.min():.4g} to {values.max():.4g}, "
-        f"it takes {low[column]:.4g} to {high[column]:.4g}: other units, or another environment?"
+        (
+            f"warning: {100 * share:.0f} % of the data's actions are outside the action space of "
+            f"{environment_id}: dimension {column} ranges from {values.min():.4g} to "
+            f"{values.max():.4g} in the data and from {low[column]:.4g} to {high[column]:.4g} in "
+            "the environment: check the units and --env"
+        )
     ]

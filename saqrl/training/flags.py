@@ -132,7 +132,7 @@ def typed(name: str, kind: Any, value: Any) -> Any:
         known = {"true": True, "false": False}
         if isinstance(value, (str, bool)) and str(value).lower() in known:
             return known[str(value).lower()]
-        raise ValueError(f"{shown} is {value!r}; true or false")
+        raise ValueError(f"{shown} is {value!r}; expected true or false")
     if kind in (int, float):
         return _number(shown, kind, value)
     if kind is str and isinstance(value, str):
@@ -148,13 +148,13 @@ def _divided(word: Any, kind: Any) -> list[Any]:
 
 
 def _number(shown: str, kind: type, value: Any) -> Any:
-    what = "a whole number" if kind is int else "a number"
+    what = "an integer" if kind is int else "a number"
     try:
         if isinstance(value, bool) or (kind is int and not isinstance(value, (str, Integral))):
             raise ValueError
         number = kind(value)
     except (ValueError, TypeError):
-        raise ValueError(f"{shown} is {value!r}; {what} is expected") from None
+        raise ValueError(f"{shown} is {value!r}; expected {what}") from None
     if kind is float and not math.isfinite(number):
-        raise ValueError(f"{shown} is {value!r}; a finite number is expected")
+        raise ValueError(f"{shown} is {value!r}; expected a finite number")
     return number

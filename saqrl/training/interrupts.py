@@ -55,7 +55,7 @@ def resumed_by(command: str) -> Iterator[None]:
 
 def told(advice: str) -> str:
     """The last line of an interrupted process."""
-    return f"saqrl: interrupted; go on with: {advice}" if advice else "saqrl: interrupted"
+    return f"saqrl: interrupted; to resume: {advice}" if advice else "saqrl: interrupted"
 
 
 @contextlib.contextmanager
@@ -88,7 +88,7 @@ def _watch(woken: socket.socket) -> None:
             if number[0] not in SIGNALS:
                 continue
             _asked.set()
-            _say("saqrl: stopping (once more to stop at once)")
+            _say("saqrl: stopping (press Ctrl-C again to stop at once)")
             woken.settimeout(PATIENCE)
             with contextlib.suppress(TimeoutError):
                 if not woken.recv(1):

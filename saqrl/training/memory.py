@@ -62,7 +62,7 @@ def require_memory(settings: Settings, data: Transitions) -> None:
     if available is None or needed <= available:
         return
     raise ValueError(
-        f"this training needs about {needed / GIBIBYTE:.1f} GiB, and {available / GIBIBYTE:.1f} "
-        "GiB are free: give fewer rows at a time with --stream-rows, or use fewer with "
-        "--data-episodes"
+        f"this training needs about {needed / GIBIBYTE:.1f} GiB, and "
+        f"{available / GIBIBYTE:.1f} GiB are free: stream the data with --stream-rows, or "
+        "use less with --data-episodes"
     )

@@ -37,7 +37,7 @@ class Prepared:
     rewards: Float32[np.ndarray, " n"]
     discounts: Float32[np.ndarray, " n"]
     next_actions: Float32[np.ndarray, "n chunk_act"]
-    """The data's decision at `next_features`; the episode's last one at its end."""
+    """The action chunk of the data at `next_features`; at the end of an episode its last one."""
 
     def padded(self, rows: int) -> "Prepared":
         """As many rows as asked for; the last one stands in for those that are missing."""
@@ -147,9 +147,9 @@ def reward_factor(transitions: Transitions, scale: RewardScale) -> float:
         return 1.0
     if not target / size <= LARGEST_FACTOR:
         raise ValueError(
-            f"rewards of mean size or range {size:g} would be multiplied by {target / size:g}, "
-            "which float32 does not hold: multiply them by a constant before, or say "
-            "--reward-scale none"
+            f"rewards of mean size or range {size:g} would be multiplied by "
+            f"{target / size:g}, which overflows float32: scale the rewards in the file, or "
+            "pass --reward-scale none"
         )
     return target / size
 

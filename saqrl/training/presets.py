@@ -19,17 +19,17 @@ class Preset:
     quantizer: Mapping[str, Any] = field(default_factory=dict)
     prior: Mapping[str, Any] = field(default_factory=dict)
     priors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Of single agents, beside `prior`."""
+    """Settings of single agents; see also `prior`."""
     agents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     baselines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Of the continuous agents, as `agents` of the discrete ones."""
+    """The same for continuous agents."""
     acts: Mapping[str, Act] = field(default_factory=dict)
-    """How discrete agents act where it is not their own way."""
+    """How discrete agents act, if not their default."""
     data: str = ""
-    """The dataset that --dataset has to name, in words."""
+    """Description of the dataset to pass with --dataset."""
     protocol: str = ""
     expected: Mapping[str, str] = field(default_factory=dict)
-    """Published scores by method, in the protocol's measure."""
+    """Published scores by method, in the measure of the protocol."""
     source: str = ""
 
 
@@ -319,7 +319,7 @@ def build_settings(
         act = chosen.default_act
     else:
         if name in BASELINES and name not in AGENTS:
-            raise ValueError(f"agent {name!r} has continuous actions: add --actions continuous")
+            raise ValueError(f"agent {name!r} needs continuous actions: add --actions continuous")
         chosen = AGENTS.load(name)(**preset.agents.get(name, {}))
         act = preset.acts.get(name, chosen.default_act)
     # A preset speaks of the VQ-VAE; of another quantizer it can only set what that one has.
@@ -369,6 +369,6 @@ def _refuse_other_choices(base: Settings, chosen: Mapping[str, str | None]) -> N
     for name, value in saved.items():
         if chosen[name] not in (None, value):
             raise ValueError(
-                f"--resume: {name} is {value!r} in the run and {chosen[name]!r} here: drop that "
-                "flag, or name another --out"
+                f"--resume: {name} is {value!r} in the run and {chosen[name]!r} here: remove "
+                "that flag, or choose another --out"
             )

@@ -251,8 +251,8 @@ class RunFolder:
             return header["step"], arrays.rebuild_tree(jax.eval_shape(skeleton), leaves)
         except ValueError as error:
             raise RunError(
-                f"{kept[-1]} does not fit this run: {error}: delete it to go on from the one "
-                "before, or train anew in another --out"
+                f"{kept[-1]} does not fit this run: {error}: delete it to resume from the "
+                "previous checkpoint, or start a new run with another --out"
             ) from error
 
     def adopt(
@@ -267,7 +267,7 @@ class RunFolder:
             return
         kept = sorted((parent / "checkpoints").glob(f"{6 * '[0-9]'}-{stage}.ckpt"))
         if not kept:
-            raise RunError(f"{parent} holds no checkpoint of its {stage}: train it anew")
+            raise RunError(f"{parent} has no checkpoint of its {stage}: train it again")
         leaves, header = _arrays_of(kept[-1])
         found = {n.removeprefix(prefix): a for n, a in leaves.items() if n.startswith(prefix)}
         if first:
@@ -288,7 +288,7 @@ class RunFolder:
             if any(_stage(o) == _stage(path) and not isinstance(found[o], str) for o in later):
                 path.unlink()  # nobody needs it
                 continue
-            say(f"{header}; going on from the one before it")
+            say(f"{header}; resuming from the previous checkpoint")
             for lost in (path, *later):
                 lost.unlink()
             break
@@ -311,17 +311,21 @@ class RunFolder:
             return str(error)
         except ValueError as error:
             raise RunError(
-                f"{error}; delete it, and --resume goes on from the one before"
+                f"{error}; delete it, then --resume uses the previous checkpoint"
             ) from error
         if found := differing_field(header["settings"], self._settings):
             name, theirs, ours = found
             raise RunError(
-                f"{checkpoint} belongs to other settings: {name} is {shown(theirs)} in it and "
-                f"{shown(ours)} in config.json: put the right file back, or train in another --out"
+                f"{checkpoint} belongs to other settings: {name} is {shown(theirs)} in it "
+                f"and {shown(ours)} in config.json: restore the original file, or start a "
+                "new run with another --out"
             )
         for history, size in header["sizes"].items():
             if self._size(history) < size:
-                return f"{self.path / history}.jsonl: lines that {checkpoint.name} counts are lost"
+                return (
+                    f"{self.path / history}.jsonl: lines that {checkpoint.name} refers to are "
+                    "missing; restore the file, or start a new run with another --out"
+                )
         return header
 
     def _checkpoints(self, stage: str = "*") -> list[Path]:
@@ -352,9 +356,7 @@ def _stage(path: Path) -> str:
 def refuse_existing(path: Path) -> None:
     """RunError that names the two ways out where `path` exists already."""
     if path.exists():
-        raise RunError(
-            f"{path} exists already: add --resume to go on with it, or name another --out"
-        )
+        raise RunError(f"{path} exists already: add --resume to resume it, or choose another --out")
 
 
 def refuse_fine_tuned(path: Path) -> None:
@@ -363,7 +365,8 @@ def refuse_fine_tuned(path: Path) -> None:
         return
     if found := read_config(path).get("finetune"):
         raise RunError(
-            f"{path} has not finished: saqrl finetune {found['parent']} --out {path} --resume"
+            f"{path} has not finished; resume it: saqrl finetune {found['parent']} --out "
+            f"{path} --resume"
         )
 
 
@@ -373,7 +376,8 @@ def read_config(path: Path) -> dict[str, Any]:
     if not file.is_file():
         if (path / "checkpoints").is_dir() or (path / "metrics.jsonl").is_file():
             raise RunError(
-                f"{path} has lost its config.json: put it back, or delete the folder and train anew"
+                f"{path} has no config.json any more: restore it, or delete the folder and "
+                "train again"
             )
         raise RunError(f"{path} is not a run folder (it has no config.json)")
     return _read(file, CONFIG)
@@ -385,7 +389,7 @@ def read_result(path: Path) -> dict[str, Any]:
     if not file.is_file():
         read_config(path)
         refuse_fine_tuned(path)
-        raise RunError(f"{path} has not finished: saqrl train --out {path} --resume")
+        raise RunError(f"{path} has not finished; resume it: saqrl train --out {path} --resume")
     return _read(file, RESULT)
 
 
@@ -435,7 +439,7 @@ def read_history(path: Path, history: str) -> list[dict[str, Any]]:
     for number, line in enumerate(content.split(b"\n")[:-1], 1):
         where = f"{file}, line {number}"
         if len(line) > LONGEST_LINE:
-            raise RunError(f"{where}: {len(line):,} bytes; at most {LONGEST_LINE:,} are read")
+            raise RunError(f"{where}: {len(line):,} bytes; at most {LONGEST_LINE:,} are allowed")
         try:
             records.append(require(parsed(line, where), PLACE, where=where))
         except ValueError as error:
@@ -491,7 +495,9 @@ def _remove_unborn(path: Path) -> None:
 
 
 def _linked(path: Path) -> RunError:
-    return RunError(f"{path} is a link, which a run folder may not hold: put it there itself")
+    return RunError(
+        f"{path} is a symbolic link, which is not allowed in a run folder: copy the file there"
+    )
 
 
 def _refuse_links(path: Path) -> None:
@@ -518,7 +524,10 @@ def _refuse_links(path: Path) -> None:
 def _refuse_second_name(file: Path) -> None:
     """RunError for a hard link: what is cut or written here would be so elsewhere."""
     if file.exists() and file.stat().st_nlink > 1:
-        raise RunError(f"{file} is the same file as another one (a hard link): copy it instead")
+        raise RunError(
+            f"{file} is a hard link to another file, which is not allowed in a run folder: copy "
+            "the file there"
+        )
 
 
 def _remove_empty(folders: Iterable[Path]) -> None:

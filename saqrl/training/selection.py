@@ -103,7 +103,8 @@ def check_selection(settings: Settings) -> None:
     found = ways(own, chunk=settings.features.chunk, quantized=settings.quantized)
     if asked.select and asked.select < (least := rounds_of(len(found)) * len(found)):
         raise ValueError(
-            f"select is {asked.select} episodes for {len(found)} ways of acting; at least {least}"
+            f"select is {asked.select} episodes for {len(found)} ways of acting; it must be "
+            f"at least {least}"
         )
 
 

@@ -51,7 +51,9 @@ def _require_at_least_one(record: Any, *names: str) -> None:
     for described in fields(record):
         value = getattr(record, described.name)
         if described.name in names and value is not None and value < 1:
-            raise ValueError(f"{flag_of(described).replace('_', '-')} is {value}; at least 1")
+            raise ValueError(
+                f"{flag_of(described).replace('_', '-')} is {value}; it must be at least 1"
+            )
 
 
 def parsed_keywords(text: str | None) -> dict[str, Any]:
@@ -59,9 +61,11 @@ def parsed_keywords(text: str | None) -> dict[str, Any]:
     try:
         found = json.loads(text or "{}")
     except ValueError as error:
-        raise ValueError(f"env-kwargs is {text!r}; a JSON object is expected ({error})") from error
+        raise ValueError(f"env-kwargs is {text!r}; expected a JSON object ({error})") from error
     if not isinstance(found, dict):
-        raise ValueError(f"env-kwargs is {text!r}; a JSON object such as '{{\"size\": 2}}'")
+        raise ValueError(
+            f"env-kwargs is {text!r}; expected a JSON object such as '{{\"size\": 2}}'"
+        )
     return found
 
 
@@ -70,24 +74,25 @@ class Data:
     """Which data, and which of it."""
 
     dataset: str | None = None
-    """format:path or a path; several are a mixture: A 2*B; without it demonstrations are collected
-    in --env"""
+    """FORMAT:PATH or a path; several are mixed: A 2*B; default: demonstrations are collected in
+    --env"""
     env: str | None = None
-    """environment to play in: Gymnasium id, module:Id, none"""
+    """environment to evaluate in: Gymnasium id, module:Id, none"""
     env_kwargs: str | None = None
     """keyword arguments of the environment, as a JSON object"""
     demonstrations: int = 30
-    """episodes to collect where no dataset is given"""
+    """episodes to collect if no dataset is given"""
     style: Literal["expert", "human"] = "expert"
     """collect expert (alike) or human (varied) data"""
     episodes: int | None = _named("data_episodes", None)
     """use only the first N episodes"""
     angles: tuple[int, ...] = ()
-    """observation columns in radians (seen as cos and sin)"""
+    """observation columns that are angles in radians"""
     held_out: float = 0.1
-    """share of the episodes that is kept from training; none where it is less than one of them"""
+    """share of the episodes that is held out from training; none if that is less than one
+    episode"""
     stream_rows: int | None = None
-    """rows of data that are on the device at a time"""
+    """rows of data on the device at a time"""
     reading: ReadOptions = DEFAULT
     """Which parts of the dataset are read."""
 
@@ -96,8 +101,8 @@ class Data:
         parsed_keywords(self.env_kwargs)
         if not 0 <= self.held_out < 1:
             raise ValueError(
-                f"held-out is {self.held_out}: it is the share of the episodes that is kept from "
-                "training, at least 0 and less than 1"
+                f"held-out is {self.held_out}: the share of held-out episodes must be at "
+                "least 0 and less than 1"
             )
 
 
@@ -106,13 +111,13 @@ class Features:
     """How data reaches the networks."""
 
     chunk: int = 1
-    """consecutive actions that one code stands for"""
+    """consecutive actions per code"""
     history: int = 1
-    """how many of the last observations the networks see"""
+    """number of last observations that the networks get"""
     observation_scale: Scale = "columns"
     """scaling: columns, common (one factor), none"""
     feature_deviation: float = 0.1
-    """deviation of the networks' inputs; small is smooth"""
+    """deviation of the networks' inputs; small: smooth"""
     reward_scale: RewardScale = "unit"
     """unit (mean size 0.1), return-range (1000), none"""
 
@@ -129,17 +134,17 @@ class Evaluation:
     act: Act = "greedy"
     """greedy, sample or mean; default: chosen from the data"""
     act_temperature: float = 1.0
-    """of sample and mean; below 1 is nearer to greedy"""
+    """for sample and mean; below 1: closer to greedy"""
     action_horizon: int = 1
     """actions of a chunk to execute; default: all"""
     episodes: int = _named("eval_episodes", 50)
     """episodes of an evaluation"""
     first: int = _named("eval_first", 0)
-    """number of the first episode; other numbers are other starts"""
+    """number of the first episode; sets initial states"""
     every: int | None = _named("eval_every", None)
     """gradient steps of the agent between evaluations"""
     select: int = 0
-    """episodes to play to choose how to act"""
+    """episodes played to choose how to act"""
     baseline: bool = False
     """also train and evaluate continuous BC on the same data"""
 
@@ -147,7 +152,7 @@ class Evaluation:
         _require_at_least_one(self, "action_horizon", "episodes", "every")
         for name in ("select", "first"):
             if (given := getattr(self, name)) < 0:
-                raise ValueError(f"{name} is {given}; 0 or more")
+                raise ValueError(f"{name} is {given}; it must be 0 or more")
         require_temperature(self.act_temperature)
 
 
@@ -158,7 +163,7 @@ class Output:
     log_every: int = 500
     """steps between lines of metrics.jsonl"""
     keep_every: int | None = None
-    """agent steps between policies that are kept"""
+    """agent steps between policies to keep"""
 
     def __post_init__(self) -> None:
         _require_at_least_one(self, "log_every", "keep_every")
@@ -171,13 +176,13 @@ class Settings:
     agent: "Agent | Baseline"
     quantizer: "Quantizer"
     prior: "BC"
-    """How the behaviour prior of the other agents is learned."""
+    """Training of the behaviour prior for agents other than bc."""
     actions: Actions = "quantized"
-    """quantized, or the continuous counterpart"""
+    """quantized, or continuous for the counterpart"""
     seed: int = 0
-    """of the initial networks and batches, and of what is collected"""
+    """seed of networks, batches and collected data"""
     members: int = 1
-    """agents of an ensemble that shares one quantizer"""
+    """agents in an ensemble that shares one quantizer"""
     data: Data = Data()
     features: Features = Features()
     evaluation: Evaluation = Evaluation()
@@ -198,15 +203,17 @@ class Settings:
                 f"{chunk} actions; lower --action-horizon or raise --chunk"
             )
         if not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed is {self.seed}; 0 to {2**31 - 1}")
+            raise ValueError(f"seed is {self.seed}; it must be 0 to {2**31 - 1}")
         if not 1 <= self.members <= LARGEST_ENSEMBLE:
-            raise ValueError(f"members is {self.members}; 1 to {LARGEST_ENSEMBLE}")
+            raise ValueError(f"members is {self.members}; it must be 1 to {LARGEST_ENSEMBLE}")
         for owner in ("agent", "quantizer", "prior"):
             _check_algorithm(owner, vars(getattr(self, owner)))
         if self.quantizer.codes < 2:
-            raise ValueError(f"quantizer.codes is {self.quantizer.codes}; at least 2")
+            raise ValueError(f"quantizer.codes is {self.quantizer.codes}; it must be at least 2")
         if self.quantizer.patience < 0:
-            raise ValueError(f"quantizer.patience is {self.quantizer.patience}; 0 (off) or more")
+            raise ValueError(
+                f"quantizer.patience is {self.quantizer.patience}; it must be 0 (off) or more"
+            )
 
     @property
     def quantized(self) -> bool:
@@ -232,8 +239,8 @@ class Settings:
         values = dict(described)
         if (version := values.pop("version", None)) != VERSION:
             raise ValueError(
-                f"settings of version {version}, this saqrl reads version {VERSION}: train anew, "
-                "or use the saqrl that wrote them"
+                f"the settings have version {version}, and this saqrl reads version "
+                f"{VERSION}: train again, or use the version of saqrl that wrote them"
             )
         _require_known("settings", values, cls)
         plain = {"actions": among("quantized", "continuous") | NULL, "seed": whole() | NULL}
@@ -261,7 +268,7 @@ def _check_algorithm(owner: str, fields: Mapping[str, Any]) -> None:
     rules: dict[str, tuple[Callable[[Any], bool], str]] = {
         "steps": (lambda value: value >= 1, "at least 1"),
         "batch_size": (lambda value: value >= 1, "at least 1"),
-        "hidden": (lambda value: all(width >= 1 for width in value), "widths of at least 1"),
+        "hidden": (lambda value: all(width >= 1 for width in value), "at least 1 in every layer"),
         "learning_rate": (lambda value: 0 < value < math.inf, "above 0"),
         "weight_decay": (lambda value: 0 <= value < math.inf, "0 or more"),
         "discount": (lambda value: 0 <= value <= 1, "from 0 to 1"),
@@ -272,7 +279,7 @@ def _check_algorithm(owner: str, fields: Mapping[str, Any]) -> None:
     for name, (fits, words) in rules.items():
         if name in fields and not fits(fields[name]):
             flag = f"{owner}.{name.replace('_', '-')}"
-            raise ValueError(f"{short.get(flag, flag)} is {fields[name]}; {words}")
+            raise ValueError(f"{short.get(flag, flag)} is {fields[name]}; it must be {words}")
 
 
 def _registries(actions: str) -> Mapping[str, Registry]:

@@ -59,7 +59,7 @@ class Hook:
     """What else happens at the end of an interval."""
 
     pause: int | None = None
-    """Steps between the intervals that it needs to end; None: it takes them as they come."""
+    """Steps per interval, if fixed; None: any interval."""
 
     def after(self, step: int, state: Any, metrics: dict[str, float]) -> None:
         """Look at the state, which the next interval consumes; may add to the metrics."""
@@ -78,9 +78,9 @@ class Stage:
     """Folded into the run's key."""
     algorithm: Any
     data: Callable[[], engine.Rows | engine.Stream]
-    """What it trains on; asked for once the stages before it have ended."""
+    """Training data; requested after the stages before it have ended."""
     policy: Callable[[Any], Policy] | None = None
-    """What its state plays, where it plays."""
+    """The policy of its state, if it has one."""
     hooks: Sequence[Hook] = ()
 
 
@@ -251,7 +251,9 @@ class HeldOutError(Hook):
         self.quantizer, self.held_out = learning.settings.quantizer, learning.features.held_out
         self.run = learning.run
         if self.quantizer.patience and self.held_out is None:
-            learning.reporter.say("note: no episode is held out, so patience has no effect")
+            learning.reporter.say(
+                "note: no episode is held out, so --quantizer.patience has no effect"
+            )
 
     def after(self, step: int, state: Any, metrics: dict[str, float]) -> None:
         if self.quantizer.patience and self.held_out is not None:
@@ -299,7 +301,7 @@ class Divergence(Hook):
             if metrics[name] > EXPLODED * max(lowest, 1.0) and not self.warned:
                 self.reporter.say(
                     f"warning: {name} of {self.name} is {metrics[name]:.3g} at step {step}, "
-                    f"{lowest:.3g} before: it explodes; {CAUSES}"
+                    f"{lowest:.3g} before: training may be diverging; {CAUSES}"
                 )
                 self.warned = True
 

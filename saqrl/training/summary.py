@@ -51,18 +51,18 @@ def summary_text(result: Mapping[str, Any]) -> str:
         other = beside.get("held_out_action_error")
         plain = "" if other is None else f" (continuous BC {100 * other:.0f} %)"
         lines.append(
-            f"greedy actions on held-out episodes: off by {100 * error:.0f} %{plain} of the "
-            "actions' deviation"
+            f"error of greedy actions on held-out episodes: {100 * error:.0f} %{plain} of "
+            "the actions' deviation"
         )
     else:
         lines.append(
-            "no episode was held out, so it was not measured how near the policy comes to recorded "
-            "actions: --held-out 0.25 keeps a quarter from training"
+            "no episode was held out, so the error on recorded actions was not measured: "
+            "--held-out 0.25 holds out a quarter"
         )
     if (skill := result.get("held_out_skill")) is not None:
         lines.append(
-            f"skill: {100 * skill:.0f} % nearer to recorded actions on held-out episodes than "
-            "repeating the last command"
+            f"skill: {100 * skill:.0f} % closer to recorded actions on held-out episodes "
+            "than repeating the last command"
         )
     if report := result.get("quantizer"):
         lines.append(
@@ -92,7 +92,7 @@ def _comparison(result: Mapping[str, Any], beside: Mapping[str, Any]) -> list[st
         points = round(100 * (ours - theirs))
         name = method_name(result)
         if abs(points) < LEVEL:
-            lines.append(f"{name} and continuous BC are level")
+            lines.append(f"{name} and continuous BC succeed equally often")
         else:
             more = "more" if points > 0 else "less"
             lines.append(f"{name} succeeds {abs(points)} points {more} than continuous BC")
@@ -104,11 +104,19 @@ def _reason(result: Mapping[str, Any], points: int) -> list[str]:
     """Why, of the demonstrations that the run has collected: only there it is known."""
     if result.get("collected") == "human" and points >= LEVEL:
         return [
-            "why: people rest before they grasp. In one state most rows wait and some close the "
-            "gripper: regression plays their mean and keeps waiting; a code is one of them"
+            (
+                "why: people pause before they grasp. In the same state most rows wait and some "
+                "close the gripper: regression plays the mean and keeps waiting; a code is one "
+                "of these actions"
+            )
         ]
     if result.get("collected") == "expert" and abs(points) < LEVEL:
-        return ["why: these demonstrations are all alike; --style human varies them as people do"]
+        return [
+            (
+                "why: these demonstrations are nearly identical; --style human varies them as "
+                "people do"
+            )
+        ]
     return []
 
 

@@ -79,14 +79,15 @@ def train(
     """
     if getattr(settings.quantizer, "spare", 0):
         raise ValueError(
-            "quantizer.spare is set by saqrl finetune --codebook grow --spare-codes N: train with 0"
+            "quantizer.spare is set by saqrl finetune --codebook grow --spare-codes N: "
+            "leave it 0 in training"
         )
     path = default_out(settings) if out is None else Path(out)
     reporter = reporter or Reporter()
     if resume:
         refuse_fine_tuned(path)
     if resume and (path / "result.json").is_file():
-        reporter.say(f"{path} has finished already: this is its result")
+        reporter.say(f"{path} has finished already; its result:")
         return read_result(path)
     follow = open_loggers(loggers, path)
     if not resume:
@@ -231,7 +232,7 @@ def discarding(run: RunFolder, resume: bool, command: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        text = f"no space left; free some, then go on with: {command}"
+        text = f"no space left on the disk; free some, then resume: {command}"
         raise OSError(error.errno, text, error.filename or str(run.path)) from error
 
 
@@ -240,17 +241,18 @@ def say_other_versions(then: Mapping[str, str], now: Mapping[str, str], reporter
     for name in sorted(then.keys() & now.keys()):
         if then[name] != now[name]:
             reporter.say(
-                f"note: the run was begun with {name} {then[name]}, this is {now[name]}: it goes "
-                "on, but its numbers may differ from an uninterrupted run's"
+                f"note: the run was started with {name} {then[name]}, and this is "
+                f"{now[name]}: it is resumed, but its numbers may differ from those of an "
+                "uninterrupted run"
             )
 
 
 def _require_rewards(settings: Settings, data: Transitions) -> None:
     if isinstance(settings.agent, CriticTraining) and not data.has_rewards:
         raise ValueError(
-            f"{settings.data.dataset} has no rewards, from which {settings.agent_name} learns: "
-            "train --agent bc, or, where every episode ends in success, say so with "
-            "--dataset.rewards success-at-end"
+            f"{settings.data.dataset} has no rewards, and {settings.agent_name} needs them: "
+            "use --agent bc, or, if every episode ends in success, --dataset.rewards "
+            "success-at-end"
         )
 
 
@@ -264,7 +266,11 @@ class Session:
         self.features = Features(data, settings)
         codes, rows = settings.quantizer.codes, self.features.count
         if settings.quantized and codes > rows:
-            remedy = f"choose at most {rows} codes" if rows > 1 else "record more"
+            remedy = (
+                f"use at most {rows} codes (--quantizer.codes)"
+                if rows > 1
+                else ("record more data")
+            )
             raise ValueError(
                 f"quantizer.codes is {codes} but there are only {rows} transitions to train on: "
                 f"{remedy}"
@@ -276,10 +282,13 @@ class Session:
             except (ImportError, UnknownEnvironment) as error:
                 if settings.data.env is not None and not isinstance(error, ImportError):
                     raise  # it is misspelt
-                reporter.say(f"warning: the run ends with its held-out report alone: {error}")
+                reporter.say(
+                    "warning: the run is not evaluated in an environment, only on held-out "
+                    f"episodes: {error}"
+                )
                 self.environment = None
         if settings.evaluation.select and self.environment is None:
-            raise ValueError("--select plays episodes, and there is no environment: name --env")
+            raise ValueError("--select plays episodes and needs an environment: add --env")
         check_selection(settings)
 
     def run_all(self) -> dict[str, Any]:
@@ -410,5 +419,7 @@ class Session:
         features = self.features
         shown = features.held_out or features.training
         report = quantizer_report(quantizer, shown, features.log.action_range.half_width)
-        where = "held-out episodes" if features.held_out else "training episodes (none is held out)"
+        where = (
+            "held-out episodes" if features.held_out else ("training episodes (none is held out)")
+        )
         return {"measured_on": where, **report}

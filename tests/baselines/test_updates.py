@@ -322,7 +322,7 @@ def test_brac_follows_the_penalised_value(batch, reach):
 
 @pytest.mark.parametrize("algorithm", [GaussianBC, brac.BRAC])
 def test_a_reach_inside_the_bounds_is_refused(algorithm):
-    with pytest.raises(ValueError, match=r"agent\.reach is 0\.9; at least 1"):
+    with pytest.raises(ValueError, match=r"agent\.reach is 0\.9; it must be at least 1"):
         algorithm(reach=0.9)
 
 

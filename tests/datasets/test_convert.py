@@ -96,7 +96,7 @@ def test_the_command_reads_back_what_it_wrote(small, tmp_path, capsys):
 
 
 def test_a_name_that_tells_no_format_is_refused(small, tmp_path):
-    with pytest.raises(DatasetError, match="say which format to write: --format npz"):
+    with pytest.raises(DatasetError, match="pass --format npz"):
         main([f"npz:{tmp_path / 'small.npz'}", str(tmp_path / "out")])
 
 

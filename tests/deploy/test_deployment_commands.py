@@ -229,7 +229,7 @@ def test_policies_kept_along_a_run_are_valued_evaluated_and_exported(runs, tmp_p
 
 def test_offline_value_is_refused_where_it_makes_no_sense(runs, tmp_path, capsys):
     assert main(["evaluate", str(runs / "cql"), "--offline", "--env", "Hopper-v4"]) == 2
-    assert "leave it or --offline out" in refused(capsys)
+    assert "--offline uses none: remove one of them" in refused(capsys)
     assert main(["report", str(runs), "--offline", "--offline-steps", "0"]) == 2
     assert "at least 1" in refused(capsys)
     shutil.copytree(runs / "cql", tmp_path / "poor")
@@ -242,7 +242,7 @@ def test_offline_value_is_refused_where_it_makes_no_sense(runs, tmp_path, capsys
     assert "no rewards" in refused(capsys)
     # The report goes on without it and says why.
     assert main(["report", str(tmp_path), "--offline", "--offline-steps", "20"]) == 0
-    assert "| poor | the data has no rewards" in (tmp_path / "report" / "report.md").read_text()
+    assert "| poor | the data have no rewards" in (tmp_path / "report" / "report.md").read_text()
 
 
 def test_coded_data_is_the_runs_decisions(runs, dataset, tmp_path, capsys):

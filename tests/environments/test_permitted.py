@@ -126,7 +126,7 @@ def test_a_file_that_names_a_module_has_no_environment(tmp_path):
     np.savez(tmp_path / "log.npz", **arrays, environment_id=name)
     log = load_dataset(str(tmp_path / "log.npz"))
     assert log.environment is None
-    assert any("imports no module" in note for note in log.notes)
+    assert any("may not import a module" in note for note in log.notes)
     extras = np.array(json.dumps({"environment": {"id": 3}}))
     np.savez(tmp_path / "log.npz", **arrays, saqrl=extras)
     with pytest.raises(DatasetError):

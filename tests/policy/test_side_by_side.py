@@ -98,8 +98,8 @@ def test_what_cannot_be_drawn_is_an_error_and_leaves_nothing(drawn, tmp_path):
 @pytest.mark.parametrize(
     ("collected", "ours", "theirs", "told", "why"),
     [
-        ("human", 1.0, 0.1, "SAQ-BC succeeds 90 points more than continuous BC", "people rest"),
-        ("expert", 0.9, 0.95, "SAQ-BC and continuous BC are level", "all alike"),
+        ("human", 1.0, 0.1, "SAQ-BC succeeds 90 points more than continuous BC", "people pause"),
+        ("expert", 0.9, 0.95, "SAQ-BC and continuous BC succeed equally often", "nearly identical"),
         (None, 0.2, 0.9, "SAQ-BC succeeds 70 points less than continuous BC", None),
     ],
 )

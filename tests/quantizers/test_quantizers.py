@@ -213,7 +213,7 @@ def test_candidates_of_a_temperature_that_is_not_above_zero_are_refused(temperat
 
 @pytest.mark.parametrize("latents", [0, -1])
 def test_no_latents_are_refused(latents):
-    with pytest.raises(ValueError, match=f"quantizer.latents is {latents}; at least 1"):
+    with pytest.raises(ValueError, match=f"quantizer.latents is {latents}; it must be at least 1"):
         FSQ(latents=latents)
 
 

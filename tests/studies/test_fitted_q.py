@@ -112,7 +112,7 @@ def test_a_greedy_policy_counts_only_its_best_code():
     np.testing.assert_array_equal(greedy.argmax(1), sampled.argmax(1))
     np.testing.assert_allclose(sampled.sum(1), 1, rtol=1e-5)
     assert (sampled.max(1) < 1).all()
-    with pytest.raises(ValueError, match="needs a discrete agent"):
+    with pytest.raises(ValueError, match="needs a quantized policy"):
         log_policy_of(make_policy("continuous", "bc"), features, act="greedy")
 
 

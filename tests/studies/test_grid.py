@@ -103,9 +103,9 @@ def test_assignments_reach_their_owner_only():
         ("igl.expectile=3", "unknown 'igl'"),
         (
             "iql.expectile=high",
-            "agent.expectile is 'high'; a number is expected",
+            "agent.expectile is 'high'; expected a number",
         ),
-        ("iql.hidden=a,b", "--set iql.hidden=a,b: agent.hidden is 'a'; a whole number is expected"),
+        ("iql.hidden=a,b", "--set iql.hidden=a,b: agent.hidden is 'a'; expected an integer"),
         ("quantizer.encodings=typo", "quantizer.encodings is 'typo'; 'bounded' or 'free'"),
         ("iql.precision=float16", "agent.precision is 'float16'; 'float32' or 'bfloat16'"),
     ],
@@ -128,7 +128,7 @@ def test_a_given_chunk_is_played_whole_and_evaluations_are_spread_evenly():
 
 
 def test_two_data_sets_of_one_name_are_refused():
-    with pytest.raises(ValueError, match="two datasets are called 'walk'"):
+    with pytest.raises(ValueError, match="two datasets have the name 'walk'"):
         cells("bc", out_of=("walk", "walk"))
 
 
@@ -232,7 +232,7 @@ def test_runs_that_no_grid_made_are_rows_too(trainer, tmp_path):
     mine, unscored = collect_rows(tmp_path)
     assert (mine["task"], mine["method"], mine["seed"]) == ("walk-chunk4", "gmm", 3)
     assert mine["best"] == 90
-    assert "scored in no environment" in unscored["error"]
+    assert "not evaluated in an environment" in unscored["error"]
 
 
 def test_runs_that_were_trained_otherwise_are_not_seeds_of_one_method(trainer, tmp_path):
@@ -397,7 +397,9 @@ def test_cells_of_changed_data_are_refused_before_anything_is_trained(walk, tmp_
     with np.load(tmp_path / "walk.npz") as archive:
         columns = dict(archive)
     np.savez(tmp_path / "walk.npz", **columns | {"rewards": -columns["rewards"]})
-    with pytest.raises(ValueError, match=r"walk\.npz is not the data that .*bc-seed0 began with"):
+    with pytest.raises(
+        ValueError, match=r"walk\.npz is not the data that .*bc-seed0 was started with"
+    ):
         grid(planned(3), out)
     assert trained.asked == ["bc-seed0", "bc-seed1"]
     grid(planned(2), out)  # nothing is left to train

@@ -305,7 +305,7 @@ def test_actions_that_never_change_need_one_code_and_that_is_said(tmp_path, caps
     summary, said = compared(tmp_path / "still.npz", capsys, *words)
     assert summary["suggestions"]["kmeans"]["codes"] == 2
     assert "note: the actions never change: one code is enough" in said
-    assert "ask for fewer codes" not in said
+    assert "use fewer codes" not in said
 
 
 def test_suggesting_more_codes_than_inspect_supports_is_said():
@@ -357,7 +357,7 @@ def test_codes_for_every_action_are_enough_and_must_find_them():
 def test_dead_codes_are_said():
     assert codebook_notes(np.arange(16), 16) == []
     (note,) = codebook_notes(np.arange(10), 16)
-    assert note.startswith("6 of the 16 codes stand for no action")
+    assert note.startswith("6 of the 16 codes are not used by any action")
 
 
 def test_dying_codes_are_said_once_it_can_be_known():
@@ -575,14 +575,14 @@ def test_the_command_leaves_a_page_that_needs_no_other_file(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--codes", "1"], "each at least 2"),
+        (["--codes", "1"], "each must be at least 2"),
         (["--held-out", "0"], "held-out is 0"),
         (["--steps", "0"], "steps is 0"),
         (["--quantizer", "kmean"], "did you mean 'kmeans'"),
         (["--preset", "push"], "did you mean 'pusht'"),
         (["--feature-deviation", "0"], "feature-deviation is 0"),
         (["--patience", "-1"], "patience is -1"),
-        (["--quantizer.latents", "2"], "latents: vqvae has no such field; fsq has"),
+        (["--quantizer.latents", "2"], "latents: vqvae has no such field, but fsq has"),
         (["--quantizer", "bins", "--codes", "3"], "bins: 2 bins in each of 2 action dimensions"),
     ],
 )

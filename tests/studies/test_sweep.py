@@ -70,14 +70,14 @@ def test_names_of_different_trials_differ():
     ("text", "message"),
     [
         ("[trian]\n", "unknown section 'trian'; did you mean 'train'"),
-        ("seeds = 'a'\n", "seeds is 'a'; a list of whole numbers"),
+        ("seeds = 'a'\n", "seeds is 'a'; expected a list of integers"),
         ("grid = 3\n", r"grid is a table: write \[grid\]"),
-        ("[grid]\nchunk = 3\n", "grid.chunk is 3; a list of values"),
-        ("[random]\nchunk = {choice = [1]}\n", "random.trials is None; how many"),
+        ("[grid]\nchunk = 3\n", "grid.chunk is 3; expected a list of values"),
+        ("[random]\nchunk = {choice = [1]}\n", "random.trials is None; expected the number"),
         ("[random]\ntrials = 1\nchunk = {unifrm = [0, 1]}\n", "did you mean 'uniform'"),
         ("[random]\ntrials = 1\nchunk = {log_uniform = [0, 1]}\n", "both above 0"),
         ("[random]\ntrials = 1\nchunk = {integers = [1.5, 3]}\n", r"\[lowest, highest\]"),
-        ("[train\n", "is not readable TOML"),
+        ("[train\n", "is not valid TOML"),
         ("[train]\nagent = 'cql'\nagent.alpha = 1\n", "quote dotted names"),
         ("best = 'most'\n", "'highest' or 'lowest'"),
     ],
@@ -201,7 +201,7 @@ def test_a_sweep_finishes_reports_and_goes_on(place, engine):
     (place / "a.toml").write_text((place / "a.toml").read_text().replace("steps = 10", "steps = 9"))
     changed = saqrl(*words, cwd=place)
     assert changed.returncode == 2
-    assert "name another --out for the changed sweep" in changed.stderr
+    assert "choose another --out for the changed sweep" in changed.stderr
 
 
 def long_sweep(place: Path) -> subprocess.Popen[str]:
@@ -230,7 +230,7 @@ def test_a_sweep_that_is_ended_takes_its_trials_with_it(place, number):
         assert time.monotonic() - struck < processes.limit()
     if number == signal.SIGTERM:
         assert process.returncode == EXIT_INTERRUPTED
-        assert said[-1] == "saqrl: interrupted; go on with: the same command"
+        assert said[-1] == "saqrl: interrupted; to resume: the same command"
 
 
 @pytest.mark.slow
@@ -264,7 +264,9 @@ def test_trials_of_changed_data_are_refused_before_anything_starts(place, monkey
         columns = dict(archive)
     np.savez("steps.npz", **columns | {"rewards": -columns["rewards"]})
     assert main(["sweep", "a.toml"]) == 2
-    assert f"steps.npz is not the data that {first.folder} began with" in capsys.readouterr().err
+    assert (
+        f"steps.npz is not the data that {first.folder} was started with" in capsys.readouterr().err
+    )
     assert list(first.folder.parent.glob("*/result.json")) == []
 
 
@@ -272,9 +274,9 @@ def test_trials_of_changed_data_are_refused_before_anything_starts(place, monkey
     ("line", "message"),
     [
         ('"quantizer.encodings" = "typo"', "trial .*: quantizer.encodings is 'typo'; 'bounded' or"),
-        ('"agent.hidden" = ["wide"]', "trial .*: agent.hidden is 'wide'; a whole number"),
+        ('"agent.hidden" = ["wide"]', "trial .*: agent.hidden is 'wide'; expected an integer"),
         ("quantizer = 'residul'", "trial .*: unknown quantizer 'residul'; did you mean 'residual'"),
-        ("resume = true", "trial .*: the sweep itself gives --resume: leave it out"),
+        ("resume = true", "trial .*: the sweep sets --resume itself: remove it"),
     ],
 )
 def test_what_train_would_refuse_is_refused_for_the_trial_that_asks(tmp_path, line, message):
@@ -285,5 +287,5 @@ def test_what_train_would_refuse_is_refused_for_the_trial_that_asks(tmp_path, li
 
 def test_a_file_that_is_nested_too_deeply_is_one_line(tmp_path):
     (tmp_path / "deep.toml").write_text("a = " + 100_000 * "[")
-    with pytest.raises(ValueError, match=r"deep\.toml is not readable TOML"):
+    with pytest.raises(ValueError, match=r"deep\.toml is not valid TOML"):
         read_plan(tmp_path / "deep.toml")

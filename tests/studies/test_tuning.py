@@ -85,7 +85,7 @@ def test_the_best_idea_is_what_the_comparison_is_trained_with(trainer, tmp_path)
     assert len(trainer.asked) == asked
     assert len(tune(cells("bc", "gmm"), tmp_path, say, trials=3)) == 3
     assert len(trainer.asked) == asked + 3
-    with pytest.raises(ValueError, match="has 3 trials a method: say --tune 3"):
+    with pytest.raises(ValueError, match="has 3 trials per method: pass --tune 3"):
         tune(cells("bc"), tmp_path, say, trials=4)
 
 
@@ -111,7 +111,7 @@ def test_trials_share_neither_seed_nor_episodes_with_the_table(trainer, tmp_path
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--tune", "1"), "tune is 1; at least 2 trials"),
+        (("--tune", "1"), "tune is 1; it must be at least 2"),
         (("--tune", "40"), r"tune is 40, but gmm has \d ideas to try"),
         (("--tune", "2", "--first-seed", "100"), "seeds from 100 on are those of trials"),
     ],

@@ -185,7 +185,7 @@ def test_what_cannot_be_viewed_is_said(tmp_path, capsys):
         (["view", str(tmp_path / "none")], "no such run"),
         (["view", str(tmp_path / "many")], "several runs"),
         (["view", str(tmp_path / "many" / "seed0")], "has not finished"),
-        (["view", str(tmp_path / "many" / "seed0"), "--port", "70000"], "no port"),
+        (["view", str(tmp_path / "many" / "seed0"), "--port", "70000"], "not a port"),
     ):
         assert main(words) == 2
         assert told in capsys.readouterr().err

@@ -96,17 +96,23 @@ def test_an_explosion_without_nan_is_said_once(capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"agent.learning_rate": 0.0}, r"agent\.learning-rate is 0\.0; above 0"),
-        ({"quantizer.learning_rate": -1.0}, r"quantizer\.learning-rate is -1\.0; above 0"),
-        ({"agent.learning_rate": "inf"}, "agent.learning-rate is 'inf'; a finite number"),
-        ({"prior.learning_rate": "nan"}, "prior.learning-rate is 'nan'; a finite number"),
-        ({"agent.hidden": (16, 0)}, r"agent\.hidden is \(16, 0\); widths of at least 1"),
-        ({"agent.discount": 2.0}, r"agent\.discount is 2\.0; from 0 to 1"),
-        ({"agent.weight_decay": -0.1}, r"agent\.weight-decay is -0\.1; 0 or more"),
-        ({"prior.batch_size": 0}, r"prior\.batch-size is 0; at least 1"),
-        ({"seed": 2**70}, f"seed is {2**70}; 0 to {2**31 - 1}"),
-        ({"seed": -1}, "seed is -1; 0 to"),
-        ({"feature_deviation": "nan"}, "feature-deviation is 'nan'; a finite number"),
+        ({"agent.learning_rate": 0.0}, r"agent\.learning-rate is 0\.0; it must be above 0"),
+        (
+            {"quantizer.learning_rate": -1.0},
+            r"quantizer\.learning-rate is -1\.0; it must be above 0",
+        ),
+        ({"agent.learning_rate": "inf"}, "agent.learning-rate is 'inf'; expected a finite number"),
+        ({"prior.learning_rate": "nan"}, "prior.learning-rate is 'nan'; expected a finite number"),
+        (
+            {"agent.hidden": (16, 0)},
+            r"agent\.hidden is \(16, 0\); it must be at least 1 in every layer",
+        ),
+        ({"agent.discount": 2.0}, r"agent\.discount is 2\.0; it must be from 0 to 1"),
+        ({"agent.weight_decay": -0.1}, r"agent\.weight-decay is -0\.1; it must be 0 or more"),
+        ({"prior.batch_size": 0}, r"prior\.batch-size is 0; it must be at least 1"),
+        ({"seed": 2**70}, f"seed is {2**70}; it must be 0 to {2**31 - 1}"),
+        ({"seed": -1}, "seed is -1; it must be 0 to"),
+        ({"feature_deviation": "nan"}, "feature-deviation is 'nan'; expected a finite number"),
     ],
 )
 def test_fields_of_algorithms_that_make_no_sense_are_refused(dataset, flags, message):

@@ -116,7 +116,7 @@ def test_of_a_bc_ensemble_the_first_member_goes_on(parents, tmp_path, capsys):
     parent = parents("bc", members=2)
     asked = OnlineSettings(**LITTLE | {"agent": "iql", "value_steps": 25, "warm_up": 10_000})
     finetune(parent, asked, tmp_path / "out", reporter=Reporter())
-    assert "is an ensemble of 2: its first member goes on" in capsys.readouterr().err
+    assert "is an ensemble of 2: only its first member is fine-tuned" in capsys.readouterr().err
     prior = load_policy(tmp_path / "out").controller.quantizer.prior
     first = load_policy(parent).controller.quantizer.prior.heads[0]
     jax.tree.map(np.testing.assert_array_equal, prior, first)
@@ -351,7 +351,7 @@ def test_a_run_goes_on_from_python(parents, tmp_path):
     ("agent", "flags", "asked", "answer"),
     [
         ("iql", {"actions": "continuous"}, [], "continuous run"),
-        ("iql", {"env": "none"}, [], "name one with --env"),
+        ("iql", {"env": "none"}, [], "give one with --env"),
         ("iql", {}, ["--env", "Pendulum-v1"], "observations of shape"),
         ("iql", {}, ["--env", "saqrl-tests/Absent-v0"], "Absent-v0"),
         ("iql", {}, ["--keep-offline", "2"], "from 0 to 1"),
@@ -452,7 +452,7 @@ def test_a_run_of_other_scaling_is_refused(parents, tmp_path):
     scaling = policy.observation_scaling
     other = replace(scaling, mean=scaling.mean + np.float32(0.1))
     save_policy(replace(policy, observation_scaling=other), parent / "policy")
-    with pytest.raises(ValueError, match="train it anew"):
+    with pytest.raises(ValueError, match="train it again"):
         tuned(parent, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -462,5 +462,5 @@ def test_a_full_disk_tells_how_to_go_on(parents, tmp_path, monkeypatch, capsys):
     command = ["finetune", str(parents()), *words, "--out", str(tmp_path / "out")]
     with full_disk(monkeypatch, stage="online", after=2):
         assert main(command) == 2
-    assert "go on with: saqrl finetune" in capsys.readouterr().err
+    assert "then resume: saqrl finetune" in capsys.readouterr().err
     assert main([*command, "--resume"]) == 0

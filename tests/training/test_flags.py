@@ -136,24 +136,24 @@ def test_what_a_sweep_types_is_what_its_file_says(tmp_path):
 
 
 WRONG = [
-    ("chunk", "a", "chunk is 'a'; a whole number is expected"),
-    ("chunk", 2.0, "chunk is 2.0; a whole number is expected"),
-    ("chunk", np.float32(2.5), "a whole number is expected"),
-    ("chunk", None, "chunk is None; a whole number is expected"),
-    ("chunk", True, "chunk is True; a whole number is expected"),
-    ("eval-episodes", "1.5", "eval-episodes is '1.5'; a whole number is expected"),
-    ("eval_episodes", ["1", "2"], r"eval-episodes is \['1', '2'\]; a whole number"),
-    ("held_out", "much", "held-out is 'much'; a number is expected"),
-    ("held_out", "nan", "held-out is 'nan'; a finite number is expected"),
-    ("held_out", math.nan, "held-out is nan; a finite number is expected"),
-    ("agent.alpha", "inf", "agent.alpha is 'inf'; a finite number is expected"),
-    ("agent.alpha", True, "agent.alpha is True; a number is expected"),
-    ("agent.layer_norm", "perhaps", "agent.layer-norm is 'perhaps'; true or false"),
-    ("agent.layer_norm", 1, "agent.layer-norm is 1; true or false"),
-    ("quantizer.hidden", "64 x", "quantizer.hidden is 'x'; a whole number is expected"),
+    ("chunk", "a", "chunk is 'a'; expected an integer"),
+    ("chunk", 2.0, "chunk is 2.0; expected an integer"),
+    ("chunk", np.float32(2.5), "expected an integer"),
+    ("chunk", None, "chunk is None; expected an integer"),
+    ("chunk", True, "chunk is True; expected an integer"),
+    ("eval-episodes", "1.5", "eval-episodes is '1.5'; expected an integer"),
+    ("eval_episodes", ["1", "2"], r"eval-episodes is \['1', '2'\]; expected an integer"),
+    ("held_out", "much", "held-out is 'much'; expected a number"),
+    ("held_out", "nan", "held-out is 'nan'; expected a finite number"),
+    ("held_out", math.nan, "held-out is nan; expected a finite number"),
+    ("agent.alpha", "inf", "agent.alpha is 'inf'; expected a finite number"),
+    ("agent.alpha", True, "agent.alpha is True; expected a number"),
+    ("agent.layer_norm", "perhaps", "agent.layer-norm is 'perhaps'; expected true or false"),
+    ("agent.layer_norm", 1, "agent.layer-norm is 1; expected true or false"),
+    ("quantizer.hidden", "64 x", "quantizer.hidden is 'x'; expected an integer"),
     ("reward_scale", "uint", "reward-scale is 'uint'; 'unit' or 'return-range' or 'none'"),
     ("env", 3, "env is 3; expected str"),
-    ("seed", "first", "seed is 'first'; a whole number is expected"),
+    ("seed", "first", "seed is 'first'; expected an integer"),
 ]
 
 
@@ -168,7 +168,7 @@ def test_none_is_a_value_only_of_what_may_be_left_out():
     assert typed("env", str | None, "none") == "none"  # a word: no environment at all
     assert typed("every", int | None, ["none"]) is None
     assert typed("scale", Literal["unit", "none"], "none") == "none"
-    with pytest.raises(ValueError, match="whole number"):
+    with pytest.raises(ValueError, match="integer"):
         typed("steps", int, "none")
 
 
@@ -208,7 +208,7 @@ def test_flags_of_an_algorithm_are_those_of_the_one_that_is_named():
         assert settings.quantizer.codes == 9
     with pytest.raises(ValueError, match=r"unknown flag 'quantizer\.code-size'"):
         settings_from({"dataset": "a.npz", "quantizer": "kmeans", "quantizer.code_size": 4})
-    with pytest.raises(ValueError, match="agent 'rebrac' has continuous actions"):
+    with pytest.raises(ValueError, match="agent 'rebrac' needs continuous actions"):
         settings_from({"dataset": "a.npz", "agent": "rebrac"})
     continuous = {"dataset": "a.npz", "actions": "continuous", "agent": "rebrac"}
     settings = settings_from({**continuous, "agent.actor_penalty": 0.5})

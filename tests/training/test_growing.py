@@ -510,8 +510,8 @@ def test_a_frozen_codebook_is_what_it_was(name, flags):
     ("flags", "asked", "answer"),
     [
         ({"quantizer": "kmeans"}, ["--codebook", "grow"], "--quantizer vqvae"),
-        ({"quantizer": "kmeans"}, ["--codebook", "decoder"], "say --codebook frozen"),
-        ({}, ["--spare-codes", "3"], "by --codebook grow alone"),
+        ({"quantizer": "kmeans"}, ["--codebook", "decoder"], "use --codebook frozen"),
+        ({}, ["--spare-codes", "3"], "only with --codebook grow"),
         ({}, ["--codebook", "grow", "--spare-codes", "0"], "at least 1"),
         ({}, ["--codebook", "decoder", "--refine-every", "0"], "learns nothing"),
         ({}, ["--codebook", "grow", "--refine-rate", "0"], "above 0"),

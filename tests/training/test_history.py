@@ -81,7 +81,7 @@ def test_a_history_of_one_is_the_observation_itself():
     assert windows(log, 1) is log.observations
     with pytest.raises(ValueError, match="history is 0; it must be at least 1"):
         windows(log, 0)
-    with pytest.raises(ValueError, match="history is 0; at least 1"):
+    with pytest.raises(ValueError, match="history is 0; it must be at least 1"):
         asked(history=0)
 
 

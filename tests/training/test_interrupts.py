@@ -36,7 +36,7 @@ FLAGS = {
     "log_every": 10,
 }
 LINES = 3000 // 10
-STOPPING = "saqrl: stopping (once more to stop at once)"
+STOPPING = "saqrl: stopping (press Ctrl-C again to stop at once)"
 ADVICE = "saqrl train --out here --resume"
 
 # Work that looks at nothing, looks all the time, or ends with what started it.
@@ -85,7 +85,7 @@ def test_work_that_looks_stops_by_itself_and_knows_how_it_goes_on(number):
 def test_work_that_looks_at_nothing_is_ended_when_patience_ends(number):
     process = work(0.1, "works")
     process.send_signal(number)
-    told = f"saqrl: interrupted; go on with: {ADVICE}"
+    told = f"saqrl: interrupted; to resume: {ADVICE}"
     assert said_until_the_end(process) == [STOPPING, told]
     assert process.returncode == EXIT_INTERRUPTED
 
@@ -97,7 +97,7 @@ def test_a_second_signal_ends_at_once():
     assert process.stderr.readline() == "\n"
     assert process.stderr.readline().strip() == STOPPING
     process.send_signal(signal.SIGTERM)
-    assert said_until_the_end(process) == [f"saqrl: interrupted; go on with: {ADVICE}"]
+    assert said_until_the_end(process) == [f"saqrl: interrupted; to resume: {ADVICE}"]
     assert process.returncode == EXIT_INTERRUPTED
 
 
@@ -199,7 +199,7 @@ def strike(dataset: Path, place: Path, number: signal.Signals, moment: int) -> N
     if not (out / "result.json").exists():  # it was done before it could stop
         assert process.returncode == EXIT_INTERRUPTED, told
         assert STOPPING in told
-        advice = "; go on with: saqrl train --out run --resume" if out.exists() else ""
+        advice = "; to resume: saqrl train --out run --resume" if out.exists() else ""
         assert told[-1] == f"saqrl: interrupted{advice}"
         assert took < processes.limit()
     settings = settings_from({"dataset": str(dataset), **FLAGS})

@@ -103,7 +103,7 @@ def test_what_is_on_disk_imports_no_module_and_the_flag_does(trained, capsys, ar
     if unfinished:
         (trained / "result.json").unlink()
     assert main(list(arguments)) == 2
-    assert f"a module is imported only where you name it: --env {MINE}" in error(capsys)
+    assert f"a module is imported only if you name it: add --env {MINE}" in error(capsys)
     assert load_policy(trained / "policy").environment.id == MINE
     assert MODULE not in sys.modules
     assert main([*arguments, "--env", MINE]) == 0
@@ -118,7 +118,7 @@ def test_a_data_file_imports_no_module(place, dataset, capsys):
     del asked[asked.index("--env") : asked.index("--env") + 2]
     assert main(["train", *asked, "--out", "run"]) == 0
     assert MODULE not in sys.modules
-    assert f"The data name the environment {MINE}: a data file imports no module" in (
+    assert f"The file names the environment {MINE}. A data file may not import a module" in (
         capsys.readouterr().err
     )
     assert read_result(Path("run"))["env"] is None
@@ -137,8 +137,8 @@ def test_no_environment_is_wanted_where_the_data_name_one(place, dataset):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("{", "env-kwargs is '{'; a JSON object is expected"),
-        ("[1]", "env-kwargs is '[1]'; a JSON object such as"),
+        ("{", "env-kwargs is '{'; expected a JSON object"),
+        ("[1]", "env-kwargs is '[1]'; expected a JSON object such as"),
         ('{"sise": 2}', f"{ID} cannot be made with "),
         ('{"size": 1, "max_episode_steps": "many"}', f"{ID} cannot be made with "),
     ],
@@ -194,8 +194,8 @@ def bounded(low: float, high: float) -> str:
     [
         (-1, 1, None),
         (-np.inf, np.inf, None),
-        (-0.1, 0.1, "warning: {share} % of the data's actions lie outside of the action space"),
-        (-255, -2, "warning: 100 % of the data's actions lie outside of the action space"),
+        (-0.1, 0.1, "warning: {share} % of the data's actions are outside the action space"),
+        (-255, -2, "warning: 100 % of the data's actions are outside the action space"),
     ],
 )
 def test_actions_that_the_environment_does_not_take_are_warned_of(dataset, low, high, said):
@@ -209,7 +209,7 @@ def test_actions_that_the_environment_does_not_take_are_warned_of(dataset, low, 
         return
     share = 100 * (np.abs(log.actions) > 0.1).any(-1).mean()
     assert warnings[0].startswith(said.format(share=f"{share:.0f}"))
-    assert f"it takes {low} to {high}" in warnings[0]
+    assert f"in the data and from {low} to {high}" in warnings[0]
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -228,7 +228,7 @@ def test_a_missing_simulator_is_a_warning_and_the_run_ends_with_its_report(
     said = capsys.readouterr()
     warnings = [line for line in said.err.splitlines() if line.startswith("warning:")]
     assert len(warnings) == 1
-    assert "the run ends with its held-out report alone" in warnings[0]
+    assert "is not evaluated in an environment" in warnings[0]
     assert 'pip install -e ".[mujoco]" in your clone of saqrl' in warnings[0]
     result = json.loads(said.out.splitlines()[-1])
     assert result["env"] is None

@@ -33,5 +33,5 @@ def test_factors_give_the_sizes_that_they_promise():
 @pytest.mark.parametrize("scale", ["unit", "return-range"])
 def test_rewards_too_small_to_be_scaled_are_refused(scale):
     rewards = np.arange(8, dtype=np.float32) * np.float32(1e-36)
-    with pytest.raises(ValueError, match=r"which float32 does not hold: multiply them"):
+    with pytest.raises(ValueError, match=r"which overflows float32: scale"):
         reward_factor(replace(log(1), rewards=rewards), scale)

@@ -169,7 +169,7 @@ def test_bad_requests_are_refused_and_the_episode_goes_on(parent, tmp_path):
             CLIENT["ask"](client, observation=[0.9, 0.9])
             with pytest.raises(RuntimeError, match="reward of the last action is nan"):
                 CLIENT["ask"](client, observation=[0.9, 0.9], reward=float("nan"))
-            with pytest.raises(RuntimeError, match="3 numbers; the data have 2"):
+            with pytest.raises(RuntimeError, match="3 numbers; expected 2"):
                 CLIENT["ask"](client, observation=[0.9, 0.9, 0.1], reward=1.0)
             answer = CLIENT["ask"](client, observation=[0.9, 0.9], reward=1.0, truncated=True)
             assert answer["ended"] is True
@@ -181,15 +181,19 @@ def test_bad_requests_are_refused_and_the_episode_goes_on(parent, tmp_path):
     ("request_", "steps", "words"),
     [
         ({"observation": [np.nan, 0.0]}, None, "number 0 of the observation is nan"),
-        ({"observation": [0.0, 0.0], "reward": 1.0}, None, "begins with an observation alone"),
-        ({"observation": [0.0, 0.0], "truncated": True}, None, "begins with"),
+        ({"observation": [0.0, 0.0], "reward": 1.0}, None, "must hold only an observation"),
+        ({"observation": [0.0, 0.0], "truncated": True}, None, "must hold only"),
         ({"observation": [0.0, 0.0]}, 3, "expected a finite number"),
         ({"observation": [0.0, 0.0], "reward": np.inf}, 3, "reward of the last action is inf"),
         ({"observation": [0.0, 0.0], "reward": "1"}, 3, "expected a finite number"),
         ({"observation": [0.0, 0.0], "reward": True}, 3, "expected a finite number"),
         ({"observation": [0.0, 0.0], "reward": 1.0, "terminated": 1}, 3, "not true or false"),
         ({"reward": 1.0}, 3, "no observation"),
-        ({"observation": [0.0, 0.0], "reward": 0.0}, robots.LONGEST - 1, "no end in 20,000 steps"),
+        (
+            {"observation": [0.0, 0.0], "reward": 0.0},
+            robots.LONGEST - 1,
+            "did not end within 20,000 steps",
+        ),
     ],
 )
 def test_what_tells_no_step_is_refused_in_words(request_, steps, words):
@@ -231,7 +235,7 @@ def test_a_full_disk_tells_the_robot_nothing_was_learned(parent, tmp_path, monke
         pytest.raises(ConnectionClosed),
     ):
         play(told)
-    assert re.search("go on with: saqrl finetune .* --serve .* --resume", str(told.ended["error"]))
+    assert re.search("then resume: saqrl finetune .* --serve .* --resume", str(told.ended["error"]))
     with served(parent, tmp_path / "out", resume=True) as told:
         play(told)
     assert told.ended["result"]["finetune"]["environment_steps"] >= 80
@@ -289,7 +293,9 @@ def test_a_killed_one_goes_on_with_every_episode_it_learned_from(parent, tmp_pat
     before = (out / "metrics.jsonl").read_text()
     assert records(out, "metrics")[-1]["episodes"] == 2
     settings = OnlineSettings(**LITTLE)
-    with pytest.raises(ValueError, match="was begun on a robot, --serve is for a robot: add it"):
+    with pytest.raises(
+        ValueError, match="was started on a robot, and --serve is for a robot: add --serve"
+    ):
         finetune(parent, settings, out, resume=True, reporter=Reporter(quiet=True))
     with served(parent, out, resume=True) as told:
         play(told)
@@ -304,7 +310,7 @@ def test_a_killed_one_goes_on_with_every_episode_it_learned_from(parent, tmp_pat
         (["--serve", "127.0.0.1:99999"], "expected HOST:PORT"),
         (["--serve", "0.0.0.0:0"], "--token-file"),
         (["--serve", "192.0.2.1:0"], "--token-file"),
-        (["--serve", "127.0.0.1:0", "--env", "Pendulum-v1"], "leave one of them out"),
+        (["--serve", "127.0.0.1:0", "--env", "Pendulum-v1"], "remove one of them"),
     ],
 )
 def test_bad_flags_are_one_line_and_leave_nothing(

@@ -78,7 +78,7 @@ def change_header(run: Path, **changes) -> Path:
 )
 def test_a_checkpoint_of_anybodys_header_cuts_nothing(run, changes, message):
     newest = change_header(run, **changes)
-    refused(run, rf"{newest}.*{message}.*; delete it, and --resume goes on")
+    refused(run, rf"{newest}.*{message}.*; delete it, then --resume uses")
 
 
 @pytest.mark.parametrize("content", [b"[" * 100_000, b"[]", b'{"format": 2}', b"\xff"])
@@ -128,23 +128,23 @@ def test_nothing_is_written_through_a_link_or_into_a_pipe(run, entry, kind):
         target = "nowhere" if "dangling" in kind else beside.name
         place.symlink_to(os.path.relpath(run.parent / target, place.parent))
     if entry == "config.json" and kind in ("pipe", "dangling link"):
-        refused(run, "has lost its config|no regular file|is a link")
+        refused(run, "has no config|no regular file|is a symbolic link")
     else:
-        refused(run, f"{place} is (a link|no regular file)")
+        refused(run, f"{place} is (a link|a symbolic link|no regular file)")
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "evaluations.jsonl", ".lock"])
 def test_a_file_with_a_second_name_elsewhere_is_not_cut(run, name):
     (run / name).unlink()
     os.link(run.parent / "victim.jsonl", run / name)
-    refused(run, "the same file as another one")
+    refused(run, "a hard link to another file")
 
 
 def test_policies_are_not_read_through_links(run):
     for step, place in ((None, "policy"), (2, "policies/2")):
         (run / place).rename(run / "moved")
         (run / place).symlink_to(run / "moved")
-        with pytest.raises(RunError, match=f"{place} is a link"):
+        with pytest.raises(RunError, match=f"{place} is a symbolic link"):
             mutation.policy_folder(run, step)
         (run / place).unlink()
         (run / "moved").rename(run / place)
@@ -177,14 +177,14 @@ def test_a_config_that_is_none_is_one_line(run, text, message):
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        (("agent", "hidden"), [0], "widths of at least 1"),
-        (("agent", "hidden"), [-3, 8], "widths of at least 1"),
+        (("agent", "hidden"), [0], "at least 1 in every layer"),
+        (("agent", "hidden"), [-3, 8], "at least 1 in every layer"),
         (("agent", "hidden"), "wide", "hidden is 'wide'; expected tuple"),
         (("agent", "steps"), 1.5, "steps is 1.5; expected int"),
         (("agent", "name"), None, "expected an object with a name"),
         (("quantizer",), 5, "quantizer is 5"),
         (("seed",), 2**70, "seed is 1180591620717411303424"),
-        (("seed",), 2**40, "seed is 1099511627776; 0 to"),
+        (("seed",), 2**40, "seed is 1099511627776; it must be 0 to"),
         (("actions",), [], "actions is"),
         (("features",), [], "features is"),
         (("features", "chunk"), "4", "chunk is '4'; expected int"),
@@ -388,7 +388,9 @@ class TestExports:
                 "action": np.array([[[0.0, odd], [1, 1]]], np.float32),
                 "distance": np.zeros(1, np.float32),
             }
-            with pytest.raises(ValueError, match="an action that is not finite: none is played"):
+            with pytest.raises(
+                ValueError, match="an action that is not finite: no action is returned"
+            ):
                 policy.act(np.zeros(3))
         policy._engine = lambda inputs: {
             "action": np.full((1, 2, 2), 1e10, np.float32),

@@ -67,7 +67,9 @@ def test_a_run_does_not_go_on_with_other_data_of_the_same_name(trained, name):
     begun(trained)
     spoil(Path("walk.npz"), name)
     before = sorted(path.stat().st_mtime_ns for path in trained.rglob("*.jsonl"))
-    with pytest.raises(ValueError, match=r"walk\.npz is not the data that run began with .then"):
+    with pytest.raises(
+        ValueError, match=r"walk\.npz is not the data that run was started with .then"
+    ):
         training.train(
             saved_settings(trained), Path("run"), resume=True, reporter=Reporter(quiet=True)
         )
@@ -89,7 +91,7 @@ def test_no_command_takes_other_data_for_those_of_the_run(trained, capsys, words
     assert main(list(words)) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if "saqrl: error:" in line]
     assert len(errors) == 1
-    assert "is not the data that run began with" in errors[0]
+    assert "is not the data that run was started with" in errors[0]
     assert "--dataset" in errors[0]
     assert not Path("policy.npz").exists()
 
@@ -121,7 +123,7 @@ def test_data_are_found_from_another_folder_and_a_strangers_are_not_taken(
 
 def test_data_that_moved_are_asked_for_and_found_where_they_lie_now(trained, place):
     shutil.move("walk.npz", place / "moved.npz")
-    with pytest.raises(ValueError, match="say where the run's data lie now with --dataset"):
+    with pytest.raises(ValueError, match="pass their new path with --dataset"):
         data(trained)
     moved = data(trained, dataset=str(place / "moved.npz"))
     assert len(moved) == read_config(trained)["data"]["steps"]
@@ -137,7 +139,9 @@ def test_arrays_in_memory_are_compared_too(place):
         training.train(settings, out, data=log, resume=True, reporter=quiet)
     begun(out)
     other = replace(log, actions=-log.actions)
-    with pytest.raises(ValueError, match="arrays in memory is not the data that memory began with"):
+    with pytest.raises(
+        ValueError, match="arrays in memory is not the data that memory was started with"
+    ):
         training.train(settings, out, data=other, resume=True, reporter=quiet)
 
 
@@ -148,7 +152,7 @@ def test_runs_of_a_study_are_of_one_state_of_the_data(trained):
     spoil(Path("walk.npz"))
     require_unchanged(runs[:1])  # it has finished
     require_unchanged(runs[1:])  # nothing has begun
-    with pytest.raises(ValueError, match="is not the data that run began with"):
+    with pytest.raises(ValueError, match="is not the data that run was started with"):
         require_unchanged(runs)
 
 

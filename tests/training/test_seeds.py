@@ -177,7 +177,7 @@ def test_what_a_seed_has_to_say_stands_under_its_name(dataset, tmp_path, capsys)
         "seed 0 (1 of 2)",
         "seed0 has finished already",
         "seed 1 (2 of 2)",
-        "going on from the one before it",
+        "resuming from the previous checkpoint",
         "agent: 40/40 steps",
     ]
     places = [told.index(words) for words in said]
@@ -285,7 +285,7 @@ def test_the_command_resumes_and_tells_every_seed(dataset, tmp_path, capsys):
     record = json.loads(told.out.splitlines()[-1])
     assert record["seeds"] == [0, 1]
     assert [summary["seed"] for summary in record["runs"]] == [0, 1]
-    with pytest.raises(ValueError, match="begun with 2 seeds, this asks for 3"):
+    with pytest.raises(ValueError, match="started with 2 seeds, not 3"):
         main(["--out", str(out), "--resume", "--seeds", "3"])
-    with pytest.raises(ValueError, match="seeds is 0; at least 1"):
+    with pytest.raises(ValueError, match="seeds is 0; it must be at least 1"):
         main(["--dataset", str(dataset), "--out", str(tmp_path / "none"), "--seeds", "0"])

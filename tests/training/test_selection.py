@@ -52,7 +52,9 @@ def test_noise_is_averaged_over_all_episodes_of_a_candidate():
 
 def test_too_few_episodes_are_refused_before_anything_is_trained(dataset):
     settings = small(dataset, select=3)
-    with pytest.raises(ValueError, match="select is 3 episodes for 4 ways of acting; at least 8"):
+    with pytest.raises(
+        ValueError, match="select is 3 episodes for 4 ways of acting; it must be at least 8"
+    ):
         check_selection(settings)
     check_selection(changed(settings, {"select": 8}))
     check_selection(changed(settings, {"select": 0}))
@@ -72,6 +74,6 @@ def test_a_run_plays_the_way_that_scored_best_on_episodes_of_their_own(dataset, 
 
 
 def test_selection_without_an_environment_is_refused(dataset, tmp_path):
-    with pytest.raises(ValueError, match="--select plays episodes, and there is no environment"):
+    with pytest.raises(ValueError, match="--select plays episodes and needs an environment"):
         run(small(dataset, select=8, env="none"), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -30,8 +30,8 @@ class TestSettingsRecord:
         if version is None:  # as records were before they had a version
             del record["version"]
         assert self.refused(record) == (
-            f"settings of version {version}, this saqrl reads version 2: train anew, or use the "
-            "saqrl that wrote them"
+            f"the settings have version {version}, and this saqrl reads version 2: train again, or "
+            "use the version of saqrl that wrote them"
         )
 
     @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ class TestSettingsRecord:
         config = json.loads((tmp_path / "run" / "config.json").read_text())
         config["settings"]["version"] = 1
         (tmp_path / "run" / "config.json").write_text(json.dumps(config))
-        with pytest.raises(ValueError, match=rf"{tmp_path / 'run'}: settings of version 1"):
+        with pytest.raises(ValueError, match=rf"{tmp_path / 'run'}: the settings have version 1"):
             saved_settings(tmp_path / "run")
         (tmp_path / "run" / "config.json").write_text("{}")
         with pytest.raises(ValueError, match=r"run/config\.json: settings is missing"):

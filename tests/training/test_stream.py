@@ -213,7 +213,7 @@ def test_of_streamed_data_both_sides_of_the_split_are_sampled(monkeypatch):
 
 
 def test_a_part_of_no_rows_is_refused():
-    with pytest.raises(ValueError, match="stream-rows is 0; at least 1"):
+    with pytest.raises(ValueError, match="stream-rows is 0; it must be at least 1"):
         asked(stream_rows=0)
 
 

@@ -75,7 +75,7 @@ def test_codes_that_nothing_uses_are_said_while_the_quantizer_learns(tmp_path, c
     training.train(settings, tmp_path / "run", reporter=Reporter())
     said = capsys.readouterr().err
     assert said.count("of 8 codes are in use after 10 steps") == 1
-    assert "6 of the 8 codes stand for no action" in said
+    assert "6 of the 8 codes are not used by any action" in said
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_said(dataset, tmp_path, capsys):
@@ -160,17 +160,17 @@ def test_more_codes_than_transitions_are_refused(dataset, tmp_path):
         ({"action_horizon": 2}, "action-horizon 2 is more than chunk 1"),
         ({"eval_episodes": 0}, "eval-episodes is 0"),
         ({"eval_every": 0}, "eval-every is 0"),
-        ({"held_out": 1.0}, "held-out is 1.0: it is the share"),
-        ({"held_out": -0.1}, "held-out is -0.1: it is the share"),
+        ({"held_out": 1.0}, "held-out is 1.0: the share"),
+        ({"held_out": -0.1}, "held-out is -0.1: the share"),
         ({"log_every": 0}, "log-every is 0"),
         ({"keep_every": 0}, "keep-every is 0"),
         ({"demonstrations": 0}, "demonstrations is 0"),
         ({"feature_deviation": 0.0}, "feature-deviation is 0.0; it must be above 0"),
-        ({"steps": 0}, "steps is 0; at least 1"),
-        ({"quantizer_steps": 0}, "quantizer-steps is 0; at least 1"),
-        ({"agent.batch_size": 0}, "agent.batch-size is 0; at least 1"),
-        ({"quantizer.batch_size": 0}, "quantizer.batch-size is 0; at least 1"),
-        ({"quantizer.codes": 1}, "quantizer.codes is 1; at least 2"),
+        ({"steps": 0}, "steps is 0; it must be at least 1"),
+        ({"quantizer_steps": 0}, "quantizer-steps is 0; it must be at least 1"),
+        ({"agent.batch_size": 0}, "agent.batch-size is 0; it must be at least 1"),
+        ({"quantizer.batch_size": 0}, "quantizer.batch-size is 0; it must be at least 1"),
+        ({"quantizer.codes": 1}, "quantizer.codes is 1; it must be at least 2"),
         ({"quantizer.patience": -1}, "quantizer.patience is -1; 0"),
     ],
 )

@@ -301,7 +301,7 @@ class TestRunFolder:
         newest.write_bytes(newest.read_bytes()[:-10])
         (said,), step = self.open(tmp_path / "run")
         assert "its checksum does not agree" in said
-        assert "going on from the one before it" in said
+        assert "resuming from the previous checkpoint" in said
         assert (step, self.steps(tmp_path / "run")) == (1, [0, 1])
 
     def test_a_run_whose_checkpoints_are_all_damaged_begins_again(self, tmp_path):
@@ -323,7 +323,7 @@ class TestRunFolder:
         history = tmp_path / "run" / "metrics.jsonl"
         history.write_bytes(history.read_bytes()[:-1])
         (said,), step = self.open(tmp_path / "run")
-        assert "are lost" in said
+        assert "are missing" in said
         assert (step, self.steps(tmp_path / "run")) == (1, [0, 1])
 
     def test_what_killed_processes_wrote_aside_is_removed(self, tmp_path):
@@ -366,7 +366,7 @@ class TestRunFolder:
     def test_a_folder_that_lost_its_config_says_what_to_do(self, tmp_path):
         self.make(tmp_path / "run").close()
         (tmp_path / "run" / "config.json").unlink()
-        with pytest.raises(RunError, match=r"lost its config\.json: put it back, or delete"):
+        with pytest.raises(RunError, match=r"no config\.json any more: restore it, or delete"):
             self.open(tmp_path / "run")
 
     def test_a_folder_without_write_permission_is_one_line(self, tmp_path, monkeypatch):

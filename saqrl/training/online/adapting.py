@@ -88,9 +88,9 @@ def adapted(quantizer: Any, asked: OnlineSettings) -> Any:
         return quantizer
     if not isinstance(quantizer, vqvae.VQVAE):
         raise ValueError(
-            f"--codebook {asked.codebook} moves the codes of a vqvae, and the run has those of "
-            f"{QUANTIZERS.name_of(quantizer)}: say --codebook frozen, or train with --quantizer "
-            "vqvae"
+            f"--codebook {asked.codebook} needs the quantizer vqvae, and the run has "
+            f"{QUANTIZERS.name_of(quantizer)}: use --codebook frozen, or train with "
+            "--quantizer vqvae"
         )
     more = 0
     if asked.codebook == "grow":

@@ -73,16 +73,18 @@ def finetune(
     if resume:
         parent, asked = _begun(out, asked, robot is not None)
         if (out / "result.json").is_file():
-            reporter.say(f"{out} has finished already: this is its result")
+            reporter.say(f"{out} has finished already; its result:")
             return read_result(out)
         settings = saved_settings(out)
     else:
         refuse_existing(out)
         settings = finetuned_settings(parent, asked)
         if (members := saved_settings(parent).members) != settings.members:
-            reporter.say(f"note: {parent} is an ensemble of {members}: its first member goes on")
+            reporter.say(
+                f"note: {parent} is an ensemble of {members}: only its first member is fine-tuned"
+            )
     if robot is not None and (asked.env or asked.env_kwargs):
-        raise ValueError("--serve plays on a robot, --env in a simulator: leave one of them out")
+        raise ValueError("--serve acts on a robot, --env in a simulator: remove one of them")
     log = _data(parent, settings, data, dataset)
     if resume:
         require_same_data(out, log, str(settings.data.dataset))
@@ -91,8 +93,8 @@ def finetune(
     _check(parent, log, robot is not None)
     if asked.codebook != "frozen" and part_rows(log, settings) is not None:
         raise ValueError(
-            f"--codebook {asked.codebook} encodes the run's data anew and holds them in memory, "
-            f"and those of {parent} are streamed: say --codebook frozen"
+            f"--codebook {asked.codebook} encodes all data again and needs them in memory, "
+            f"but {parent} streams its data: use --codebook frozen"
         )
     require_memory(settings, log)
     where = "" if robot is None else f" --serve {robot}"
@@ -112,7 +114,7 @@ def finetuned_settings(parent: Path, asked: OnlineSettings) -> Settings:
     settings = saved_settings(parent)
     if not settings.quantized:
         raise ValueError(
-            f"{parent} is a continuous run, and fine-tuning goes on with codes: train with "
+            f"{parent} is a continuous run, and fine-tuning needs codes: train with "
             "--actions quantized"
         )
     if isinstance(settings.agent, BC):  # of an ensemble the first member's codes go on
@@ -158,10 +160,14 @@ def _begun(out: Path, asked: OnlineSettings, robot: bool) -> tuple[Path, OnlineS
     """What a fine-tuned run was asked for; ValueError where it is another run, or other flags."""
     found = read_config(out).get("finetune")
     if found is None:
-        raise ValueError(f"{out} is no fine-tuned run: leave --resume out, and name another --out")
+        raise ValueError(
+            f"{out} is not a fine-tuned run: remove --resume, and choose another --out"
+        )
     if bool(found.get("robot")) != robot:
-        played, remedy = ("in a simulator", "leave it out") if robot else ("on a robot", "add it")
-        raise ValueError(f"{out} was begun {played}, --serve is for a robot: {remedy}")
+        played, remedy = (
+            ("in a simulator", ("remove --serve")) if robot else ("on a robot", "add --serve")
+        )
+        raise ValueError(f"{out} was started {played}, and --serve is for a robot: {remedy}")
     saved = OnlineSettings.from_json(found.get("settings", {}))
     return Path(str(found.get("parent"))), asked.resumed(saved)
 
@@ -173,8 +179,8 @@ def _data(
         return arranged(data, settings)
     if dataset is None and settings.data.dataset == IN_MEMORY:
         raise ValueError(
-            f"{parent} was trained on arrays in memory: name its data with --dataset, or give them "
-            "as `data` from Python"
+            f"{parent} was trained on arrays in memory: pass its data with --dataset, or as "
+            "`data` in Python"
         )
     policy: Policy = load_policy(policy_folder(parent))
     return load_training_data(parent, settings, policy, dataset=dataset)
@@ -196,15 +202,15 @@ def _check(parent: Path, log: Transitions, robot: bool) -> None:
     """ValueError, before anything is written, where there is nothing to learn from or play in."""
     if not log.has_rewards:
         raise ValueError(
-            f"the data of {parent} have no rewards, from which fine-tuning learns: train on data "
-            "with rewards, or say --dataset.rewards success-at-end in the training"
+            f"the data of {parent} have no rewards, and fine-tuning needs them: train on "
+            "data with rewards, or with --dataset.rewards success-at-end"
         )
     if robot:
         return  # which each of its observations proves
     if log.environment is None:
         raise ValueError(
-            f"{parent} has no environment to go on in: name one with --env (not {NO_ENVIRONMENT}), "
-            "or let a robot play with --serve"
+            f"{parent} has no environment to fine-tune in: give one with --env (not "
+            f"{NO_ENVIRONMENT}), or connect a robot with --serve"
         )
     check_environment(log.environment, log)
 

@@ -54,7 +54,7 @@ class Online(Session):
         if robot is not None:
             self.environment = EnvironmentSpec(ROBOT)
         if self.environment is None:
-            raise ValueError("fine-tuning plays in an environment, and there is none here")
+            raise ValueError("fine-tuning needs an environment: give one with --env")
         self.asked, self.robot = asked, robot
         self.lanes = asked.lanes if robot is None else 1
         self.begun = read_config(run.path)["finetune"]
@@ -71,8 +71,8 @@ class Online(Session):
         pairs += [(known.low, theirs.action_range.low), (known.high, theirs.action_range.high)]
         if not all(np.allclose(one, other, rtol=1e-3, atol=1e-6) for one, other in pairs):
             raise ValueError(
-                f"{self.parent} scales its observations or actions otherwise than this saqrl does "
-                "with the same data: train it anew"
+                f"{self.parent} was trained with another scaling of observations or actions "
+                "than this version of saqrl computes from the same data: train it again"
             )
 
     def run_all(self) -> dict[str, Any]:
@@ -112,7 +112,9 @@ class Online(Session):
         with contextlib.closing(data) if isinstance(data, engine.Stream) else NOTHING:
             found = self.run.load_checkpoint(name, skeleton)
         if found is None:
-            raise RunError(f"{self.run.path} has lost its {name}: fine-tune anew")
+            raise RunError(
+                f"{self.run.path} has no {name} any more: fine-tune again with another --out"
+            )
         return found[1]
 
     def _values(self) -> tuple[Any, int]:
@@ -120,7 +122,7 @@ class Online(Session):
         if "agent" in self.begun["adopted"]:
             return self._kept("agent"), 0
         name, steps = self.settings.agent_name, self.asked.value_steps
-        self.reporter.say(f"first: {name} learns values from the data, {steps:,} gradient steps")
+        self.reporter.say(f"first, {name} learns values from the data ({steps:,} gradient steps)")
         step, state = train_stage(
             self.learning.stage("agent"),
             run=self.run,
@@ -212,8 +214,8 @@ class Online(Session):
             since, ended, ticks = 0 if done > ended else since + 1, done, ticks + 1
             if since > LONGEST:
                 raise ValueError(
-                    f"no episode of {self._name} has ended in {LONGEST:,} steps: give it a limit, "
-                    """as in --env-kwargs '{"max_episode_steps": 200}'"""
+                    f"no episode of {self._name} ended within {LONGEST:,} steps: set a limit, "
+                    """for example --env-kwargs '{"max_episode_steps": 200}'"""
                 )
             update(min(int(state.steps) + ticks * self.lanes, asked.steps), "")
 
@@ -229,8 +231,9 @@ class Online(Session):
         for number, steps in enumerate(played.steps, first):
             if len(wrong := np.flatnonzero(~np.isfinite(steps.rewards))):
                 raise ValueError(
-                    f"{self._name} gave the reward {steps.rewards[wrong[0]]} in step {wrong[0]} of "
-                    f"episode {number}: what was learned before is kept; correct the environment"
+                    f"{self._name} gave the reward {steps.rewards[wrong[0]]} in step "
+                    f"{wrong[0]} of episode {number}: what was learned before is kept; "
+                    "correct the environment, then resume"
                 )
         log = as_log(played.steps, self.features.log)
         return log if played.successes is None else replace(log, successes=played.successes)

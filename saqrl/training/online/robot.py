@@ -63,7 +63,9 @@ def read_step(message: str | bytes, size: int, steps: int | None) -> Said:
     request = read_map(message)
     observation = observation_in(request).ravel()
     if len(observation) != size:
-        raise RequestError(f"the observation has {len(observation)} numbers; the data have {size}")
+        raise RequestError(
+            f"the observation has {len(observation)} numbers; expected {size}, as in the data"
+        )
     if len(wrong := np.flatnonzero(~np.isfinite(observation))):
         raise RequestError(f"number {wrong[0]} of the observation is {observation[wrong[0]]}")
     names = (RESET_KEY, "terminated", "truncated", "success")
@@ -75,7 +77,9 @@ def read_step(message: str | bytes, size: int, steps: int | None) -> Said:
     terminated, truncated = bool(flags["terminated"]), bool(flags["truncated"])
     if steps is None or flags[RESET_KEY]:
         if reward is not None or terminated or truncated:
-            raise RequestError("an episode begins with an observation alone: no reward, no end")
+            raise RequestError(
+                "the first request of an episode must hold only an observation: no reward, no end"
+            )
         return Said(observation, None, False, False, None)
     known = isinstance(reward, (int, float, np.number)) and not isinstance(reward, bool)
     if reward is None or not known or not math.isfinite(reward):
@@ -83,7 +87,9 @@ def read_step(message: str | bytes, size: int, steps: int | None) -> Said:
             f"the reward of the last action is {str(reward)[:20]}; expected a finite number"
         )
     if steps + 1 >= LONGEST and not (terminated or truncated):
-        raise RequestError(f"no end in {LONGEST:,} steps: end the episode with 'truncated': true")
+        raise RequestError(
+            f"the episode did not end within {LONGEST:,} steps: end it with 'truncated': true"
+        )
     success = None if flags["success"] is None else bool(flags["success"])
     return Said(observation, float(reward), terminated, truncated, success)
 
@@ -262,7 +268,9 @@ class RobotArena(Arena):
                     progress=lambda more, done=done: progress(done + more),  # type: ignore[misc]
                 )
             except ClientGone:
-                self._say("the robot left an episode before its end: that episode is dropped")
+                self._say(
+                    "the robot disconnected before the end of an episode: that episode is dropped"
+                )
                 continue
             played.append(one)
         return _joined(played)

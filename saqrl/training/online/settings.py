@@ -31,59 +31,60 @@ class OnlineSettings:
     """How a run goes on in its environment."""
 
     steps: int = 20_000
-    """environment steps; the episodes in which they end are played out"""
+    """environment steps; episodes in progress at the end are finished"""
     env: str | None = None
-    """another environment than the run's, of the same observations and actions"""
+    """environment id, with the observations and actions of the run; default: the run's"""
     env_kwargs: str | None = None
     """the environment's keyword arguments as a JSON object"""
     agent: Literal["iql", "cql", "brac"] | None = None
-    """default: the run's own; of a bc run iql. Another than the run's first learns values from the
-    run's data"""
+    """default: the run's agent; for a bc run iql. Another agent first learns values from the run's
+    data"""
     value_steps: int = 20_000
-    """gradient steps of learning values from the run's data, where it has none of the agent's"""
+    """gradient steps to learn values from the run's data, if the run has no values of this agent"""
     keep_offline: float = 0.5
-    """share of offline rows in every batch"""
+    """share of offline data in every batch"""
     warm_up: int = 1_000
-    """environment steps before the first update, played as the run acts, without noise"""
+    """environment steps before the first update, without exploration noise"""
     updates_per_step: float = 1.0
     """gradient steps per environment step"""
     explore_temperature: float = 1.0
-    """of the softmax that exploring draws codes from"""
+    """temperature of the softmax from which exploration samples codes"""
     noise: float | None = None
     """deviation of the Gaussian around the decoded action, as a share of half its range; default:
     0.02, and with grow as far as recorded actions lie from their codes, so that new ones are met"""
     codebook: Literal["frozen", "decoder", "grow"] = "frozen"
-    """frozen: codes stay what they are; decoder: encoder and decoder go on learning; grow: and new
-    codes are opened where played actions lie far from every code, others retire"""
+    """frozen: codes do not change; decoder: encoder and decoder are trained further; grow: also
+    adds codes where executed actions are far from every code, and retires unused codes"""
     spare_codes: int | None = None
     """grow: rows kept free for new codes; default: half as many as there are codes"""
     prior_rate: float = 0.0
     """learning rate at which the prior goes on learning from the mixed batches; 0: it stays"""
     refine_every: int = 4
-    """decoder, grow: gradient steps for one step of encoder and decoder; 0: none (grow alone)"""
+    """decoder, grow: gradient steps per step of encoder and decoder; 0: none (only with grow)"""
     refine_rate: float = 1e-3
     """learning rate of those steps"""
     recode_every: int = 2_000
-    """decoder, grow: environment steps after which offline and replayed actions are encoded anew"""
+    """decoder, grow: environment steps after which offline and replayed actions are encoded
+    again"""
     retire_after: int = 10_000
-    """grow: a code that was not played for so many environment steps and stands for no offline
-    action retires"""
+    """grow: environment steps after which a code retires that was not played and that no offline
+    action uses"""
     lanes: int = 4
-    """episodes that are played side by side between two blocks of updates; on a robot one"""
+    """episodes played in parallel between two blocks of updates; on a robot 1"""
     capacity: int = 200_000
-    """environment steps that the replay holds; the oldest leave first"""
+    """size of the replay buffer in environment steps; the oldest are removed first"""
     eval_every: int | None = None
-    """environment steps between evaluations, at the next end of a round; default: a fifth"""
+    """environment steps between evaluations, at the end of a round; default: a fifth of --steps"""
     eval_episodes: int | None = None
-    """episodes of an evaluation; default: as the run was set"""
+    """episodes per evaluation; default: as in the run"""
 
     def __post_init__(self) -> None:
         for name in AT_LEAST_ONE:
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name.replace('_', '-')} is {value}; at least 1")
+                raise ValueError(f"{name.replace('_', '-')} is {value}; it must be at least 1")
         if self.lanes > LARGEST_LANES:
-            raise ValueError(f"lanes is {self.lanes}; at most {LARGEST_LANES}")
+            raise ValueError(f"lanes is {self.lanes}; it must be at most {LARGEST_LANES}")
         for name in (
             "warm_up",
             "noise",
@@ -94,15 +95,20 @@ class OnlineSettings:
         ):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
-                raise ValueError(f"{name.replace('_', '-')} is {value}; 0 or more")
+                raise ValueError(f"{name.replace('_', '-')} is {value}; it must be 0 or more")
         if not 0 <= self.keep_offline <= 1:
-            raise ValueError(f"keep-offline is {self.keep_offline}; from 0 to 1")
+            raise ValueError(f"keep-offline is {self.keep_offline}; it must be from 0 to 1")
         if not self.refine_rate:
-            raise ValueError("refine-rate is 0; above 0 (--refine-every 0 leaves the networks)")
+            raise ValueError(
+                "refine-rate is 0; it must be above 0 (to keep the networks fixed: "
+                "--refine-every 0)"
+            )
         if self.spare_codes is not None and self.codebook != "grow":
-            raise ValueError("spare-codes are opened by --codebook grow alone: say it too")
+            raise ValueError("spare-codes has an effect only with --codebook grow: add it")
         if self.codebook == "decoder" and not self.refine_every:
-            raise ValueError("refine-every is 0, by which --codebook decoder learns nothing")
+            raise ValueError(
+                "refine-every is 0, so --codebook decoder learns nothing: set it to 1 or more"
+            )
         require_temperature(self.explore_temperature)
         parsed_keywords(self.env_kwargs)
 
@@ -132,6 +138,6 @@ class OnlineSettings:
             if ours not in (each.default, theirs):
                 raise ValueError(
                     f"--resume: {each.name.replace('_', '-')} is {theirs!r} in the run and "
-                    f"{ours!r} here: drop that flag, or name another --out"
+                    f"{ours!r} here: remove that flag, or choose another --out"
                 )
         return saved

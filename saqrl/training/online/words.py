@@ -22,10 +22,10 @@ def finetuned_text(result: Mapping[str, Any]) -> str:
             f"{100 * codes[when]['code_error']:.1f} %" for when in ("recorded", "first", "last")
         ]
         lines.append(
-            f"nearest code, of half an action's range: {away[0]} away from recorded decisions, "
-            f"{away[1]} from the first played, {away[2]} from the last; "
-            f"{100 * codes['last']['uncovered']:.0f} % of the last lie farther off than 95 % of "
-            "the recorded"
+            f"distance to the nearest code, in % of half an action's range: {away[0]} for "
+            f"recorded decisions, {away[1]} for the first played, {away[2]} for the last; "
+            f"{100 * codes['last']['uncovered']:.0f} % of the last are farther away than 95 "
+            "% of the recorded"
         )
         if "added" in codes:
             lines.append(
