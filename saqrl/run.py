@@ -207,7 +207,7 @@ def _environment_of(
         return EnvironmentSpec(env, asked)
     own = policy.environment
     if own is None:
-        raise ValueError("the policy was trained without an environment: name one with --env")
+        raise ValueError("the policy was trained without an environment: give one with --env")
     if ":" in own.id:
         raise ValueError(
             f"the policy's environment is {own.id}: a module is imported only if you name it: "
