@@ -112,8 +112,8 @@ def test_trials_share_neither_seed_nor_episodes_with_the_table(trainer, tmp_path
     ("words", "message"),
     [
         (("--tune", "1"), "tune is 1; it must be at least 2"),
-        (("--tune", "40"), r"tune is 40, but gmm has \d ideas to try"),
-        (("--tune", "2", "--first-seed", "100"), "seeds from 100 on are those of trials"),
+        (("--tune", "40"), r"tune is 40, but gmm has only \d settings to try"),
+        (("--tune", "2", "--first-seed", "100"), "seeds from 100 on are reserved for trials"),
     ],
 )
 def test_trials_that_cannot_be_are_refused(trainer, tmp_path, words, message):

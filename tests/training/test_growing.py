@@ -515,7 +515,7 @@ def test_a_frozen_codebook_is_what_it_was(name, flags):
         ({}, ["--codebook", "grow", "--spare-codes", "0"], "at least 1"),
         ({}, ["--codebook", "decoder", "--refine-every", "0"], "learns nothing"),
         ({}, ["--codebook", "grow", "--refine-rate", "0"], "above 0"),
-        ({"stream_rows": 100}, ["--codebook", "grow"], "streamed"),
+        ({"stream_rows": 100}, ["--codebook", "grow"], "streams its data"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(parents, tmp_path, capsys, flags, asked, answer):

@@ -171,7 +171,7 @@ def test_more_codes_than_transitions_are_refused(dataset, tmp_path):
         ({"agent.batch_size": 0}, "agent.batch-size is 0; it must be at least 1"),
         ({"quantizer.batch_size": 0}, "quantizer.batch-size is 0; it must be at least 1"),
         ({"quantizer.codes": 1}, "quantizer.codes is 1; it must be at least 2"),
-        ({"quantizer.patience": -1}, "quantizer.patience is -1; 0"),
+        ({"quantizer.patience": -1}, "quantizer.patience is -1; it must be 0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(dataset, changes, message):
