@@ -127,7 +127,7 @@ def test_export_says_what_is_wrong_and_leaves_nothing(runs, dataset, tmp_path, c
     np.savez(other, **wide)
     words = ["export", str(runs / "cql"), "--out", str(out), "--dataset", str(other)]
     assert main(words) == 2
-    assert re.search(r"observations and actions of 3 and 2 numbers, .* of 6 and 4", refused(capsys))
+    assert re.search(r"3 observation columns and 2 action columns, .* 6 and 4", refused(capsys))
     other.unlink()
     original = exporting.graph_of
 
@@ -282,7 +282,7 @@ def test_data_of_another_robot_is_not_coded(runs, dataset, tmp_path, capsys):
     np.savez(tmp_path / "other.npz", **other)
     words = ["convert", str(tmp_path / "other.npz"), str(tmp_path / "c.npz"), "--coded"]
     assert main([*words, str(runs / "cql")]) == 2
-    assert re.search(r"observations and actions of 3 and 2 numbers, .* of 6 and 2", refused(capsys))
+    assert re.search(r"3 observation columns and 2 action columns, .* 6 and 2", refused(capsys))
     assert not (tmp_path / "c.npz").exists()
 
 

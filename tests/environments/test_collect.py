@@ -79,7 +79,7 @@ def test_saved_collection_reads_back_as_transitions(demonstrations, tmp_path):
 def test_an_existing_file_is_never_overwritten(demonstrations, tmp_path):
     path = tmp_path / "cube.npz"
     path.write_bytes(b"kept")
-    with pytest.raises(FileExistsError, match=r"cube.npz exists and is never overwritten"):
+    with pytest.raises(FileExistsError, match=r"cube.npz exists and is not overwritten"):
         save_arrays(path, demonstrations)
     assert path.read_bytes() == b"kept"
 

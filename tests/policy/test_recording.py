@@ -196,7 +196,7 @@ def test_what_cannot_be_written_is_refused_before_any_episode(trained, capsys, m
     monkeypatch.setattr(Arena, "play", lambda *_, **__: pytest.fail("an episode was played"))
     (trained.parent / "kept.npz").write_bytes(b"kept")
     refused = {
-        str(trained.parent / "kept.npz"): "exists and is never overwritten: .*rename --record",
+        str(trained.parent / "kept.npz"): "exists and is not overwritten: .*another --record",
         "p.hdf5": "ends in .npz",
         "nowhere/p.npz": "its folder does not exist",
     }
@@ -212,7 +212,7 @@ def test_what_cannot_be_written_is_refused_before_any_episode(trained, capsys, m
     assert main(["evaluate", str(trained), "--record", "p.npz", "--seed", "49999"]) == 2
     assert "seed is 49999: with --record" in capsys.readouterr().err
     assert main(["evaluate", str(trained), "--record", "p.npz", "--offline"]) == 2
-    assert "--record plays in an environment" in capsys.readouterr().err
+    assert "--record needs an environment and --offline uses none" in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_nothing(trained, tmp_path, monkeypatch, capsys):

@@ -206,7 +206,7 @@ def test_a_run_with_a_history_learns_and_is_not_resumed_with_another(dataset, tm
     found = load_policy(tmp_path / "run")
     assert (found.history, found.window_size) == (2, 4)
     assert found.act(np.zeros(2, np.float32)).shape == (2,)
-    with pytest.raises(ValueError, match=r"features\.history is 2 in the run and 3 here: drop"):
+    with pytest.raises(ValueError, match=r"features\.history is 2 in the run and 3 here: remove"):
         train.main(["--out", str(tmp_path / "run"), "--resume", "--history", "3"])
 
 

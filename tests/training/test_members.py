@@ -144,5 +144,5 @@ def test_a_killed_and_resumed_ensemble_equals_an_uninterrupted_one(
 
 @pytest.mark.parametrize("members", [0, 65])
 def test_an_ensemble_of_none_or_of_very_many_is_refused(members):
-    with pytest.raises(ValueError, match=f"members is {members}; 1 to 64"):
+    with pytest.raises(ValueError, match=f"members is {members}; it must be 1 to 64"):
         small("walk.npz", members=members)

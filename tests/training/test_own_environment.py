@@ -242,7 +242,9 @@ def test_an_id_of_the_data_that_nothing_here_registers_is_a_warning_too(place, d
     asked = words(Path("names.npz"), "bc")
     del asked[asked.index("--env") : asked.index("--env") + 2]
     assert main(["train", *asked, "--out", "run"]) == 0
-    assert "held-out report alone: unknown environment 'TheirRobot-v3'" in capsys.readouterr().err
+    assert (
+        "only on held-out episodes: unknown environment 'TheirRobot-v3'" in capsys.readouterr().err
+    )
     assert train(dataset, env="TheirRobot-v3") == 2  # it may be misspelt
     assert len(error(capsys)) < 2000
 

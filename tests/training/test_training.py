@@ -128,8 +128,8 @@ def narrow(path: Path) -> None:
     ("changes", "message"),
     [
         ({"env": "Nowhere-v0"}, "unknown environment 'Nowhere-v0'"),
-        ({"data_episodes": 99}, "99 episodes asked for"),
-        ({"angles": (7,)}, "no angle column 7"),
+        ({"data_episodes": 99}, "99 episodes requested and the file has 12"),
+        ({"angles": (7,)}, "angle column 7 does not exist"),
     ],
 )
 def test_what_does_not_fit_together_leaves_no_folder(dataset, tmp_path, changes, message):

@@ -432,7 +432,7 @@ def test_other_versions_are_said_on_resume(whole, tmp_path, capsys):
     config["versions"]["jax"] = "0.0.1"
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     training.train(whole[0], tmp_path / "run", resume=True, reporter=Reporter())
-    assert "begun with jax 0.0.1" in capsys.readouterr().err
+    assert "started with jax 0.0.1" in capsys.readouterr().err
 
 
 FLAGS = shlex.split(
