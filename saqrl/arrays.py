@@ -1,4 +1,4 @@
-"""Pytrees of arrays on disk: written aside, renamed, checked by sum, never pickled."""
+"""Pytrees of arrays on disk: atomic writes, a checksum, no pickle."""
 
 import contextlib
 import hashlib
@@ -16,11 +16,11 @@ import numpy as np
 
 from saqrl.records import OBJECT, TEXT, listed, parsed, read_regular, require, shown
 
-# Of the files that `write_arrays` writes; 1 did not record the arrays' types.
+# Version of the files that `write_arrays` writes; version 1 did not record the arrays' types.
 FORMAT = 2
-# What a process that was killed while it wrote a file has left beside it.
+# Temporary files that a process leaves if it is killed while it writes a file.
 LEFTOVERS = (".*.tmp", ".*.partial")
-# Bytes of a file of arrays: networks of 300 million weights with their optimiser's moments.
+# Maximum bytes of a file of arrays: enough for 300 million weights with optimiser moments.
 LARGEST_FILE = 4 << 30
 DESCRIPTION = {"header": OBJECT, "names": listed(TEXT), "dtypes": listed(TEXT)}
 
@@ -30,15 +30,15 @@ class DamagedArrays(ValueError):
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`, or leave it as it was, whatever moment the process ends at.
+    """Replace `path` by `content` atomically: a killed process leaves the old or the new file.
 
-    OSError with the path where the file system refuses (no space, no permission).
+    Raises OSError with the path if the file system refuses (no space, no permission).
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         _write(aside, content, os.O_CREAT | os.O_TRUNC)
         os.replace(aside, path)
-        # A new name lasts only once its folder is on the disk; some file systems cannot say.
+        # A rename is durable only after an fsync of its folder; some file systems have none.
         with contextlib.suppress(OSError):
             make_lasting(path.parent)
     except BaseException:
@@ -47,12 +47,12 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def append(path: Path, content: bytes) -> None:
-    """Add `content` to the end of `path`; where that fails, a part of it may have been added."""
+    """Append `content` to `path`; if this fails, a part of it may have been written."""
     _write(path, content, os.O_CREAT | os.O_APPEND, lasting=False)
 
 
 def make_lasting(path: Path) -> None:
-    """Wait until what has been written to a file is on the disk itself."""
+    """Wait until a file or folder is on the disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -61,7 +61,7 @@ def make_lasting(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes wrote aside in a folder that is now ours alone."""
+    """Remove temporary files of killed processes from a folder that no other process uses."""
     for pattern in LEFTOVERS:
         for aside in folder.glob(pattern):
             aside.unlink(missing_ok=True)
@@ -89,9 +89,9 @@ def named_leaves(tree: Any) -> dict[str, np.ndarray]:
 
 
 def rebuild_tree(skeleton: Any, leaves: Mapping[str, np.ndarray]) -> Any:
-    """A tree shaped as `skeleton` (arrays or shapes) from named leaves.
+    """A tree with the structure of `skeleton` (arrays or shapes) from named leaves.
 
-    ValueError names the first leaf that is missing, has another shape or type, or is not finite.
+    ValueError names the first leaf that is missing, has the wrong shape or type, or is not finite.
     """
     flat, structure = jax.tree_util.tree_flatten_with_path(skeleton)
     values = []
@@ -110,9 +110,9 @@ def rebuild_tree(skeleton: Any, leaves: Mapping[str, np.ndarray]) -> Any:
 
 
 def write_arrays(path: Path, leaves: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> None:
-    """One npz of arrays with a JSON header, its SHA-256 in front."""
+    """Write an npz of arrays with a JSON header; its SHA-256 is the file's first line."""
     buffer = io.BytesIO()
-    # NumPy's format forgets the types that it does not know itself, such as bfloat16.
+    # The npy format loses types that NumPy does not know, such as bfloat16.
     packed = {f"array{i}": _plain(leaf) for i, leaf in enumerate(leaves.values())}
     dtypes = [leaf.dtype.name for leaf in leaves.values()]
     described = {"format": FORMAT, "header": header, "names": list(leaves), "dtypes": dtypes}
@@ -123,10 +123,10 @@ def write_arrays(path: Path, leaves: Mapping[str, np.ndarray], header: Mapping[s
 
 
 def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """What `write_arrays` wrote.
+    """Read the arrays and the header of a file that `write_arrays` wrote.
 
-    DamagedArrays where the sum does not agree, ValueError where another version or another program
-    wrote it.
+    Raises DamagedArrays if the checksum does not match, ValueError if another version or another
+    program wrote the file.
     """
     body = _sound_body(path)
     try:
@@ -146,18 +146,18 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The header alone of what `write_arrays` wrote; raises as `read_arrays`."""
+    """Read only the header of such a file; raises the same errors as `read_arrays`."""
     body = _sound_body(path)
     try:
         with np.load(io.BytesIO(body), allow_pickle=False) as archive:
             text = archive["json"]
-    except Exception as error:  # whatever an archive that others made has NumPy raise
+    except Exception as error:  # a foreign archive can make NumPy raise anything
         raise _foreign(path, type(error).__name__) from error
     return dict(_description(path, text)["header"])
 
 
 def read_npz(content: bytes) -> dict[str, np.ndarray]:
-    """The arrays of an uncompressed npz; ValueError where it holds anything else, or is damaged."""
+    """The arrays of an uncompressed npz; ValueError if it is damaged or contains anything else."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             declared = sum(member.file_size for member in archive.infolist())
@@ -165,36 +165,36 @@ def read_npz(content: bytes) -> dict[str, np.ndarray]:
             raise ValueError("its arrays are larger than the file: it is compressed, or damaged")
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             arrays = dict(archive)
-    except Exception as error:  # whatever a damaged archive makes zipfile or NumPy raise
+    except Exception as error:  # a damaged archive can make zipfile or NumPy raise anything
         pickled = "allow_pickle" in str(error)
-        words = "it holds Python objects, which are never read" if pickled else str(error)
+        words = "it contains Python objects, which are never read" if pickled else str(error)
         raise ValueError(words or type(error).__name__) from error
     if foreign := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
-        raise ValueError(f"{foreign[0]!r} in it is no array")
+        raise ValueError(f"its entry {foreign[0]!r} is not an array")
     return arrays
 
 
 def _sound_body(path: Path) -> bytes:
-    """What follows the checksum; DamagedArrays where that does not agree."""
+    """The bytes after the checksum; DamagedArrays if the checksum does not match."""
     digest, _, body = read_regular(path, at_most=LARGEST_FILE).partition(b"\n")
     if hashlib.sha256(body).hexdigest().encode() != digest:
-        raise DamagedArrays(f"{path}: damaged (its checksum does not agree)")
+        raise DamagedArrays(f"{path}: damaged (its checksum does not match)")
     return body
 
 
 def _description(path: Path, text: np.ndarray) -> dict[str, Any]:
-    """What the arrays are, and the header."""
+    """The names and types of the arrays, and the header."""
     described = parsed(str(text), path)
     if isinstance(described, dict) and (found := described.get("format", 1)) != FORMAT:
         raise ValueError(
-            f"{path}: format {shown(found)}, this version reads {FORMAT}; go on with the saqrl "
+            f"{path}: format {shown(found)}, this version reads {FORMAT}; use the saqrl version "
             "that wrote it"
         )
     return require(described, DESCRIPTION, where=path)
 
 
 def _foreign(path: Path, why: str) -> ValueError:
-    return ValueError(f"{path} is no file of arrays that saqrl wrote ({why})")
+    return ValueError(f"{path} is not an array file written by saqrl ({why})")
 
 
 def _plain(leaf: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""Networks and how they learn.
+"""Networks and their training.
 
-Everything here is a pytree of arrays; nothing here knows what a code or an action is.
+Everything here is a pytree of arrays and independent of codes and actions.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Extra = TypeVar("Extra")
 Batch = TypeVar("Batch", contravariant=True)
 
 
-# The least normal number of float32.
+# The smallest normal number of float32.
 LEAST = 2.0**-126
 
 
@@ -72,11 +72,11 @@ class MLP(eqx.Module):
 
 
 class Ensemble(eqx.Module):
-    """Networks of one shape that know nothing of each other, as critics are."""
+    """Independent networks of one shape, such as critics."""
 
     heads: tuple[Any, ...]
     deviations: float | None = eqx.field(static=True, default=None)
-    """That `pessimistic` lies below the mean; None: the minimum."""
+    """Standard deviations that `pessimistic` subtracts from the mean; None: it is the minimum."""
 
     def __call__(
         self, inputs: Float[Array, "*batch inputs"]
@@ -84,7 +84,7 @@ class Ensemble(eqx.Module):
         return jnp.stack([head(inputs) for head in self.heads])
 
     def pessimistic(self, inputs: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
-        """What of several opinions is believed: `least`, or the mean minus deviations."""
+        """The heads' minimum, or their mean minus `deviations` standard deviations."""
         return self.believed(self(inputs))
 
     def believed(self, values: Float[Array, "heads *rest"]) -> Float[Array, "*rest"]:
@@ -99,7 +99,7 @@ class Ensemble(eqx.Module):
 
 
 def log_mixture(logits: Float[Array, "members choices"]) -> Float[Array, " choices"]:
-    """Log of the mean of softmax over the members, at least that of LEAST."""
+    """Log of the mean of softmax over the members, at least log(LEAST)."""
     mean = jax.nn.softmax(logits).mean(0)
     return jnp.log(jnp.maximum(mean, LEAST))
 
@@ -130,7 +130,7 @@ def _forward_product(inputs: Array, weight: Array) -> tuple[Array, tuple[Array, 
 
 
 def _backward_product(rounded: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    """Both products of the chain rule, of rounded operands too, neither result rounded."""
+    """Both products of the chain rule: rounded operands, results not rounded."""
     inputs, weight = rounded
     gradient = gradient.astype(jnp.bfloat16)
     leading = tuple(range(inputs.ndim - 1))
@@ -154,7 +154,7 @@ def normalize(signal: Float[Array, "*batch width"]) -> Float[Array, "*batch widt
 
 
 class Algorithm(Protocol[Batch]):
-    """Hashable hyperparameters with pure methods: whatever the engine can train."""
+    """Hashable hyperparameters with pure methods, which the engine can train."""
 
     steps: int
     batch_size: int
@@ -171,7 +171,7 @@ class Algorithm(Protocol[Batch]):
 
 @dataclass(frozen=True)
 class Training:
-    """What every algorithm needs to know about its own training; all of them inherit it."""
+    """Training settings that every algorithm inherits."""
 
     steps: int = 20_000
     """Gradient steps; a cosine schedule reaches 0 at the last one."""
@@ -200,7 +200,7 @@ class Training:
         return Ensemble(tuple(self.network(head_key, inputs, outputs) for head_key in keys))
 
     def optimiser(self) -> optax.GradientTransformation:
-        """Adam, with decoupled weight decay where asked."""
+        """Adam, with decoupled weight decay if `weight_decay` is not 0."""
         rate: float | optax.Schedule = self.learning_rate
         if self.schedule == "cosine":
             rate = optax.cosine_decay_schedule(self.learning_rate, max(self.steps, 1))
@@ -211,20 +211,20 @@ class Training:
 
 @dataclass(frozen=True)
 class CriticTraining(Training):
-    """What every algorithm that learns values needs besides."""
+    """Additional settings of every algorithm that learns values."""
 
     learning_rate: float = 3e-4
     schedule: Schedule = "constant"
     layer_norm: bool = True
     """Normalise before each activation of Q and V, and of a policy on codes."""
     critics: int = 2
-    """Number of Q networks; targets, values and policies see their minimum."""
+    """Number of Q networks; targets, values and policies use their minimum."""
     discount: float = 0.99
-    """Of each step of the environment."""
+    """Discount per environment step."""
     chunk_discount: float | None = None
-    """Of what follows a decision; default: discount to the power of its steps."""
+    """Discount per decision; default: discount to the power of its steps."""
     target_rate: float = 0.005
-    """Share of the online critics that moves into the target at each move; 1 copies."""
+    """Polyak rate of each target update: target += rate (online - target); 1 copies."""
 
 
 def require_positive(**values: float) -> None:
@@ -247,7 +247,7 @@ def expectile_loss(
 def bellman_error(
     q: Float[Array, "heads batch"], targets: Float[Array, "*heads batch"]
 ) -> Float[Array, ""]:
-    """Mean squared distance of each head from its targets, or all of theirs; summed over heads."""
+    """Mean squared error of each head against its own or common targets, summed over heads."""
     return jnp.square(q - targets).mean(-1).sum()
 
 

@@ -1,6 +1,6 @@
-"""What somebody else may have written: regular files of bounded size, JSON checked by rules.
+"""Untrusted records: regular files of bounded size, JSON checked by rules.
 
-Every error is a ValueError of one line: the file or record, what stands there, what was expected.
+Every error is a ValueError of one line: the file or record, the value found, what was expected.
 """
 
 import json
@@ -12,14 +12,14 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-# Bytes of a JSON file: settings take a few thousand.
+# Maximum bytes of a JSON file; settings take a few thousand.
 LARGEST_RECORD = 4 << 20
-# Whole numbers beyond this are no sizes, steps or counts.
+# Larger whole numbers cannot be sizes, steps or counts.
 LARGEST_WHOLE = 2**48
 
 
 class Rule(NamedTuple):
-    """What a value of a record is expected to be, in words, and whether one is."""
+    """What is expected of a value in a record: in words, and as a test."""
 
     words: str
     holds: Callable[[Any], bool]
@@ -82,12 +82,12 @@ def require(record: Any, rules: Mapping[str, Rule], *, where: object) -> dict[st
 
 
 def shown(value: Any) -> str:
-    """A value in an error: short, and without anything that a terminal would obey."""
+    """A value for an error message: short, and without terminal control characters."""
     return reprlib.repr(value)
 
 
 def printable(text: str) -> str:
-    """The text with what a terminal would obey (escape codes, carriage returns) written out."""
+    """The text with terminal control characters (escape codes, carriage returns) escaped."""
     if text.isprintable():
         return text
     kept = (c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
@@ -95,7 +95,7 @@ def printable(text: str) -> str:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value from JSON is of an annotated type; what JSON cannot hold is not judged."""
+    """Whether a value from JSON has the annotated type; types that JSON lacks always fit."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return any(fits(value, argument) for argument in arguments)
@@ -111,7 +111,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def require_types(values: Mapping[str, Any], record: type, *, where: object) -> None:
-    """ValueError for the first value from JSON that is not of its field's type."""
+    """ValueError for the first value from JSON that does not have its field's type."""
     hints = get_type_hints(record)
     for name, value in values.items():
         if not fits(value, hints[name]):
@@ -123,15 +123,15 @@ def require_regular(path: Path, *, at_most: int) -> None:
     """ValueError for a link, a pipe, a device or a larger file; FileNotFoundError."""
     found = path.lstat()
     if stat.S_ISLNK(found.st_mode):
-        raise ValueError(f"{path} is a link, which is not followed: put the file itself there")
+        raise ValueError(f"{path} is a symbolic link, which is not followed: copy the file there")
     if not stat.S_ISREG(found.st_mode):
-        raise ValueError(f"{path} is no regular file: put the file itself there")
+        raise ValueError(f"{path} is not a regular file: copy a regular file there")
     if found.st_size > at_most:
-        raise ValueError(f"{path} has {found.st_size:,} bytes; at most {at_most:,} are read")
+        raise ValueError(f"{path} has {found.st_size:,} bytes; at most {at_most:,} are allowed")
 
 
 def read_regular(path: Path, *, at_most: int) -> bytes:
-    """The bytes of a file; raises as `require_regular`, and where memory does not hold them."""
+    """The bytes of a file; raises as `require_regular`, and ValueError if memory is too small."""
     require_regular(path, at_most=at_most)
     try:
         return path.read_bytes()
@@ -140,12 +140,12 @@ def read_regular(path: Path, *, at_most: int) -> bytes:
 
 
 def read_record(path: Path, rules: Mapping[str, Rule]) -> dict[str, Any]:
-    """A JSON file by these rules; ValueError where it is none, FileNotFoundError."""
+    """Read a JSON file and check it by these rules; raises ValueError or FileNotFoundError."""
     return require(parsed(read_regular(path, at_most=LARGEST_RECORD), path), rules, where=path)
 
 
 def parsed(text: str | bytes, where: object) -> Any:
-    """JSON; ValueError says where it ends to be readable."""
+    """The value of JSON text; ValueError says where the text is not valid."""
     try:
         return json.loads(text)
     except RecursionError as error:

@@ -1,8 +1,8 @@
-"""Everything that has a name: agents, quantizers, baselines, formats, environments.
+"""Implementations by name: agents, quantizers, baselines, formats, environments.
 
 An implementation is one line here, a call of `register`, or an entry point of an installed package
-(NAME = "module:Class" in the group `saqrl.agents`, `saqrl.quantizers`, ...). It is imported when it
-is asked for, so that help needs no JAX and a broken package disturbs nobody else.
+(NAME = "module:Class" in the group `saqrl.agents`, `saqrl.quantizers`, ...). It is imported on
+first use, so that help needs no JAX and a broken package affects nothing else.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,18 +15,18 @@ from typing import Any, Literal
 from saqrl.records import require_types, shown
 
 Act = Literal["greedy", "sample", "mean"]
-"""How a policy acts on codes: the best scored, one drawn by its probability, or the expectation of
-the decoded action."""
+"""How a policy acts on codes: the code with the highest score, a code sampled by its probability,
+or the expectation of the decoded action."""
 
-# Agents that act as one.
+# Maximum number of agents in an ensemble.
 LARGEST_ENSEMBLE = 64
 
-# Of acting: beyond these float32 holds no difference between codes.
+# Limits of the acting temperature: beyond them codes are equal in float32, or overflow.
 COLDEST, HOTTEST = 1e-6, 1e6
 
 
 def require_temperature(temperature: float) -> None:
-    """ValueError where log-probabilities cannot be divided by it."""
+    """ValueError if log-probabilities cannot be divided by it."""
     if not COLDEST <= temperature <= HOTTEST:
         raise ValueError(
             f"act-temperature is {temperature:g}; it must be from {COLDEST:g} to {HOTTEST:g} "
@@ -34,12 +34,12 @@ def require_temperature(temperature: float) -> None:
         )
 
 
-# Names that an error lists where none is near.
+# Number of known names that an error lists if none is similar.
 LISTED = 50
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """A phrase for an error: the nearest names if any is near, else all of them, or the first."""
+    """Text for an error: the most similar known names, else the first LISTED known names."""
     names = sorted(known)
     near = get_close_matches(name, names, n=3, cutoff=0.5)
     if near:
@@ -49,7 +49,7 @@ def closest(name: str, known: Iterable[str]) -> str:
 
 
 class Registry:
-    """Implementations of one kind by name: `module:Class`, a module, or the thing itself."""
+    """Implementations of one kind by name: `module:Class`, a module, or the object itself."""
 
     def __init__(
         self,
@@ -60,14 +60,14 @@ class Registry:
         settings: tuple[str, ...] = (),
         attributes: tuple[str, ...] = (),
     ):
-        """`settings` are fields that a dataclass of this kind has, `attributes` what any has."""
+        """`settings` are required dataclass fields, `attributes` other required attributes."""
         self.kind, self.group = kind, group
         self._entries: dict[str, Any] = dict(entries)
         self._settings, self._attributes = settings, attributes
 
     @cached_property
     def _installed(self) -> Mapping[str, EntryPoint]:
-        """What other packages offer; nobody takes a name of ours."""
+        """Entry points of other packages; our own names take precedence."""
         return {entry.name: entry for entry in entry_points(group=self.group)}
 
     def __iter__(self) -> Iterator[str]:
@@ -77,10 +77,10 @@ class Registry:
         return name in self._entries or name in self._installed
 
     def add(self, name: str, implementation: Any) -> None:
-        """Know `implementation` by this name from now on.
+        """Register `implementation` under this name.
 
-        It is a class (of an environment: what makes one; of a format: a module) or its
-        "module:Class". ValueError where the name is taken, or the class lacks something.
+        It is a class (for an environment: a callable that makes one; for a format: a module) or
+        its "module:Class". ValueError if the name is taken or the class lacks a required part.
         """
         if self._entries.get(name, implementation) != implementation:
             raise ValueError(f"there is a {self.kind} {name!r} already: choose another name")
@@ -89,10 +89,10 @@ class Registry:
         self._entries[name] = implementation
 
     def load(self, name: str) -> Any:
-        """What is known as `name`, imported now.
+        """Import and return the implementation of this name.
 
-        ValueError with the nearest names where nothing is, or where it does not fit. ImportError
-        names the package that cannot be imported.
+        ValueError for an unknown name (with similar names), or if a required part is missing.
+        ImportError names the package that cannot be imported.
         """
         if name in self._entries:
             entry = self._entries[name]
@@ -103,8 +103,8 @@ class Registry:
             place = self._installed[name]
         else:
             raise ValueError(
-                f"unknown {self.kind} {name!r}; {closest(name, self)} (one of another package: "
-                f"install it; one of your own: saqrl.register it first)"
+                f"unknown {self.kind} {name!r}; {closest(name, self)} (from another package: "
+                f"install it; your own: call saqrl.register first)"
             )
         try:
             found = place.load()
@@ -121,23 +121,25 @@ class Registry:
         return found
 
     def name_of(self, instance: object) -> str:
-        """The name under which the instance's class is known."""
+        """The name under which the instance's class is registered."""
         cls = type(instance)
         path = f"{cls.__module__}:{cls.__qualname__}"
         for name in self:
             entry = self._entries.get(name) or self._installed[name].value
             if entry is cls or entry == path:
                 return name
-        raise ValueError(f"{cls.__name__} is no {self.kind}: saqrl.register it first")
+        raise ValueError(
+            f"{cls.__name__} is not a registered {self.kind}: call saqrl.register first"
+        )
 
     def describe(self, instance: Any) -> dict[str, Any]:
         """The instance as JSON: its name and every field."""
         return {"name": self.name_of(instance), **asdict(instance)}
 
     def rebuild(self, description: Mapping[str, Any]) -> Any:
-        """The instance that `describe` described.
+        """Rebuild an instance from its description.
 
-        ValueError names a field that is not known or has a value of another type.
+        ValueError names a field that is unknown or has a value of the wrong type.
         """
         if not isinstance(description, Mapping) or not isinstance(description.get("name"), str):
             raise ValueError(f"{self.kind} is {shown(description)}; expected an object with a name")
@@ -157,15 +159,15 @@ class Registry:
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
     def earlier(self, description: Mapping[str, Any]) -> dict[str, Any]:
-        """What an older description says in retired fields, by the flags that replace them.
+        """Values of retired fields in an older description, by the flags that replace them.
 
-        A class lists these in `retired`; `rebuild` takes no notice of them.
+        A class lists these fields in `retired`; `rebuild` ignores them.
         """
         retired: Mapping[str, str] = getattr(self.load(description["name"]), "retired", {})
         return {flag: description[name] for name, flag in retired.items() if name in description}
 
     def _require_fit(self, name: str, found: Any) -> None:
-        """ValueError in one line that says what is missing."""
+        """ValueError that lists what is missing."""
         missing = [f"no {wanted}" for wanted in self._attributes if not hasattr(found, wanted)]
         if self._settings:
             if not (is_dataclass(found) and getattr(found, "__dataclass_params__").frozen):  # noqa: B009
@@ -176,12 +178,12 @@ class Registry:
                     f"no field {wanted}" for wanted in self._settings if wanted not in known
                 ]
                 missing += [
-                    f"no default of {field.name}"
+                    f"no default for {field.name}"
                     for field in known.values()
                     if field.default is MISSING and field.default_factory is MISSING
                 ]
         elif not callable(found) and not self._attributes:
-            missing.append("nothing to call")
+            missing.append("it is not callable")
         if missing:
             shown = getattr(found, "__qualname__", getattr(found, "__name__", repr(found)))
             raise ValueError(f"{shown} does not fit as {self.kind} {name!r}: {', '.join(missing)}")
@@ -230,7 +232,7 @@ BASELINES = Registry(
     settings=("steps", "batch_size", "precision", "discount"),
     attributes=("init", "update", "actor", "default_act"),
 )
-# More particular formats come first: the first that recognises a file wins.
+# More specific formats come first: the first that recognises a file is used.
 FORMATS = Registry(
     "format",
     "saqrl.formats",
@@ -247,7 +249,7 @@ FORMATS = Registry(
     },
     attributes=("SUMMARY", "SUFFIXES", "OPTIONS", "recognises", "read"),
 )
-# Gymnasium's own ids need no entry: here are makers of environments that nobody else registers.
+# Ids that are registered with Gymnasium need no entry; only other environments do.
 ENVIRONMENTS = Registry("environment", "saqrl.environments", {})
 
 KINDS: Mapping[str, Registry] = {
@@ -260,16 +262,16 @@ KINDS: Mapping[str, Registry] = {
 
 
 def register(kind: str, name: str, implementation: Any) -> None:
-    """Make an implementation of your own known by a name, in this process.
+    """Register your own implementation under a name, in this process.
 
     kind: agent, quantizer, baseline (dataclasses of hyperparameters, see the contracts in
     `saqrl.agents`, `saqrl.quantizers`, `saqrl.baselines`), format (a module or object with the
-    names of `saqrl.datasets.Reader`), environment (whatever makes a gymnasium.Env when called).
-    Flags, checkpoints, export and reports follow by themselves. A package that declares the same
-    as an entry point (group saqrl.agents and so on) is known to every process.
+    names of `saqrl.datasets.Reader`), environment (a callable that returns a gymnasium.Env).
+    Flags, checkpoints, export and reports then work for it too. If a package declares it as an
+    entry point (group saqrl.agents and so on), it is available in every process.
 
-    ValueError: an unknown kind, a name that is taken, or a class that lacks something, which is
-    named.
+    Raises ValueError for an unknown kind, a name that is taken, or a class that lacks a required
+    part, which the message names.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}; {closest(kind, KINDS)}")

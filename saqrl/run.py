@@ -1,4 +1,4 @@
-"""A run from Python: `fit` trains one, `Run` opens the folder of one."""
+"""Runs from Python: `fit` trains one, `Run` opens a run folder."""
 
 import os
 from collections.abc import Mapping
@@ -40,10 +40,10 @@ from saqrl.training.versions import versions
 
 
 class Run:
-    """A run folder: what was asked, what came out, and the policy that it holds."""
+    """A run folder: its settings, its result and its policy."""
 
     def __init__(self, path: str | os.PathLike[str]):
-        """RunError where the folder is no run."""
+        """Raises RunError if the folder is not a run."""
         self.path = Path(path)
         read_config(self.path)
 
@@ -56,22 +56,22 @@ class Run:
 
     @cached_property
     def settings(self) -> Settings:
-        """What was asked; ValueError where another version wrote it."""
+        """The settings of the run; raises ValueError if another version wrote them."""
         return saved_settings(self.path)
 
     @property
     def result(self) -> Mapping[str, Any]:
-        """The summary in result.json; RunError while the run has not finished."""
+        """The summary in result.json; raises RunError while the run has not finished."""
         return read_result(self.path)
 
     @cached_property
     def policy(self) -> Policy:
-        """What acts, after the last step; PolicyError where there is none yet."""
+        """The policy after the last step; raises PolicyError if there is none yet."""
         return load_policy(policy_folder(self.path))
 
     @property
     def quantizer(self) -> Any:
-        """Actions to codes and back in the robot's units; ValueError where there are no codes."""
+        """Actions to codes and back, in the robot's units; ValueError if the run has no codes."""
         return self.policy.quantizer
 
     def evaluate(
@@ -90,11 +90,12 @@ class Run:
     ) -> Scores:
         """Play the policy in its environment, or in `env`, with `env_kwargs` (a JSON object).
 
-        act: greedy, sample or mean, by default, as act_temperature, as the run was set. step: of a
-        policy that the run kept on its way. seed: of the starts and the sampling, disjoint from
-        what makes data. video: a file (.mp4, .gif) for the first episode. record: a new file
-        (.npz) for all of them, as a data set; their starts then are no evaluation's. ValueError
-        where there is no environment, FileExistsError where the record exists.
+        act: greedy, sample or mean; act and act_temperature default to the run's. step: play the
+        policy that the run kept at this step. seed: seeds the starts and the sampling; collected
+        and recorded data have other starts. video: write the first episode to this file (.mp4,
+        .gif). record: write all episodes to this new file (.npz) as a data set; they then begin
+        from starts that no evaluation uses. Raises ValueError if there is no environment,
+        FileExistsError if the record exists.
         """
         policy = self.policy if step is None else load_policy(policy_folder(self.path, step))
         return play(
@@ -122,13 +123,13 @@ class Run:
         quiet: bool = True,
         **settings: Any,
     ) -> "Run":
-        """Go on in the run's environment: `saqrl finetune` from Python; the run that it makes.
+        """Fine-tune the run in its environment, as `saqrl finetune` does; returns the new run.
 
-        data, dataset: the run's data, where they lie in memory or elsewhere now. serve: HOST:PORT
-        where a robot connects to that plays instead of an environment, with the token. settings:
-        those of the command, as in steps=50_000, keep_offline=0.5.
+        data, dataset: the run's data, if they are in memory or have moved. serve: HOST:PORT that a
+        robot connects to, which plays instead of an environment; token: its secret. settings:
+        those of the command, for example steps=50_000, keep_offline=0.5.
 
-        ValueError, FileNotFoundError or ImportError in one line, as the command says it.
+        Raises ValueError, FileNotFoundError or ImportError with the command's one-line message.
         """
         asked = OnlineSettings.from_json(settings)
         reporter = Reporter(quiet=quiet)
@@ -150,7 +151,7 @@ class Run:
         return Run(path)
 
     def report(self) -> str:
-        """The result in words."""
+        """The result as text."""
         return summary_text(self.result)
 
 
@@ -167,7 +168,7 @@ def play(
     video: str | os.PathLike[str] | None = None,
     record: str | os.PathLike[str] | None = None,
 ) -> Scores:
-    """`Run.evaluate` of any policy."""
+    """`Run.evaluate` for any policy."""
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}; it must be at least 1")
     starts = seed
@@ -202,7 +203,7 @@ def play(
 def _environment_of(
     policy: Policy, env: str | None, asked: Mapping[str, object]
 ) -> EnvironmentSpec:
-    """Where to play. A policy's file may come from anywhere: it sets only what a data file may."""
+    """Where to play. Policy files are untrusted: they set only what a data file may set."""
     if env:
         return EnvironmentSpec(env, asked)
     own = policy.environment
@@ -216,8 +217,8 @@ def _environment_of(
     kept, left = permitted(own.id, own.options)
     if missing := [name for name in left if name not in asked]:
         raise ValueError(
-            f"{own.id} was trained in with {missing[0]!r}, which a policy's file may not set by "
-            "itself: say it with --env-kwargs"
+            f"the policy was trained in {own.id} with the option {missing[0]!r}, which a policy "
+            "file may not set: give it with --env-kwargs"
         )
     return EnvironmentSpec(own.id, {**kept, **asked})
 
@@ -237,21 +238,22 @@ def fit(
     quiet: bool = False,
     **flags: Any,
 ) -> Run:
-    """Train a policy: `saqrl train` from Python. The run's folder holds its page, index.html.
+    """Train a policy: `saqrl train` from Python. The run folder contains its page, index.html.
 
-    data: a SPEC or path, `Transitions`, or none, with arrays of one row a step instead:
+    data: a SPEC, a path or `Transitions`. Or give arrays with one row per step instead:
     observations (n, obs) and actions (n, act) in the robot's units, rewards (n), episode_ends (n),
     a mask of the last row of each episode, terminals (n), a mask of rows after which the task
-    itself has ended. Without next_observations the last row of an episode only tells where its
-    last action led. Without any data, demonstrations are collected in `env`.
-    continuous: train the continuous counterpart, as --actions continuous does; not said, the
-    recipe may choose it. actions="quantized" where the codes are wanted.
-    out: the run folder, by default named as by the command; resume: go on with it.
-    flags: those of `saqrl train`, as in chunk=8, eval_episodes=100 or **{"agent.alpha": 1}.
+    itself has ended. Without next_observations, the last row of a truncated episode is used only
+    as the next observation of the row before. Without any data, demonstrations are collected in
+    `env`.
+    continuous: True trains the continuous counterpart, as --actions continuous does; by default
+    the recipe may choose it; actions="quantized" always trains on codes.
+    out: the run folder; default: named as by the command. resume: resume the run in it.
+    flags: those of `saqrl train`, for example chunk=8, eval_episodes=100, **{"agent.alpha": 1}.
 
-    ValueError, FileNotFoundError or ImportError in one line, as the command says it.
+    Raises ValueError, FileNotFoundError or ImportError with the command's one-line message.
     """
-    if isinstance(actions, str):  # the flag, as the command has it
+    if isinstance(actions, str):  # the command's flag --actions, not an array
         continuous, actions = actions == "continuous", None
     if continuous:
         flags = {"actions": "continuous", **flags}
@@ -266,7 +268,7 @@ def fit(
     log: Transitions | None = None
     if arrays or episode_ends is not None:
         if data is not None:
-            raise ValueError("give data, or arrays, not both")
+            raise ValueError("data and arrays are both given: give only one of them")
         log = _assembled(arrays, episode_ends)
     elif isinstance(data, Transitions):
         log = data
@@ -298,11 +300,13 @@ def fit(
 def _assembled(arrays: Mapping[str, np.ndarray], episode_ends: ArrayLike | None) -> Transitions:
     """Arrays as a checked log; ValueError names what is missing or wrong."""
     if missing := [name for name in ("observations", "actions") if name not in arrays]:
-        raise ValueError(f"{missing[0]} are missing: give observations and actions, one row a step")
+        raise ValueError(
+            f"{missing[0]} are missing: give observations and actions, one row per step"
+        )
     if episode_ends is None:
         raise ValueError(
-            "episode_ends is missing: a mask of one value a row, true on the last row of each "
-            "episode"
+            "episode_ends is missing: give a mask with one value per row, true on the last row of "
+            "each episode"
         )
     ends = np.asarray(episode_ends)
     if ends.shape != (len(arrays["actions"]),) or not np.isin(ends, (0, 1)).all():

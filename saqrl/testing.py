@@ -1,4 +1,4 @@
-"""The promises that every agent, quantizer and baseline keeps, as checks to run on one's own.
+"""Conformance checks for agents, quantizers and baselines, to run on your own.
 
     import pytest, saqrl.testing
 
@@ -6,7 +6,7 @@
     def test_mine(check):
         check("agent", "mine")
 
-A check raises AssertionError. They take seconds and need nothing but saqrl.
+A failing check raises AssertionError. The checks take seconds and need only saqrl.
 """
 
 import dataclasses
@@ -30,13 +30,13 @@ from saqrl.training import engine
 
 ROWS, FEATURES, ACT, CODES = 96, 4, 3, 8
 STEPS = 12
-# No code and no action.
+# Not a valid code or action; it fills padded rows.
 WORTHLESS = 1000
 
 
 @cache
 def table(kind: str) -> Any:
-    """The same small data set as each kind of algorithm reads it."""
+    """The same small data set, in the form that each kind of algorithm reads."""
     generator = np.random.default_rng(0)
 
     def normal(*shape: int) -> jax.Array:
@@ -60,7 +60,7 @@ def table(kind: str) -> Any:
 
 
 def small(kind: str, name: str) -> Any:
-    """The class of that name, with few steps and little networks."""
+    """The class of that name, with few steps and small networks."""
     cls = KINDS[kind].load(name)
     values = {"steps": STEPS, "batch_size": 16, "hidden": (16, 16), "codes": CODES}
     known = {field.name for field in dataclasses.fields(cls)}
@@ -70,7 +70,9 @@ def small(kind: str, name: str) -> Any:
 def states_hold_arrays_and_training_changes_them(kind: str, name: str) -> None:
     algorithm, data = small(kind, name), table(kind)
     first = engine.begin(algorithm, jax.random.key(0), data)
-    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(first)), "a leaf is no array"
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(first)), (
+        "a leaf is not an array"
+    )
     before = named_leaves(first)
     after, records = _trained(algorithm, data, jax.random.key(0))
     assert any(not np.array_equal(before[key], after[key]) for key in before), "nothing is learned"
@@ -107,7 +109,7 @@ def seeds_differ(kind: str, name: str) -> None:
 
 
 def padded_rows_are_never_read(kind: str, name: str) -> None:
-    """To the last bit on a CPU."""
+    """Bit-exact on a CPU."""
     algorithm, whole, key = small(kind, name), table(kind), jax.random.key(4)
     short = jax.tree.map(lambda column: column[: ROWS - 10], whole)
     padded = jax.tree.map(lambda column: column.at[ROWS - 10 :].set(WORTHLESS), whole)
@@ -133,7 +135,7 @@ def a_description_rebuilds_the_same_hyperparameters(kind: str, name: str) -> Non
 
 
 def a_whole_run_acts_and_exports(kind: str, name: str) -> None:
-    """From arrays to a policy on disk and to a file that needs no JAX, all by the name."""
+    """From arrays to a policy on disk and an exported file, given only the name."""
     from saqrl.deploy.export import export
     from saqrl.deploy.runtime import load
 
@@ -176,7 +178,7 @@ def a_whole_run_acts_and_exports(kind: str, name: str) -> None:
             exported.reset()
 
 
-# What there is to check, of any kind.
+# All checks; each takes (kind, name).
 CHECKS = (
     states_hold_arrays_and_training_changes_them,
     pausing_more_often_changes_nothing,

@@ -136,7 +136,9 @@ def test_a_run_of_what_is_not_registered_here_says_what_to_do(dataset, tmp_path,
         for kind, (name, implementation) in OWN.items():
             saqrl.register(kind, name, implementation)
         run(settings_of(shutil.copy(dataset, tmp_path / "log.walk")), tmp_path / "run")
-    remedy = r"unknown (agent|quantizer) '(frequent|coarse)'.*install it.*saqrl\.register it first"
+    remedy = (
+        r"unknown (agent|quantizer) '(frequent|coarse)'.*install it.*call saqrl\.register first"
+    )
     with pytest.raises(ValueError, match=remedy):
         saved_settings(tmp_path / "run")
     with pytest.raises(ValueError, match=remedy):
@@ -185,11 +187,11 @@ UNFIT = [
     ("agent", lacking(names=["update"]), "Mine does not fit as agent 'mine': no update"),
     ("agent", lacking(names=["update", "discount"]), "no update, no field discount"),
     ("agent", lacking(frozen=False), r"no @dataclass\(frozen=True\)"),
-    ("agent", lacking(fields=[("alpha", float)]), "no default of alpha"),
+    ("agent", lacking(fields=[("alpha", float)]), "no default for alpha"),
     ("agent", object, r"no @dataclass\(frozen=True\)"),
     ("quantizer", Frequent, "Frequent does not fit as quantizer 'mine': no codec, no field codes"),
     ("format", SimpleNamespace(SUMMARY="", SUFFIXES=()), "no OPTIONS, no recognises, no read"),
-    ("environment", ["no", "maker"], "nothing to call"),
+    ("environment", ["no", "maker"], "it is not callable"),
     ("agnt", Frequent, "unknown kind 'agnt'; did you mean 'agent'"),
 ]
 

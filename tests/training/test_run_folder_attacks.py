@@ -128,9 +128,9 @@ def test_nothing_is_written_through_a_link_or_into_a_pipe(run, entry, kind):
         target = "nowhere" if "dangling" in kind else beside.name
         place.symlink_to(os.path.relpath(run.parent / target, place.parent))
     if entry == "config.json" and kind in ("pipe", "dangling link"):
-        refused(run, "has no config|no regular file|is a symbolic link")
+        refused(run, "has no config|not a regular file|is a symbolic link")
     else:
-        refused(run, f"{place} is (a link|a symbolic link|no regular file)")
+        refused(run, f"{place} is (a symbolic link|not a regular file)")
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "evaluations.jsonl", ".lock"])
@@ -151,7 +151,9 @@ def test_policies_are_not_read_through_links(run):
     file = run / "policy" / "weights.npz"
     file.rename(run / "moved.npz")
     file.symlink_to(run / "moved.npz")
-    with pytest.raises(PolicyError, match=r"weights\.npz is a link, which is not followed"):
+    with pytest.raises(
+        PolicyError, match=r"weights\.npz is a symbolic link, which is not followed"
+    ):
         load_policy(run)
 
 
@@ -242,10 +244,10 @@ def test_a_policys_record_is_checked(policy, name, value, message):
     ("name", "value", "message"),
     [
         ("action_low", [np.nan, 0], "array action_low is not finite"),
-        ("action_low", [20, 0], "a lower bound above an upper one"),
+        ("action_low", [20, 0], "no action_low above its action_high"),
         ("action_high", [1, 2, 3], r"expected \(2,\) floats"),
         ("observation_mean", [0, 0, np.inf, 0], "observation_mean is not finite"),
-        ("observation_limit", np.nan, "the limit is not above 0"),
+        ("observation_limit", np.nan, "observation_limit must be above 0"),
         ("controller", np.nan, "weights .* are not finite"),
         ("controller", np.inf, "weights .* are not finite"),
     ],

@@ -63,7 +63,7 @@ class TestSettingsRecord:
         said = self.refused(record)
         assert said.startswith(f"unknown {kind} 'absent'")
         assert "install it" in said
-        assert "saqrl.register it first" in said
+        assert "call saqrl.register first" in said
 
     @pytest.mark.parametrize("name", ["agent", "quantizer", "prior"])
     def test_a_missing_algorithm_is_named(self, record, name):
