@@ -1,7 +1,7 @@
-"""Ids become environments: `make.make_environment(id)` returns a `flat.FlatEnvironment`.
+"""Environments by id: `make.make_environment(id)` returns a `flat.FlatEnvironment`.
 
-That type leaves the room: float32 vectors in and out, info["success"] where the task can tell.
-`families.FAMILIES` lists what is known of whole packages; a single environment of somebody else is
-an entry of `saqrl.registry`. Beside them stand scripted experts (`oracles`) and reference scores
-(`scores`). Nothing here imports JAX.
+Other packages use that type: float32 vectors in and out, info["success"] if the task reports it.
+`families.FAMILIES` describes whole packages; a single environment of your own is an entry of
+`saqrl.registry`. There are also scripted experts (`oracles`) and reference scores (`scores`).
+Nothing here imports JAX.
 """

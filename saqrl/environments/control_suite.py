@@ -11,7 +11,7 @@ from dm_control import suite
 
 
 class ControlTask(gymnasium.Env[Any, np.ndarray]):
-    """One task of the suite; an episode lasts 1000 steps of reward in [0, 1]."""
+    """One task of the suite; an episode has 1000 steps with rewards in [0, 1]."""
 
     def __init__(self, domain: str, task: str, *, render_mode: str | None = None) -> None:
         self.render_mode = render_mode

@@ -1,6 +1,6 @@
-"""Families of environments: what each needs, what it offers, and how an id finds its own.
+"""Families of environments: what each needs and offers, and which ids belong to it.
 
-A family is one entry of FAMILIES. What needs no family is one entry of `saqrl.registry`.
+A family is one entry of FAMILIES. An environment without a family is an entry of `saqrl.registry`.
 """
 
 import importlib
@@ -19,7 +19,7 @@ from saqrl.registry import ENVIRONMENTS, closest
 
 
 class UnknownEnvironment(ValueError):
-    """Nothing here registers an id; the text offers the nearest that something does."""
+    """No package registers the id; the message suggests similar known ids."""
 
 
 SuccessTest = Callable[[float, Mapping[str, Any]], bool]
@@ -31,7 +31,7 @@ class Family:
 
     pattern: str
     examples: tuple[str, ...] = ()
-    """Ids offered to someone who mistyped one while the package is not even installed."""
+    """Ids to suggest for a mistyped one, even if the package is not installed."""
     extra: str = ""
     modules: tuple[str, ...] = ()
     """Imported in this order; the import registers the ids."""
@@ -42,14 +42,14 @@ class Family:
         default_factory=lambda: {"render_mode": "rgb_array"}
     )
     frames_per_second: int | None = None
-    """Of a video in real time, where the environment itself does not say."""
+    """Of a video in real time, if the environment does not state it."""
     success: SuccessTest | None = None
-    """Overrides info["success"]; needed where the environment reports none."""
+    """Overrides info["success"]; needed if the environment reports none."""
     solving_reward: float | None = None
-    """A reward that only a solved task pays, at least."""
+    """A step with at least this reward has solved the task."""
     specify: Callable[[EnvSpec], Any] | None = None
     registers: str = ""
-    """Module that registers the ids, where the packages do not."""
+    """Module that registers the ids, if the packages do not."""
 
 
 _robotics = partial(
@@ -70,7 +70,7 @@ MANIPULATION = (
     "scene",
     *(f"puzzle-{n}" for n in ("3x3", "4x4", "4x5", "4x6")),
 )
-# The first whose pattern matches an id is its own.
+# An id belongs to the first family whose pattern matches.
 FAMILIES: list[Family] = [
     Family(
         pattern=r"gym_pusht/PushT-v\d+",
@@ -90,7 +90,7 @@ FAMILIES: list[Family] = [
     _robotics(
         pattern=r"AdroitHandPen(Sparse)?-v\d+",
         examples=("AdroitHandPen-v1",),
-        # D4RL's pen ends after 100 steps and so do its reference scores; the package's after 200.
+        # Pen episodes have 100 steps in D4RL's data and reference scores; the package's have 200.
         options={"max_episode_steps": 100},
     ),
     _ogbench(
@@ -98,7 +98,7 @@ FAMILIES: list[Family] = [
         examples=tuple(
             f"{base}-singletask-task{task}-v0" for base in MANIPULATION for task in range(1, 6)
         ),
-        # It renders on request, in whatever mode, and ignores render_mode.
+        # It ignores render_mode and renders in every mode.
         render_options={"width": 480, "height": 480},
         frames_per_second=20,
     ),
@@ -146,18 +146,18 @@ FAMILIES: list[Family] = [
     ),
 ]
 
-# Ids that somebody else registered with Gymnasium: nothing to import, nothing known about them.
+# Ids that other code registered with Gymnasium: nothing to import, nothing known about them.
 REGISTERED = Family(pattern=".*")
-# Packages that register more ids than the families name, tried where an id is not known.
+# Packages that register more ids than the families list; imported to look for an unknown id.
 REGISTERING = ("gymnasium_robotics",)
 
 
 def registered_id(environment_id: str) -> str:
-    """The id as Gymnasium knows it; of module:Id the module is imported first.
+    """The id as Gymnasium knows it; for module:Id the module is imported first.
 
-    What `saqrl.register` or another package knows by this id is made known to Gymnasium. Only ids
-    that a person gave may come here with a module: a data file never causes an import.
-    ImportError where the module cannot be imported.
+    An environment from `saqrl.register` or an entry point is registered with Gymnasium. Only ids
+    from the user may have a module here: a data file never causes an import.
+    Raises ImportError if the module cannot be imported.
     """
     module, colon, name = environment_id.rpartition(":")
     if colon:
@@ -174,7 +174,7 @@ def registered_id(environment_id: str) -> str:
 
 
 def family_of(name: str) -> Family:
-    """The family of a registered id; ValueError with the nearest known ids where there is none."""
+    """The family of a registered id; ValueError with similar known ids for an unknown one."""
     for family in FAMILIES:
         if re.fullmatch(family.pattern, name):
             return family
@@ -188,16 +188,16 @@ def family_of(name: str) -> Family:
 
 
 def solving_reward(environment_id: str) -> float | None:
-    """The least reward that tells a solved task, where there is one and the family is known."""
+    """The family's `solving_reward`; None if it has none or the family is unknown."""
     name = environment_id.rpartition(":")[2]
     family = next((f for f in FAMILIES if re.fullmatch(f.pattern, name)), REGISTERED)
     return family.solving_reward
 
 
 def unknown(environment_id: str) -> UnknownEnvironment:
-    """The error that offers the nearest of what families and packages know.
+    """The error that suggests similar ids of families and packages.
 
-    Gymnasium's own toys only confuse.
+    Gymnasium's own toy environments are not suggested.
     """
     known = {example for family in FAMILIES for example in family.examples} | set(ENVIRONMENTS)
     for name, spec in gymnasium.registry.items():

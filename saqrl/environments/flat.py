@@ -10,7 +10,7 @@ from jaxtyping import Float32
 from saqrl.environments.families import Family
 from saqrl.registry import closest
 
-# Before the number of a tuple's part, as Minari names it.
+# Prefix of an element of a tuple, as Minari names it.
 PLACE = "_index_"
 
 
@@ -18,7 +18,7 @@ class FlatEnvironment(gymnasium.ObservationWrapper[np.ndarray, np.ndarray, Any])
     """Observations as float32 vectors, info["success"] as bool."""
 
     layout: tuple[tuple[str, int], ...]
-    """Name and width of the parts of an observation; empty where it is one plain vector."""
+    """Name and width of the parts of an observation; empty if it is one plain vector."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class FlatEnvironment(gymnasium.ObservationWrapper[np.ndarray, np.ndarray, Any])
             np.concatenate([box.low.astype(np.float32).ravel() for box in flat]),
             np.concatenate([box.high.astype(np.float32).ravel() for box in flat]),
         )
-        # OGBench builds this space at every access; here it is built once.
+        # OGBench makes a new space at every access; keep one.
         self.action_space = env.action_space
         if family.frames_per_second is not None:
             self.metadata = {**env.metadata, "render_fps": family.frames_per_second}
@@ -58,7 +58,7 @@ class FlatEnvironment(gymnasium.ObservationWrapper[np.ndarray, np.ndarray, Any])
             return parts
         if unknown := [key for key in keys if key not in parts]:
             known = closest(unknown[0], parts) if "" not in parts else "it is one plain vector"
-            raise ValueError(f"{self._name} observes no {unknown[0]!r}; {known}")
+            raise ValueError(f"{self._name} has no observation {unknown[0]!r}; {known}")
         return {key: parts[key] for key in keys}
 
     def _check_spaces(self) -> None:
@@ -66,7 +66,7 @@ class FlatEnvironment(gymnasium.ObservationWrapper[np.ndarray, np.ndarray, Any])
         for part in self._parts.values():
             if isinstance(part, gymnasium.spaces.Box) and len(part.shape) >= 3:
                 raise ValueError(
-                    f"{name} observes images {part.shape}; saqrl supports state vectors: "
+                    f"{name} observes images {part.shape}; saqrl supports only state vectors: "
                     "choose the environment's state observations"
                 )
         acted = self.env.action_space

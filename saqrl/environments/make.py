@@ -1,4 +1,4 @@
-"""Environments by id: imported when asked for, observed as flat float32 vectors."""
+"""Environments by id: imported on first use, with flat float32 vectors as observations."""
 
 import contextlib
 import importlib
@@ -15,7 +15,7 @@ from saqrl.environments.flat import FlatEnvironment
 from saqrl.environments.packages import quiet
 from saqrl.environments.simulators import DISABLED, import_simulator
 
-# Of an environment that states no limit and may never end.
+# Step limit of an environment that has none of its own and might never end.
 EPISODE_STEPS = 1000
 
 
@@ -25,19 +25,19 @@ def make_environment(
     options: Mapping[str, object] | None = None,
     render: bool = False,
 ) -> FlatEnvironment:
-    """One environment with flat float32 observations and, where it can, info["success"].
+    """One environment with flat float32 observations and, if the task reports it, info["success"].
 
-    `options` are keyword arguments of the environment and win over the family's own; among them
-    `observation_keys` names the parts of a dictionary, nested ones as a/b, to be observed in this
-    order, by default all of them in the order of the space. With `render`
+    `options` are keyword arguments of the environment and override the family's. The option
+    `observation_keys` lists the parts of a dictionary, nested ones as a/b, to observe in this
+    order; default: all of them in the order of the space. With `render`
     the method render() returns frames (height, width, 3) uint8, without a display.
 
-    An environment without a step limit of its own gets one of EPISODE_STEPS; `max_episode_steps`
-    among the options sets another.
+    An environment without a step limit of its own gets one of EPISODE_STEPS; the option
+    `max_episode_steps` sets another.
 
-    ValueError: the id is unknown, it cannot be made with these options, or the observation is an
-    image. ImportError: the package that registers the id is missing. RuntimeError: `render`, and
-    nothing here can draw.
+    Raises ValueError if the id is unknown, the environment cannot be made with these options, or
+    the observation is an image; ImportError if the package that registers the id is missing;
+    RuntimeError if `render` is set and rendering does not work on this machine.
     """
     environment_id = registered_id(environment_id)
     family = family_of(environment_id)
@@ -60,11 +60,11 @@ def make_environment(
         keywords = {"max_episode_steps": EPISODE_STEPS, **keywords}
     try:
         with quiet():
-            # The checker steps through a second, slow path and warns of float64 observations.
+            # The checker is slow and warns about float64 observations.
             inner = gymnasium.make(spec, disable_env_checker=True, **keywords)
     except ImportError:
         raise
-    except Exception as error:  # whatever the constructor of somebody else raises
+    except Exception as error:  # a foreign constructor can raise anything
         raise ValueError(
             f"{environment_id} cannot be made with {keywords or 'no options'} "
             f"({type(error).__name__}: {error}): correct --env-kwargs"
@@ -79,7 +79,7 @@ def make_environment(
 def environment_versions(environment_id: str) -> dict[str, str]:
     """Versions of the installed packages that can change a score, by distribution name.
 
-    For OGBench also `success_timing`, on which its reward depends since version 1.2.
+    For OGBench also `success_timing`, which changes its reward since version 1.2.
     """
     environment_id = registered_id(environment_id)
     family = family_of(environment_id)
@@ -94,7 +94,7 @@ def environment_versions(environment_id: str) -> dict[str, str]:
 
 
 def _check_drawing(environment_id: str, environment: FlatEnvironment, family: Family) -> None:
-    """Draw one frame now, so that a video does not fail at its end."""
+    """Render one frame now, so that a failure shows before the episode is played."""
     backend = os.environ.get("MUJOCO_GL", "")
     try:
         if "mujoco" in family.modules and backend.lower() in DISABLED:
@@ -103,13 +103,13 @@ def _check_drawing(environment_id: str, environment: FlatEnvironment, family: Fa
         frame: Any = environment.render()
     except Exception as error:  # each graphics library raises its own types
         raise RuntimeError(
-            f"{environment_id} cannot be drawn here (MUJOCO_GL={backend!r}: {error}): install "
+            f"{environment_id} cannot be rendered here (MUJOCO_GL={backend!r}: {error}): install "
             "EGL or OSMesa (Debian, Ubuntu: apt-get install libegl1 libgl1-mesa-dri, or "
-            "libosmesa6), or go without video"
+            "libosmesa6), or run without video"
         ) from error
     drawn = isinstance(frame, np.ndarray)
     if not drawn:
         raise RuntimeError(
-            f"{environment_id} draws {type(frame).__name__}; expected an array (height, width, 3): "
-            "go without video"
+            f"{environment_id} renders {type(frame).__name__}; expected an array (height, width, "
+            "3): run without video"
         )

@@ -1,7 +1,7 @@
 """Which keyword arguments of an environment a data file may set, and within what bounds.
 
-A data file comes from anywhere: what it says reaches a constructor only where it is listed here.
-The person at the terminal may set anything, with --env-kwargs.
+Data files are untrusted: only the options listed here reach a constructor.
+The user may set any option with --env-kwargs.
 """
 
 import re
@@ -40,12 +40,12 @@ def _one_of(*words: object) -> Check:
 
 
 def _word(value: object) -> bool:
-    """A name without the separators of a path."""
+    """A name without path separators."""
     return value is None or (isinstance(value, str) and bool(WORD.fullmatch(value)))
 
 
 def _plain(value: object, depth: int = 0) -> bool:
-    """Numbers and names in lists and objects: no paths, not deep, not many."""
+    """Numbers and names in lists and objects: no paths, limited in depth and number."""
     if depth > DEEP:
         return False
     if isinstance(value, (bool, type(None))):
@@ -155,7 +155,7 @@ _ROBOSUITE: Mapping[str, Check] = {
     "horizon": _whole(1, 100_000),
     "reward_scale": lambda value: value is None or _number(-1e6, 1e6)(value),
 }
-# By the first of a family's examples.
+# A family's key is the first of its examples.
 PERMITTED: Mapping[str, Mapping[str, Check]] = {
     "gym_pusht/PushT-v0": {"obs_type": _one_of("state")},
     "AdroitHandDoor-v1": _REWARD,
@@ -186,7 +186,7 @@ PERMITTED: Mapping[str, Mapping[str, Check]] = {
 def permitted(
     environment_id: str, options: Mapping[str, object]
 ) -> tuple[dict[str, object], list[str]]:
-    """What of a data file's options may reach the environment; the names of what may not."""
+    """The options of a data file that may reach the environment, and the names of the others."""
     family = next((f for f in FAMILIES if re.fullmatch(f.pattern, environment_id)), None)
     checks = {**EVERYWHERE, **_of_family(family)}
     kept = {

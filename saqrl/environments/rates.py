@@ -1,9 +1,9 @@
-"""How many decisions a second the known environments take."""
+"""Control rates of known environments."""
 
 import re
 from collections.abc import Mapping
 
-# Steps a second of simulated time: 1 / (timestep x frames skipped), read off the packages.
+# Steps per second of simulated time: 1 / (timestep x frames skipped), from the packages.
 RATES: Mapping[str, float] = {
     r"gym_pusht/PushT-v\d+": 10,
     r"AdroitHand(Door|Hammer|Relocate|Pen)(Sparse)?-v\d+": 100,
@@ -22,9 +22,9 @@ RATES: Mapping[str, float] = {
 
 
 def control_rate_of(environment_id: str, options: Mapping[str, object]) -> float | None:
-    """Decisions a second (Hz), by the options where they say it; None where it is not known.
+    """Environment steps per second (Hz), from the options if they set it; None if unknown.
 
-    Nothing is imported, so that the answer does not depend on what is installed.
+    Nothing is imported, so that the result does not depend on what is installed.
     """
     said = as_rate(options.get("control_freq"))
     if said is not None or "frame_skip" in options:
@@ -34,6 +34,6 @@ def control_rate_of(environment_id: str, options: Mapping[str, object]) -> float
 
 
 def as_rate(value: object) -> float | None:
-    """A number of Hz that a robot or simulator may have; None for anything else in its place."""
+    """The value as a plausible rate in Hz; None for anything else."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return float(value) if number and 0.01 <= value <= 100_000 else None  # type: ignore[arg-type,operator]

@@ -1,4 +1,4 @@
-"""Names of robomimic's observations: which of them a task is observed by, and in what order."""
+"""Names of robomimic's observations: which are used by default, and in what order."""
 
 import re
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ OBJECT_KEY = "object"
 
 
 def default_keys(known: Iterable[str]) -> tuple[str, ...]:
-    """Pose, quaternion and gripper of every arm, then the object; else all keys in their order."""
+    """Position, quaternion and gripper of every arm, then the object; without arms all keys."""
     names = sorted(known, key=natural_order)
     arms = [name.removesuffix("eef_pos") for name in names if ARM.fullmatch(name)]
     chosen = [f"{arm}{part}" for arm in arms for part in ARM_KEYS if f"{arm}{part}" in names]

@@ -14,11 +14,11 @@ import robosuite
 
 from saqrl.environments.robomimic_keys import default_keys
 
-# Steps after which an episode is cut off, at robomimic's 20 Hz.
+# Steps after which an episode is truncated, at robomimic's 20 Hz.
 HORIZONS = {"TwoArmTransport": 700, "ToolHang": 700}
 HORIZON = 400
 CAMERA = "agentview"
-# What robosuite concatenates out of the other keys.
+# Keys with this suffix are concatenations of other keys.
 JOINED = "proprio-state"
 
 
@@ -53,7 +53,7 @@ class RobosuiteTask(gymnasium.Env[Any, np.ndarray]):
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         super().reset(seed=seed)
         if seed is not None:
-            # In place: the samplers of object positions hold this very generator.
+            # In place, because the samplers of object positions hold the same generator.
             fresh = np.random.default_rng(seed)
             self._task.rng.bit_generator.state = fresh.bit_generator.state
         self._task.reset()
@@ -67,7 +67,7 @@ class RobosuiteTask(gymnasium.Env[Any, np.ndarray]):
         return _named(seen), float(reward), success, False, {"success": success}
 
     def _observed(self) -> dict[str, np.ndarray]:
-        """The sensors now. After a reset robosuite 1.5.2 returns zeros unless forced to look."""
+        """The current observations. After a reset robosuite 1.5.2 returns zeros unless forced."""
         return _named(self._task._get_observations(force_update=True))
 
     def render(self) -> Any:

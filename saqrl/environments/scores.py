@@ -20,9 +20,9 @@ REFERENCE_RETURNS: dict[str, tuple[float, float]] = {
 
 
 def normalized_score(environment_id: str, episode_return: float) -> float | None:
-    """100 (return - minimum) / (maximum - minimum); None where D4RL has no reference.
+    """100 (return - minimum) / (maximum - minimum); None if D4RL has no reference.
 
-    The sparse and dense variants of a task have another reward, hence no reference either.
+    The sparse and dense variants of a task have other rewards, so they have no reference.
     Source: Fu et al. 2020 (arXiv 2004.07219), section 5.
     """
     for pattern, (minimum, maximum) in REFERENCE_RETURNS.items():

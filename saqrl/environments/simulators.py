@@ -1,7 +1,6 @@
-"""Simulators in any process: importing them, drawing without a display, resets that repeat.
+"""Simulators: import, rendering without a display, reproducible resets.
 
-Shared by the environments that a policy plays and by the collection of demonstrations, whose
-worker processes must not import JAX.
+Used to play policies and to collect demonstrations, whose worker processes must not import JAX.
 """
 
 import contextlib
@@ -22,19 +21,19 @@ DISABLED = ("disable", "disabled", "off", "false", "0")
 
 
 def import_simulator(purpose: str, modules: tuple[str, ...], *, extra: str) -> None:
-    """As `import_packages`, after the choice of a renderer."""
+    """Choose a renderer, then `import_packages`."""
     choose_renderer()
     import_packages(purpose, modules, extra=extra)
 
 
 def choose_renderer() -> str | None:
-    """Let MuJoCo and pygame draw without a display; returns MUJOCO_GL as it now stands.
+    """Let MuJoCo and pygame render without a display; returns the resulting MUJOCO_GL.
 
-    MuJoCo reads MUJOCO_GL once, when it is first imported, so the choice has to suit a video that
-    is asked for later. What the user has set stays. Without a display: EGL if one of its devices
-    opens (dm_control refuses to import where none does), else OSMesa, else no drawing at all.
+    MuJoCo reads MUJOCO_GL only when it is first imported, so the choice must also suit a later
+    video. The user's setting is kept. Without a display: EGL if one of its devices opens
+    (otherwise dm_control cannot be imported with it), else OSMesa, else no rendering.
     """
-    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # it greets on stdout
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # else it prints a greeting
     if not sys.platform.startswith("linux"):
         return os.environ.get("MUJOCO_GL")
     if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
@@ -46,7 +45,7 @@ def choose_renderer() -> str | None:
 
 
 def _egl_opens() -> bool:
-    """Whether some EGL device can be initialised, asked of the library itself."""
+    """Whether some EGL device can be initialised, as the library itself reports."""
     # Tokens of EGL_EXT_platform_device and of EGL 1.0.
     platform_device, maximum = 0x313F, 16
     try:
@@ -85,11 +84,11 @@ def _osmesa_loads() -> bool:
 def reproducible(
     spec: EnvSpec,
 ) -> EnvSpec:
-    """The same environment, whose reset depends on its seed alone.
+    """The same environment with a reset that depends on its seed alone.
 
-    OGBench takes random steps inside reset and draws them from an action space that it makes anew,
-    so seeded by the operating system, at every access. Contact forces and the solver's warm start
-    survive these steps. One action space, seeded by reset, replaces it.
+    OGBench takes random steps inside reset. It samples them from an action space that it makes anew
+    at every access, so the operating system seeds it. These steps change contact forces and the
+    solver's warm start. Here one action space is kept, and reset seeds it.
     """
     kind: Any = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else None
     if kind is None:
@@ -113,7 +112,7 @@ def reproducible(
             return super().reset(*args, seed=seed, **kwargs)
 
         def close(self) -> None:
-            # Left to the interpreter's exit, the drawing context fails with a traceback.
+            # Closed at the interpreter's exit, the rendering context would fail with a traceback.
             renderer, self._renderer = self._renderer, None
             if renderer is not None:
                 renderer.close()
@@ -124,9 +123,9 @@ def reproducible(
 
 
 def _reproducible_maze(make: Any) -> Any:
-    """The same for OGBench's mazes, which draw the noise of their starts from NumPy's global state.
+    """The same for OGBench's mazes, whose start noise comes from NumPy's global generator.
 
-    What `make` returns is given a class of its own.
+    The class of the environment that `make` returns is replaced by a subclass.
     """
 
     def made(*args: Any, **kwargs: Any) -> Any:

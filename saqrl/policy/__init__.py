@@ -1,8 +1,8 @@
 """An actor becomes a policy: raw observation in, environment action out.
 
-`Policy` leaves the room. It holds a controller (features to an action chunk in [-1, 1]), the
+Other packages use `Policy`. It holds a controller (features to an action chunk in [-1, 1]), the
 scaling on both sides and how much of a chunk is played before planning again. `policy.quantizer`
-gives its codes in the robot's units.
+encodes and decodes in the robot's units.
 """
 
 from saqrl.policy.coding import PolicyQuantizer

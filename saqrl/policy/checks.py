@@ -1,4 +1,4 @@
-"""Refuses numbers that no policy can act on, in one line that says which and why."""
+"""Input checks: numbers that a policy cannot use are refused with a one-line error."""
 
 import numpy as np
 from jaxtyping import Float32, Int
@@ -7,7 +7,7 @@ from jaxtyping import Float32, Int
 def check_numbers(
     values: object, shape: tuple[int, ...], *, what: str
 ) -> Float32[np.ndarray, "..."]:
-    """`values` as float32 of this shape; ValueError: another shape, no numbers, not finite."""
+    """`values` as float32; ValueError for another shape, not numbers, or not finite numbers."""
     array = np.asarray(values)
     if array.shape != shape:
         raise _other_shape(array.shape, shape, what)
@@ -60,6 +60,6 @@ def _finite(array: np.ndarray, what: str) -> np.ndarray:
     if not np.isfinite(array).all():
         place = tuple(np.argwhere(~np.isfinite(array))[0])
         raise ValueError(
-            f"number {place[-1]} of the {what} is {array[place]}: no action is given for it"
+            f"number {place[-1]} of the {what} is {array[place]}; expected finite numbers"
         )
     return array

@@ -1,4 +1,4 @@
-"""Codes for people: a policy's quantizer in the robot's units."""
+"""A policy's quantizer in the robot's units."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from saqrl.datasets.scaling import ActionRange, ObservationScaling
 from saqrl.policy.checks import check_batch, check_codes, window_name
 from saqrl.quantizers import ActionQuantizer
 
-# Of a batch, in the networks' units.
+# Batched, in the networks' units.
 _encode = jax.jit(jax.vmap(ActionQuantizer.encode, (None, 0, 0)))
 _decode = jax.jit(jax.vmap(ActionQuantizer.decode, (None, 0, 0)))
 _log_prior = jax.jit(jax.vmap(ActionQuantizer.log_prior, (None, 0)))
@@ -18,12 +18,12 @@ _log_prior = jax.jit(jax.vmap(ActionQuantizer.log_prior, (None, 0)))
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PolicyQuantizer:
-    """Between actions and codes, given the raw observation; NumPy in, NumPy out.
+    """Encodes and decodes actions, given the raw observation; NumPy in, NumPy out.
 
     Every method takes one example, or a batch of them along the first axis. An action is (act,),
-    or (chunk, act) where the policy plans chunks; with a history an observation is the last ones
-    side by side, oldest first, (history * obs,). ValueError: what has another size, is no number,
-    is not finite, or is a code that does not exist.
+    or (chunk, act) if the policy plans chunks; with a history an observation is the last
+    observations concatenated, oldest first, (history * obs,). Raises ValueError for another size,
+    not numbers, not finite numbers, or a code that does not exist.
     """
 
     quantizer: ActionQuantizer
@@ -44,14 +44,14 @@ class PolicyQuantizer:
 
     @property
     def action_shape(self) -> tuple[int, ...]:
-        """Of what one code stands for."""
+        """Shape of one decoded code."""
         act = len(self.action_range.low)
         return (act,) if self.chunk == 1 else (self.chunk, act)
 
     def encode(
         self, observations: Float[np.ndarray, "*n obs"], actions: Float[np.ndarray, "*n act"]
     ) -> Int[np.ndarray, "*n"]:
-        """The codes that stand for `actions` in these states."""
+        """The codes of `actions` in these states."""
         single, features = self._features(observations)
         rows = check_batch(_batch(actions, single), self.action_shape, what="action")
         if len(rows) != len(features):
@@ -63,7 +63,7 @@ class PolicyQuantizer:
     def decode(
         self, observations: Float[np.ndarray, "*n obs"], codes: int | Int[np.ndarray, "*n"]
     ) -> Float32[np.ndarray, "*n act"]:
-        """The actions that `codes` stand for in these states, inside the range of the data."""
+        """The actions of `codes` in these states, inside the range of the data."""
         single, features = self._features(observations)
         rows = check_codes(_batch(codes, single), self.num_codes, count=len(features))
         unit = np.asarray(_decode(self.quantizer, features, rows))

@@ -1,8 +1,9 @@
 """From the features of one state to an action chunk, by one of three rules (`Act`).
 
-greedy: the best scored code. sample: a code drawn by its probability. mean: the expectation of the
-decoded action, summed over all codes. A temperature T divides the actor's log-probabilities before
-they are normalised: below 1 acts more by the most probable codes, above 1 more evenly.
+greedy: the code with the highest score. sample: a code sampled by its probability. mean: the
+expectation of the decoded action, summed over all codes. A temperature T divides the actor's
+log-probabilities before they are normalised: below 1 favours the most probable codes, above 1
+makes the probabilities more even.
 """
 
 from functools import cache
@@ -61,9 +62,9 @@ class CodeController(eqx.Module):
         act: Act,
         temperature: Temperature = 1.0,
     ) -> Int[Array, ""]:
-        """The code to play: the best scored, or one drawn by its probability.
+        """The code to play: the one with the highest score, or one sampled by its probability.
 
-        A temperature changes the best one only of members, before they are averaged.
+        With greedy, the temperature matters only for ensembles: it applies before the average.
         """
         if act == "greedy":
             tempered = temperature if isinstance(self.actor, agents.Members) else 1.0
@@ -87,10 +88,10 @@ class CodeController(eqx.Module):
 
 
 class ContinuousController(eqx.Module):
-    """A continuous actor as a controller: mean is greedy, and no temperature changes anything.
+    """A continuous actor as a controller: mean equals greedy, and the temperature has no effect.
 
-    What it plays greedily is the mean of its distribution already (its most probable component's,
-    of a mixture; before it is squashed, of a squashed one).
+    The greedy action is already the mean of the distribution (for a mixture, of its most probable
+    component; for a squashed distribution, of the one before squashing).
     """
 
     actor: baselines.Actor

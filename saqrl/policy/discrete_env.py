@@ -13,12 +13,12 @@ from saqrl.policy.window import Window
 class QuantizedActions(
     gymnasium.Wrapper[np.ndarray, np.int64, np.ndarray, np.ndarray], RecordConstructorArgs
 ):
-    """A continuous environment as Discrete(K): code k plays what it stands for in this state.
+    """A continuous environment as Discrete(K): action k plays the decoded action of code k.
 
-    With action chunks a step plays `policy.action_horizon` actions, its reward is their sum, and it
-    ends early where the episode does; info["steps"] says how many were played. Observations stay
-    raw and single; the history that codes are decoded by is kept here.
-    ValueError: the policy has no codes, or is of another environment.
+    With action chunks a step plays `policy.action_horizon` actions, its reward is the sum of
+    theirs, and it ends early if the episode does; info["steps"] says how many were played. The
+    wrapper returns single raw observations and keeps the history that decoding needs.
+    Raises ValueError if the policy has no codes, or is for another environment.
     """
 
     def __init__(self, env: gymnasium.Env[np.ndarray, np.ndarray], policy: Policy):
@@ -48,7 +48,7 @@ class QuantizedActions(
     def step(self, action: int | np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Play the code; ValueError for one that does not exist or before the first reset."""
         if self._window is None:
-            raise ValueError("step before reset")
+            raise ValueError("step was called before reset: call reset first")
         if not self.action_space.contains(action):
             raise ValueError(f"code {action} does not exist; codes are {self.action_space}")
         total, steps = 0.0, 0
@@ -61,8 +61,8 @@ class QuantizedActions(
         return observation, total, terminated, truncated, info | {"steps": steps}
 
     def decode(self, observation: np.ndarray, code: int) -> np.ndarray:
-        """(chunk, act) in the environment's units: what `code` stands for in this state.
+        """(chunk, act) in the environment's units: the decoded actions of `code` in this state.
 
-        With a history `observation` is the last ones side by side, oldest first.
+        With a history, `observation` is the last observations concatenated, oldest first.
         """
         return self._quantizer.decode(observation, code).reshape(self._policy.chunk, -1)

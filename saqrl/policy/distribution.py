@@ -1,4 +1,4 @@
-"""What a policy might play in a state: actions with their probabilities, and how good that is."""
+"""The distribution of a policy's actions in a state, and a score for it."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -9,9 +9,9 @@ from jaxtyping import Array, Float, Float32, Int
 
 from saqrl.policy.policy import Act, CodeController, Policy
 
-# The most probable codes of a state that are looked at, and draws of a policy without codes.
+# Number of most probable codes used per state; number of samples from a policy without codes.
 MOST_CODES, DRAWS = 128, 64
-# States that are decoded at once.
+# States that are decoded in one call.
 BLOCK_STATES = 64
 
 
@@ -23,16 +23,16 @@ class Spread:
     """Sum to 1 in each state."""
     chunks: Float32[np.ndarray, "n atoms chunk act"]
     codes: Int[np.ndarray, "n atoms"] | None = None
-    """What the chunks are decoded from, the most probable first; None without codes."""
+    """The codes of the chunks, the most probable first; None without codes."""
 
 
 def spread(
     policy: Policy, windows: Float32[np.ndarray, "n history*obs"], *, act: Act | None = None
 ) -> Spread:
-    """What is played by `act`, by default the policy's own: one chunk, or the distribution.
+    """The chunk that `act` (default: the policy's) plays, or with sample their distribution.
 
-    Of codes exact, up to what is less probable than the first MOST_CODES; a sampling policy
-    without codes is drawn from DRAWS times.
+    With codes it is exact for the MOST_CODES most probable ones, and the rest is left out; without
+    codes it is DRAWS samples.
     """
     act, states = act or policy.default_act, len(windows)
     key = jax.random.key(0)
@@ -81,9 +81,9 @@ def energy_score(
     points: Float[np.ndarray, "n atoms act"],
     happened: Float[np.ndarray, "n act"],
 ) -> Float[np.ndarray, " n"]:
-    """E|y - X| - E|X - X'| / 2, of atoms exactly; of a single one its distance from y.
+    """E|y - X| - E|X - X'| / 2, exact for atoms; for a single atom its distance from y.
 
-    Strictly proper: lowest in expectation where X is distributed as what happens.
+    Strictly proper: lowest in expectation if X has the distribution of y, the recorded action.
     Source: Gneiting and Raftery 2007 (JASA 102), eq. 22, with beta 1.
     """
     missed = np.linalg.norm(points - happened[:, None], axis=-1)

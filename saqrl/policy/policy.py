@@ -24,10 +24,10 @@ from saqrl.registry import require_temperature
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Policy:
-    """What acts on the robot.
+    """Acts on the robot: raw observations in, actions in the environment's units out.
 
-    A decision covers `chunk` actions, of which `action_horizon` are played before the next one.
-    `description` says how to build the controller again and where it came from.
+    A decision is a chunk of `chunk` actions; the first `action_horizon` of them are played before
+    the next decision. `description` says how to rebuild the controller and where it came from.
     """
 
     controller: Controller
@@ -59,34 +59,34 @@ class Policy:
 
     @property
     def members(self) -> int:
-        """Agents that act as one."""
+        """Number of agents in the ensemble."""
         return int(self.description.get("members") or 1)
 
     @property
     def history(self) -> int:
-        """Last observations of the episode that it decides by."""
+        """Number of last observations of the episode that the policy reads."""
         return self.observation_scaling.history
 
     @property
     def window_size(self) -> int:
-        """Numbers in the observations that it decides by."""
+        """Size of these observations concatenated."""
         return self.history * self.observation_size
 
     def act(self, observation: Float[np.ndarray, " obs"]) -> Float32[np.ndarray, " act"]:
         """The next action of one robot, in the environment's units; plays chunks.
 
-        What is left of a chunk and what a history looks back on are kept in between: call `reset`
-        at the start of an episode, and take a `player` for each robot where there are several.
-        ValueError: another size, no numbers, or not finite.
+        The rest of a chunk and the history are kept between calls: call `reset` at the start of
+        every episode, and with several robots use one `player` for each. Raises ValueError for
+        another size, not numbers, or not finite numbers.
         """
         return self._own_player.act(observation)
 
     def reset(self) -> None:
-        """Start an episode of `act`: forget what is left of a chunk, and what was seen."""
+        """Start a new episode of `act`: forget the rest of the chunk and the history."""
         self._own_player.reset()
 
     def acting(self, act: Act | None = None, temperature: float | None = None) -> "Policy":
-        """The same with another way of acting; what is None stays. ValueError."""
+        """A copy with another rule or temperature; None keeps the present one. ValueError."""
         return replace(
             self,
             default_act=act or self.default_act,
@@ -106,21 +106,23 @@ class Policy:
     ) -> Float32[np.ndarray, "n chunk act"]:
         """Action chunks in the environment's units, one per observation and key.
 
-        With a history an observation is a window: the last ones side by side, oldest first.
-        ValueError: observations of another size, no numbers, or not finite; an action that is not
-        finite.
+        With a history, an observation is a window: the last observations concatenated, oldest
+        first. Raises ValueError for observations of another size, not numbers, or not finite
+        numbers, and for an action that is not finite.
         """
         rows = check_batch(observations, (self.window_size,), what=window_name(self.history))
         features = self.observation_scaling(rows)
         unit = _decide_batch(self.controller, features, keys, self.act_temperature, act=act)
         chunks = np.asarray(unit).reshape(len(rows), self.chunk, -1)
         if not np.isfinite(chunks).all():
-            raise ValueError("the policy gives an action that is not finite: its weights overflow")
+            raise ValueError(
+                "the policy returns an action that is not finite: its weights overflow"
+            )
         return self.action_range.from_unit(chunks)
 
     @property
     def quantizer(self) -> PolicyQuantizer:
-        """Its codes in the robot's units; ValueError where the policy is continuous."""
+        """Encodes and decodes in the robot's units; ValueError if the policy is continuous."""
         if not isinstance(self.controller, CodeController):
             raise ValueError("a continuous policy has no codes; train with --actions quantized")
         return PolicyQuantizer(
@@ -133,7 +135,7 @@ class Policy:
 
 
 class Player:
-    """Plays a policy one observation at a time, with what is left of the current chunk."""
+    """Plays a policy one observation at a time; keeps the rest of the current chunk."""
 
     def __init__(self, policy: Policy, key: Key[Array, ""], *, act: Act):
         self._policy, self._key, self._act = policy, key, act
@@ -147,7 +149,7 @@ class Player:
     def act(self, observation: Float[np.ndarray, " obs"]) -> Float32[np.ndarray, " act"]:
         """The next action, in the environment's units.
 
-        ValueError: an observation of another size, no numbers, or not finite.
+        Raises ValueError for an observation of another size, not numbers, or not finite numbers.
         """
         checked = check_numbers(observation, (self._policy.observation_size,), what="observation")
         self._window.see(checked)
@@ -159,7 +161,7 @@ class Player:
         return self._queue.popleft()
 
     def reset(self) -> None:
-        """Forget a chunk's rest and what was seen: call it at the start of an episode."""
+        """Forget the rest of the chunk and the history; call it at the start of an episode."""
         self._queue.clear()
         self._window.clear()
 

@@ -1,4 +1,4 @@
-"""What a policy did, as a data set: an npz as `saqrl collect` and `convert` write it."""
+"""Recorded episodes of a policy as a data set: an npz as `saqrl collect` and `convert` write it."""
 
 import json
 from collections.abc import Mapping
@@ -15,22 +15,22 @@ from saqrl.datasets.formats.writers import check_destination, save_arrays
 from saqrl.policy.policy import Policy
 from saqrl.policy.rollout import Episodes, Steps
 
-# Recorded episodes begin at environment seeds so many below those of evaluations, so that what is
-# trained on them can be evaluated.
+# Environment seeds of recorded episodes are lower than those of evaluations by this number, so that
+# policies trained on them are evaluated from other starts.
 RECORDING_SEEDS = 50_000
 
 
 def check_recording(path: Path) -> None:
-    """ValueError, FileExistsError or FileNotFoundError where no data set can be written there."""
+    """ValueError, FileExistsError or FileNotFoundError if no data set can be written there."""
     check_destination(path, flag="--record")
 
 
 def recording_seed(seed: int, episodes: int) -> int:
-    """The seed to play with in place of an evaluation's; ValueError where there are too few."""
+    """The seed of recorded episodes; ValueError if some would start as an evaluation's do."""
     if not 0 <= seed <= RECORDING_SEEDS - episodes:
         raise ValueError(
-            f"seed is {seed}: with --record it lies between 0 and {RECORDING_SEEDS:,} less the "
-            f"{episodes:,} episodes, beyond which the starts are an evaluation's"
+            f"seed is {seed}; with --record and {episodes:,} episodes it must be from 0 to "
+            f"{RECORDING_SEEDS - episodes:,}: larger seeds give the starts of evaluations"
         )
     return seed - RECORDING_SEEDS
 
@@ -43,10 +43,10 @@ def write_recording(
     *,
     about: Mapping[str, Any],
 ) -> None:
-    """Write episodes that were played with their steps; the whole file or none.
+    """Write played episodes with their steps, the whole file or none.
 
-    `about` joins the provenance. The range of the actions is the policy's, which holds every one.
-    ValueError where a reward is not finite.
+    `about` is added to the provenance. The action range is the policy's, which contains all
+    actions. Raises ValueError if a reward is not finite.
     """
     assert played.steps is not None
     log = assemble(
@@ -85,7 +85,7 @@ def write_recording(
 
 
 def _successors(steps: Steps) -> np.ndarray:
-    """What follows each step; where a simulator ends without numbers, what it saw before."""
+    """The observation after each step; if a simulator ends with nan or infinity, the one before."""
     following = steps.observations[1:]
     return np.where(np.isfinite(following), following, steps.observations[:-1])
 

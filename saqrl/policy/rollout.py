@@ -1,4 +1,4 @@
-"""Episodes of a policy in an environment, several side by side."""
+"""Episodes of a policy in an environment, several in parallel."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -13,10 +13,10 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Key
 from saqrl.policy.policy import Act, Policy
 from saqrl.policy.window import Window
 
-# Environment seeds of evaluations; nothing that makes data uses seeds from here on.
+# First environment seed of evaluations; collected and recorded data have other seeds.
 EVALUATION_SEEDS = 100_000
 
-# Environments side by side: enough to share a call of the policy and to keep two cores busy.
+# Environments in parallel: enough to share a call of the policy and to keep two cores busy.
 LANES = 4
 
 
@@ -25,23 +25,23 @@ class Steps:
     """One episode, step by step, in the environment's units."""
 
     observations: Float32[np.ndarray, "steps+1 obs"]
-    """The last one is what was seen at the end."""
+    """The last one is the observation at the end of the episode."""
     actions: Float32[np.ndarray, "steps act"]
     rewards: Float[np.ndarray, " steps"]
     terminated: bool
-    """By the task; otherwise a time limit ended it."""
+    """Whether the task ended the episode; otherwise a time limit did."""
 
 
 @dataclass(frozen=True)
 class Episodes:
-    """What happened, episode by episode. `successes` is None where the task reports none."""
+    """Results, episode by episode. `successes` is None if the task reports no success."""
 
     returns: Float[np.ndarray, " episodes"]
     max_rewards: Float[np.ndarray, " episodes"]
     lengths: Int[np.ndarray, " episodes"]
     successes: Bool[np.ndarray, " episodes"] | None
     steps: tuple[Steps, ...] | None = None
-    """Where they were asked for."""
+    """None unless `keep_steps` was set."""
 
 
 class _Lane:
@@ -89,7 +89,7 @@ class _Lane:
     def step(self) -> None:
         action = self.chunk.pop(0)
         if self._keep_steps:
-            self._done.append(np.array(action))  # an environment may write into its own
+            self._done.append(np.array(action))  # a copy: an environment may change its action
         observation, reward, terminated, truncated, info = self.environment.step(action)
         self._see(observation)
         self._rewards.append(float(reward))
@@ -107,10 +107,10 @@ class _Lane:
 
 
 class Arena:
-    """Environments that stay up between evaluations: making one can cost seconds."""
+    """Environments that stay open between evaluations: making one can take seconds."""
 
     def __init__(self, make: Callable[[], gymnasium.Env], *, lanes: int = LANES):
-        """`make` makes one environment; `lanes` of them run side by side at most."""
+        """`make` makes one environment; at most `lanes` of them run in parallel."""
         self._make, self._count = make, lanes
         self._environments: list[gymnasium.Env] = []
 
@@ -134,7 +134,7 @@ class Arena:
         keep_steps: bool = False,
         progress: Callable[[int], None] = lambda done: None,
     ) -> Episodes:
-        """Play `episodes` episodes to their end; `keep_steps` has them in what comes back.
+        """Play `episodes` episodes to their end; with `keep_steps` the result has their steps.
 
         Episode i always starts from environment seed EVALUATION_SEEDS + seed + i and draws from
         its own key, whichever lane plays it.
@@ -166,7 +166,7 @@ class Arena:
 
 
 def evaluation_key(seed: int) -> Key[Array, ""]:
-    """Folded with an episode's number, then with a decision's, it draws that decision."""
+    """The key of an evaluation: folded with episode and decision number, it samples a decision."""
     return jax.random.key(EVALUATION_SEEDS + seed)
 
 
@@ -175,8 +175,8 @@ def _plan(policy: Policy, lanes: Sequence[_Lane], key: Key[Array, ""], act: Act)
     needy = [lane for lane in lanes if lane.active and not lane.chunk]
     if not needy:
         return
-    # All lanes are planned for, so that the compiled program always sees the same shapes; what a
-    # lane sees that needs nothing may be anything.
+    # Plan for all lanes, so that the compiled program always gets the same shapes; lanes that need
+    # no chunk get zeros.
     observations = np.zeros((len(lanes), policy.window_size), np.float32)
     for row, lane in zip(observations, lanes, strict=True):
         if lane in needy:

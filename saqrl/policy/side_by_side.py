@@ -1,4 +1,4 @@
-"""Rollouts of several policies from the same starts, beside each other in one small film."""
+"""Rollouts of several policies from the same starts, side by side in one short video."""
 
 import contextlib
 import os
@@ -22,12 +22,12 @@ from saqrl.policy.policy import Player, Policy
 from saqrl.policy.rollout import EVALUATION_SEEDS, evaluation_key
 from saqrl.policy.video import FRAMES_PER_SECOND, check_video_path
 
-# The film shows 3 seconds of the task in one, so it stays short and is soon drawn.
+# The video plays 3 times as fast as the task, so that it is short and quick to render.
 SPEED = 3
 FILM_RATE = 15
-# Pixels of a policy's square picture and of the words above it: multiples of 16, as codecs want.
+# Pixels of a policy's square picture and of the text above it: codecs need multiples of 16.
 SIDE, HEAD = 320, 48
-# How long the outcome stands, in frames.
+# Number of frames that show the outcome.
 OUTCOME = 12
 
 # Warnings are silenced for a whole process while an environment is made.
@@ -38,7 +38,7 @@ Image = UInt8[np.ndarray, "height width 3"]
 
 @dataclass(frozen=True)
 class _Rollout:
-    """The pictures of one episode, and how it ended; None: the task reports no success."""
+    """The pictures of one episode, and how it ended; success None: the task reports none."""
 
     pictures: list[Image]
     success: bool | None
@@ -56,11 +56,11 @@ def side_by_side(
 ) -> None:
     """Write the first episodes of an evaluation with this seed to `path` (.mp4 or .gif).
 
-    One column for each policy under its name, in the given order; each acts in its own way. An
-    episode that has ended stands still, with its outcome, until the others have.
+    One column for each policy under its name, in the given order; each uses its own acting rule.
+    An episode that has ended shows its last frame and its outcome until the others have ended.
 
-    ImportError without the extra `video`; RuntimeError where nothing can be drawn here; ValueError
-    where the environment cannot be made to be drawn.
+    Raises ImportError without the extra `video`, RuntimeError if rendering does not work on this
+    machine, ValueError if the environment cannot be made with rendering.
     """
     import imageio.v2 as imageio
 
@@ -71,7 +71,7 @@ def side_by_side(
     aside = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         with warnings.catch_warnings(), imageio.get_writer(aside, fps=FILM_RATE) as writer:
-            # JAX warns of any fork; the one that starts the encoder only execs.
+            # JAX warns about every fork, but this one only starts the encoder.
             warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
             for number, rollouts in enumerate(zip(*columns, strict=True), 1):
                 start = f"start {number} of {episodes}"
@@ -85,7 +85,7 @@ def side_by_side(
 def _rollouts(
     policy: Policy, *, environment: EnvironmentSpec, episodes: int, seed: int
 ) -> list[_Rollout]:
-    """In one thread, as a drawing context belongs to the thread that made it."""
+    """Runs in one thread, because a rendering context belongs to the thread that made it."""
     with _MAKING:
         made = make_environment(environment.id, options=environment.options, render=True)
     try:
@@ -117,7 +117,7 @@ def _rollout(policy: Policy, made: Any, seed: int, episode: int) -> _Rollout:
 
 
 def without_shadows(made: Any) -> None:
-    """Of MuJoCo: without a graphics card, shadows are three quarters of the time of a frame."""
+    """Turn off MuJoCo's shadows: without a GPU they take three quarters of a frame's time."""
     with contextlib.suppress(AttributeError):
         inner = made.unwrapped
         model = inner.model if hasattr(inner, "model") else inner._model
@@ -125,7 +125,7 @@ def without_shadows(made: Any) -> None:
 
 
 def _square(drawn: Any) -> Image:
-    """A picture cut to its middle square, SIDE pixels wide."""
+    """A picture cropped to its middle square, resized to SIDE pixels."""
     from PIL import Image as Pictures
 
     whole = np.asarray(drawn, np.uint8)
@@ -160,7 +160,7 @@ def _outcome(rollout: _Rollout) -> str:
 
 
 def _colour(rollout: _Rollout) -> tuple[int, int, int]:
-    """Green, red, or grey where the task reports no success; with words beside, for all eyes."""
+    """Green, red, or grey if the task reports no success; the text says it too."""
     if rollout.success is None:
         return 110, 110, 110
     return (0, 125, 60) if rollout.success else (190, 30, 45)
@@ -169,7 +169,7 @@ def _colour(rollout: _Rollout) -> tuple[int, int, int]:
 def _titled(
     picture: Image, name: str, words: str, colour: tuple[int, int, int] = (30, 30, 30)
 ) -> Image:
-    """The picture below a line with the policy's name and one with what happens."""
+    """The picture below two lines of text: the policy's name, and the start or outcome."""
     from PIL import Image as Pictures
     from PIL import ImageDraw
 

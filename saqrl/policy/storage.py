@@ -58,11 +58,11 @@ ENVIRONMENT = {"id": TEXT, "options": OBJECT}
 
 
 class PolicyError(ValueError):
-    """A folder that holds no policy that can be loaded; the text says what is wrong."""
+    """The folder holds no policy that can be loaded; the message says what is wrong."""
 
 
 def save_policy(policy: Policy, folder: Path) -> None:
-    """Write policy.json and weights.npz into `folder`; each appears whole or not at all."""
+    """Write policy.json and weights.npz into `folder`, each atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     scaling = policy.observation_scaling
     arrays = {
@@ -93,7 +93,7 @@ def save_policy(policy: Policy, folder: Path) -> None:
 def load_policy(path: Path | str) -> Policy:
     """The policy of a run: `path` is the run's folder, or a folder that `save_policy` wrote.
 
-    Raises PolicyError where a file is missing, damaged, or from another format.
+    Raises PolicyError if a file is missing, damaged, or of another format version.
     """
     folder = Path(path)
     if not (folder / "policy.json").is_file() and (folder / "config.json").is_file():
@@ -106,7 +106,7 @@ def load_policy(path: Path | str) -> Policy:
         raise
     except ValueError as error:
         raise PolicyError(f"{folder} holds no policy that can be loaded: {error}") from error
-    except Exception as error:  # whatever sizes that make no sense have JAX raise
+    except Exception as error:  # wrong sizes can make JAX raise anything
         words = " ".join(str(error).split())[:300]
         raise PolicyError(
             f"{folder} holds no policy that can be loaded ({type(error).__name__}: {words})"
@@ -119,9 +119,9 @@ def _loaded(folder: Path) -> Policy:
     if described["format"] != FORMAT:
         raise PolicyError(
             f"{folder}: policy format {described['format']}, this version reads {FORMAT}; "
-            "load it with the saqrl that wrote it"
+            "load it with the saqrl version that wrote it"
         )
-    described = {"history": 1, **described}  # what was written before there was one
+    described = {"history": 1, **described}  # older files have no history
     require(described, RECORD, where=file.name)
     require(described["controller"], CONTROLLER, where=f"{file.name}, controller")
     environment, angles = described["environment"], described["angles"]
@@ -157,7 +157,7 @@ def _loaded(folder: Path) -> Policy:
     limit = float(arrays["observation_limit"])
     if not limit > 0 or (arrays["action_low"] > arrays["action_high"]).any():
         raise ValueError(
-            f"{weights}: the limit is not above 0, or a lower bound above an upper one"
+            f"{weights}: observation_limit must be above 0, and no action_low above its action_high"
         )
     prefix = "controller"
     leaves = {name[len(prefix) :]: a for name, a in arrays.items() if name.startswith(prefix)}
@@ -186,7 +186,7 @@ def _loaded(folder: Path) -> Policy:
 
 
 def _act_temperature(described: Mapping[str, Any]) -> float:
-    """Of the policy; files from before it was one hold that of an agent which has retired it."""
+    """The policy's; in older files it is a field of the agent, retired since."""
     if (temperature := described.get("act_temperature")) is not None:
         return float(temperature)
     controller = described["controller"]
@@ -197,7 +197,7 @@ def _act_temperature(described: Mapping[str, Any]) -> float:
 
 
 def _require_numbers(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> None:
-    """ValueError unless the array has this shape, is of floats, and finite where it has an axis."""
+    """ValueError for another shape, not floats, or (if it has an axis) not finite floats."""
     if name not in arrays:
         raise ValueError(f"array {name} is missing")
     array = arrays[name]
@@ -210,7 +210,7 @@ def _require_numbers(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[i
 
 
 def controller_skeleton(described: Mapping[str, Any]) -> Controller:
-    """A controller of the described shape with meaningless values; called for its shapes only."""
+    """A controller of the described shapes; its values have no meaning."""
     members = described.get("members") or 1
     features = jnp.zeros((1, described["features"]))
     actions = jnp.zeros((1, described["chunk_action_size"]))
@@ -239,7 +239,7 @@ def controller_skeleton(described: Mapping[str, Any]) -> Controller:
         actions=actions,
     )
     network: nn.MLP = prior.prior(prior.init(key, coded))
-    # Of BC the members' networks are the prior.
+    # In an ensemble of BC the members' networks are the prior.
     own = members > 1 and isinstance(agent, BC)
     behaviour = nn.Ensemble((network,) * members) if own else network
     actor = agents.together([agent.actor(agent.init(key, coded))] * members)

@@ -1,4 +1,4 @@
-"""One episode of a policy as a film."""
+"""One episode of a policy as a video."""
 
 import os
 import warnings
@@ -14,12 +14,12 @@ from saqrl.policy.policy import Act, Player, Policy
 from saqrl.policy.rollout import EVALUATION_SEEDS, evaluation_key
 
 SUFFIXES = (".mp4", ".gif")
-# Where an environment does not say how fast it runs.
+# If an environment does not state its rate.
 FRAMES_PER_SECOND = 30
 
 
 def check_video_path(path: Path) -> None:
-    """ValueError for a suffix that cannot be written, ImportError without the extra."""
+    """ValueError for an unknown suffix, FileNotFoundError, ImportError without the extra."""
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path}: video files end in {' or '.join(SUFFIXES)}")
     if not path.absolute().parent.is_dir():
@@ -33,7 +33,7 @@ def check_video_path(path: Path) -> None:
 def record_episode(
     policy: Policy, environment: EnvironmentSpec, path: Path, *, act: Act, seed: int = 0
 ) -> None:
-    """Play the first episode of an evaluation with this seed again and write it to `path`."""
+    """Replay the first episode of an evaluation with this seed and write its video to `path`."""
     import imageio.v2 as imageio
 
     check_video_path(path)
@@ -42,7 +42,7 @@ def record_episode(
     aside = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         with warnings.catch_warnings(), imageio.get_writer(aside, fps=rate) as writer:
-            # JAX warns of any fork; the one that starts the encoder only execs.
+            # JAX warns about every fork, but this one only starts the encoder.
             warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
             player = Player(policy, jax.random.fold_in(evaluation_key(seed), 0), act=act)
             observation, _ = made.reset(seed=EVALUATION_SEEDS + seed)
@@ -60,7 +60,7 @@ def record_episode(
 
 
 def _frame(image: object) -> np.ndarray:
-    """Cut to even sides, which the usual codec wants."""
+    """The image cropped to an even width and height, which the usual codec needs."""
     frame = np.asarray(image, np.uint8)
     height, width = frame.shape[0] // 2 * 2, frame.shape[1] // 2 * 2
     return frame[:height, :width]

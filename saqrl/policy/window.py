@@ -1,4 +1,4 @@
-"""What one robot has seen of its episode, as far back as its policy looks."""
+"""The observation history of one robot, as long as its policy needs."""
 
 from collections import deque
 
@@ -14,19 +14,19 @@ class Window:
         self._seen: deque[Float32[np.ndarray, " obs"]] = deque(maxlen=history)
 
     def see(self, observation: np.ndarray) -> None:
-        """Add what is seen now; it is copied, since environments may use its memory again."""
+        """Add an observation; it is copied, because environments may reuse its memory."""
         seen = np.array(observation, np.float32)
         self._seen.extend([seen] * (1 if self._seen else self._history))
 
     @property
     def newest(self) -> Float32[np.ndarray, " obs"]:
-        """What was seen last."""
+        """The last observation."""
         return self._seen[-1]
 
     def flat(self) -> Float32[np.ndarray, " history*obs"]:
-        """All of it as one vector; something must have been seen."""
+        """The window as one vector; at least one observation must have been added."""
         return self._seen[0] if self._history == 1 else np.concatenate(self._seen)
 
     def clear(self) -> None:
-        """Begin an episode."""
+        """Start a new episode."""
         self._seen.clear()

@@ -187,7 +187,7 @@ def test_a_hopeless_demonstration_ends_in_an_error(monkeypatch):
         ({"environment_id": "cube-sngle-v0"}, r"did you mean .*cube-single"),
         ({"environment_id": "cube-single-v0"}, r"one fixed task.*cube-single-singletask-task1-v0"),
         ({"style": "exprt"}, r"unknown style 'exprt'; did you mean 'expert'"),
-        ({"episodes": 0}, r"episodes is 0; expected a whole number from 1 on"),
+        ({"episodes": 0}, r"episodes is 0; expected a whole number of at least 1"),
         ({"seed": -1}, r"seed is -1"),
         ({"noise": 1.5}, r"noise is 1.5; expected 0 to 1"),
         ({"max_steps": 0}, r"max_steps is 0"),

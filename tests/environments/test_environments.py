@@ -120,7 +120,7 @@ def test_push_t_draws_without_a_display():
 @needs("ogbench")
 def test_drawing_that_cannot_work_is_refused_with_a_remedy(monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "disable")
-    with pytest.raises(RuntimeError, match=r"cannot be drawn here.*apt-get install libegl1"):
+    with pytest.raises(RuntimeError, match=r"cannot be rendered here.*apt-get install libegl1"):
         make_environment("cube-single-singletask-task2-v0", render=True)
 
 
@@ -161,7 +161,9 @@ def test_a_missing_package_names_its_extra(family, monkeypatch):
 def test_a_package_that_fails_to_import_keeps_its_reason(tmp_path, monkeypatch):
     (tmp_path / "broken_simulator.py").write_text("raise ImportError('libGL.so.1 not found')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(ImportError, match=r"does not import \(libGL.so.1 not found\).*\.\[toy\]"):
+    with pytest.raises(
+        ImportError, match=r"cannot be imported \(libGL.so.1 not found\).*\.\[toy\]"
+    ):
         simulators.import_simulator("Toy-v0", ("broken_simulator",), extra="toy")
 
 
@@ -243,7 +245,9 @@ def test_parts_of_a_dictionary_are_observed_in_the_order_asked_for():
     assert environment.layout == (("observation", 4), ("achieved_goal", 2))
     observation, _ = environment.reset(seed=0)
     np.testing.assert_array_equal(observation[:2], observation[4:])
-    with pytest.raises(ValueError, match="observes no 'observatoin'; did you mean 'observation'"):
+    with pytest.raises(
+        ValueError, match="has no observation 'observatoin'; did you mean 'observation'"
+    ):
         make_environment("PointMaze_UMaze-v3", options={"observation_keys": ["observatoin"]})
 
 

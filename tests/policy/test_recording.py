@@ -137,7 +137,7 @@ def test_recorded_starts_are_never_those_of_an_evaluation():
         assert first >= 0
         assert first + 20 <= EVALUATION_SEEDS
     for seed in (-1, most + 1):
-        with pytest.raises(ValueError, match=f"seed is {seed}: with --record"):
+        with pytest.raises(ValueError, match=f"seed is {seed}; with --record"):
             recording_seed(seed, 20)
 
 

@@ -1,9 +1,9 @@
 """Demonstrations from the scripted oracles of the `ogbench` package: cube, scene, puzzle.
 
-"expert" solves one fixed task of a single-task environment, over and over (narrow data), "human"
-does so as people vary it (`manners`); "play" and "noisy" wander among random targets as the
-benchmark's own data do.
-Source: Park et al. 2025, OGBench (arXiv 2410.20092), whose oracles and settings these are.
+"expert" solves one fixed task of a single-task environment in every episode (narrow data); "human"
+does the same with the variation of people (`manners`); "play" and "noisy" move to random targets,
+like the benchmark's own data.
+Source of oracles and settings: Park et al. 2025, OGBench (arXiv 2410.20092).
 
 An episode depends on (seed, its number) alone, so neither the number of workers nor the number of
 episodes changes it.
@@ -51,23 +51,26 @@ def collect(
 ) -> dict[str, np.ndarray]:
     """Demonstrate in `environment_id` and return the arrays of an npz data set.
 
-    expert: `<env>-singletask-taskN-v0`; every episode ends in success (failures are drawn anew),
+    expert: `<env>-singletask-taskN-v0`; every episode ends in success (failed ones are repeated),
     Gaussian noise of standard deviation `noise` on each action in [-1, 1], rewards and terminals
     of the environment, which ends one step after the goal is reached.
-    human: as expert, with what `manners.MANNERS` draws an episode and a leg: sides, arcs, speeds,
-    rests, corrections, order; the noise of a resting hand is a fifth.
-    play: open-loop plans with correlated noise. noisy: closed-loop oracle, Gaussian noise of a
-    strength drawn from [0, noise] an episode, some actions uniform. With a single-task id both
-    carry that task's rewards, by ogbench's own relabelling: an episode stops at a solved state and
-    goes on as another once it is left. Otherwise the arrays are those of OGBench's own files
-    (positions, velocities and buttons, no rewards): a reader makes the rewards of any task.
+    human: as expert, with what `manners.MANNERS` draws for each episode and leg: sides, arcs,
+    speeds, rests, corrections, order; while the hand rests, the noise is a fifth.
+    play: open-loop plans with correlated noise. noisy: closed-loop oracle, Gaussian noise whose
+    strength is drawn from [0, noise] for each episode, some actions uniform. With a single-task id
+    both have that task's rewards, from ogbench's own relabelling: an episode ends at a solved
+    state, and a new one begins when the state is no longer solved. Otherwise the arrays are those
+    of OGBench's own files (positions, velocities and buttons, no rewards): a reader can compute the
+    rewards of any task.
 
-    `max_steps` defaults to the environment's limit (expert, human) or 1000 (play, noisy). `workers`
-    other processes share the episodes if above 1; each takes about 3 seconds to start, and the
-    caller's script needs the usual `if __name__ == "__main__"`. `progress` gets (done, total).
+    `max_steps` defaults to the environment's limit (expert, human) or 1000 (play, noisy). If
+    `workers` is above 1, as many processes share the episodes; each takes about 3 seconds to start,
+    and the caller's script needs the usual `if __name__ == "__main__"`. `progress` gets (done,
+    total).
 
-    ValueError: an id without oracle, a style that does not fit it, a number out of range.
-    ImportError: ogbench is missing. RuntimeError: an episode failed ATTEMPTS times in a row.
+    Raises ValueError for an id without an oracle, a style that does not fit it, or a number out of
+    range; ImportError if ogbench is missing; RuntimeError if an episode failed ATTEMPTS times in a
+    row.
     """
     base, task = _parse(environment_id, style)
     _check_numbers(episodes=episodes, seed=seed, noise=noise, workers=workers, max_steps=max_steps)
@@ -109,13 +112,13 @@ def _parse(environment_id: str, style: str) -> tuple[str, bool]:
     if match is None or match[1] not in BASES:
         known = [f"{base}-singletask-task1-v0" for base in BASES]
         raise ValueError(
-            f"no scripted oracle for {environment_id!r}: ogbench has them for its cube, scene and "
-            f"puzzle environments; {closest(environment_id, known)}"
+            f"no scripted oracle for {environment_id!r}: ogbench has oracles only for its cube, "
+            f"scene and puzzle environments; {closest(environment_id, known)}"
         )
     if style in MANNERS and match[2] is None:
         raise ValueError(
-            f"style {style} needs one fixed task, and {environment_id!r} has many: "
-            f"give {match[1]}-singletask-task1-v0 (to task5), or another style"
+            f"style {style} needs one fixed task, but {environment_id!r} has many: "
+            f"choose {match[1]}-singletask-task1-v0 (to task5), or another style"
         )
     return match[1], match[2] is not None
 
@@ -130,9 +133,9 @@ def _check_numbers(
         ("max_steps", 1 if max_steps is None else max_steps, 1),
     ):
         if value < lowest:
-            raise ValueError(f"{name} is {value}; expected a whole number from {lowest} on")
+            raise ValueError(f"{name} is {value}; expected a whole number of at least {lowest}")
     if not 0 <= noise <= 1:
-        raise ValueError(f"noise is {noise}; expected 0 to 1, as actions are in [-1, 1]")
+        raise ValueError(f"noise is {noise}; expected 0 to 1, because actions are in [-1, 1]")
 
 
 def _versions(environment_id: str) -> dict[str, str]:
@@ -149,13 +152,13 @@ _demonstrator: Demonstrator | None = None
 
 
 def _run(recipe: Recipe, episodes: int, workers: int) -> Iterator[Result]:
-    """Episodes in their order, with the number of attempts that each one lost."""
+    """Episodes in their order, each with the number of its failed attempts."""
     if workers == 1 or episodes == 1:
         yield from map(Demonstrator(recipe), range(episodes))
         return
     pool = ProcessPoolExecutor(
         min(workers, episodes),
-        multiprocessing.get_context("spawn"),  # a fork would copy locks of JAX's threads
+        multiprocessing.get_context("spawn"),  # a fork would copy the locks of JAX's threads
         initializer=_start_worker,
         initargs=(recipe,),
     )
@@ -167,13 +170,13 @@ def _run(recipe: Recipe, episodes: int, workers: int) -> Iterator[Result]:
 
 def _start_worker(recipe: Recipe) -> None:
     global _demonstrator
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers an interrupt
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles an interrupt
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _demonstrator = Demonstrator(recipe)
 
 
 def _end_with_parent() -> None:
-    """A worker would wait for work for ever whose parent was killed."""
+    """End the worker when its parent is killed; otherwise it would wait for work forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

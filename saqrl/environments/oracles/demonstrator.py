@@ -1,4 +1,4 @@
-"""One process's environment and oracles: called with an episode's number, they make it.
+"""One process's environment and oracles, which make the episode of a given number.
 
 Source of the oracles and their settings: Park et al. 2025, OGBench (arXiv 2410.20092).
 """
@@ -21,12 +21,12 @@ Style = Literal["expert", "human", "play", "noisy"]
 
 # Environment seeds of collected data have this bit; those of evaluations count up from 100000.
 SEED_BIT = 1 << 31
-# A demonstration that fails is drawn anew this often before collection gives up.
+# A failed demonstration is attempted this often before collection stops with an error.
 ATTEMPTS = 20
-# The benchmark's files: 1001 rows an episode, of which the last has no successor.
+# The benchmark's files have 1001 rows per episode; the last has no successor.
 PLAY_STEPS = 1000
 
-# Chance that a play target lies on top of another cube, drawn once an episode between these.
+# Probability that a play target is on top of another cube, drawn once per episode between these.
 # Source: OGBench's generator of its manipulation data.
 STACKING = {
     "cube-single": (0.0, 0.0),
@@ -35,14 +35,14 @@ STACKING = {
     "cube-quadruple": (0.1, 0.5),
     "cube-octuple": (0.0, 0.35),
 }
-# Rows of `noisy` data on which a uniform action replaces the oracle's; the commands behind
-# OGBench's published files use 0.2 for puzzle and 0.1 elsewhere.
+# Share of rows of `noisy` data with a uniform action in place of the oracle's; the commands that
+# made OGBench's published files use 0.2 for puzzle and 0.1 elsewhere.
 RANDOM_ACTIONS = {"puzzle": 0.2}
 
-# Of one step, in the order of STEP_FIELDS.
+# The fields of one step, in the order of Step.
 STEP_FIELDS = ("observations", "actions", "rewards", "next_observations", "terminals")
 Step = tuple[np.ndarray, np.ndarray, float, np.ndarray, bool]
-# The arrays of an episode, and how many attempts were lost before it.
+# The arrays of an episode, and the number of failed attempts before it.
 Result = tuple[dict[str, np.ndarray], int]
 
 
@@ -65,13 +65,13 @@ class Recipe:
 
     @property
     def manners(self) -> Manners | None:
-        """How a fixed task is demonstrated; None of the styles that wander."""
+        """How a fixed task is demonstrated; None for the styles with random targets."""
         return MANNERS.get(self.style)
 
 
 @contextlib.contextmanager
 def _global_seed(seed: int) -> Iterator[None]:
-    """NumPy's global generator, which the oracles draw from, seeded and afterwards put back."""
+    """Seed NumPy's global generator, which the oracles use, and restore its state afterwards."""
     before = np.random.get_state()  # noqa: NPY002
     np.random.seed(seed)  # noqa: NPY002
     try:
@@ -81,7 +81,7 @@ def _global_seed(seed: int) -> Iterator[None]:
 
 
 class Demonstrator:
-    """Environment and oracles of one process; called with an episode's number, makes it."""
+    """Environment and oracles of one process; a call with an episode's number makes it."""
 
     def __init__(self, recipe: Recipe) -> None:
         import_ogbench(recipe.environment_id)
@@ -94,7 +94,7 @@ class Demonstrator:
         environment = _make(own_id, **options)
         limit = environment.spec.max_episode_steps if environment.spec else None
         self.max_steps = recipe.max_steps or (limit if fixed and limit else PLAY_STEPS)
-        # The wrappers only count steps; this loop does so itself.
+        # The wrappers only count steps, which this class does itself.
         self.world: Any = environment.unwrapped
         self.judge = _make(recipe.environment_id) if recipe.task and not fixed else None
         self.oracles = _oracles(recipe, self.world)
@@ -127,7 +127,7 @@ class Demonstrator:
         generator: np.random.Generator,
         hand: Hand,
     ) -> dict[str, np.ndarray] | None:
-        """One solution of the fixed task, or None if the time ran out."""
+        """One solution of the fixed task, or None if `max_steps` were not enough."""
         steps: list[Step] = []
         plan = PLANNERS[self.recipe.family]
         subtask: Subtask | None = None
@@ -155,7 +155,7 @@ class Demonstrator:
     def _wander(
         self, observation: np.ndarray, info: dict[str, Any], generator: np.random.Generator
     ) -> dict[str, np.ndarray] | None:
-        """One episode after random targets, or None if the cube left the scene."""
+        """One episode with random targets, or None if the cube left the scene."""
         recipe = self.recipe
         steps: list[Step] = []
         states: list[dict[str, np.ndarray]] = []
@@ -191,9 +191,9 @@ class Demonstrator:
     def _relabelled(
         self, arrays: dict[str, np.ndarray], judged: dict[str, Any]
     ) -> dict[str, np.ndarray]:
-        """Rewards and terminals of the fixed task; of each stay in a solved state, its first row.
+        """Add rewards and terminals of the fixed task; of consecutive solved rows keep the first.
 
-        A solved state ends an episode, so its further rows would be episodes of one step.
+        A solved state ends an episode, so each further row would be an episode of one step.
         """
         from ogbench.relabel_utils import relabel_dataset
 
@@ -221,7 +221,7 @@ def _arrays(steps: Sequence[Step]) -> dict[str, np.ndarray]:
 
 
 def _compact(arrays: dict[str, np.ndarray], states: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The episode as OGBench's own files hold it: no task, one row more than there are actions."""
+    """The episode in the layout of OGBench's own files: no task, one row more than actions."""
     last = {"observations": arrays["next_observations"][-1:], "actions": arrays["actions"][-1:]}
     rows = {name: np.concatenate([arrays[name], row]) for name, row in last.items()}
     terminals = np.zeros(len(rows["actions"]), bool)
@@ -232,7 +232,7 @@ def _compact(arrays: dict[str, np.ndarray], states: dict[str, np.ndarray]) -> di
 
 
 def _state(world: Any) -> dict[str, np.ndarray]:
-    """What relabelling and restarting need to know of a state."""
+    """The part of a state that relabelling and restarting need."""
     state = {"qpos": world.data.qpos.copy(), "qvel": world.data.qvel.copy()}
     if hasattr(world, "_cur_button_states"):
         state["button_states"] = world._cur_button_states.copy()
@@ -240,7 +240,7 @@ def _state(world: Any) -> dict[str, np.ndarray]:
 
 
 def import_ogbench(environment_id: str) -> None:
-    """ImportError with the remedy where ogbench is missing."""
+    """ImportError with the install command if ogbench is missing."""
     import_simulator(environment_id, ("mujoco", "ogbench"), extra="ogbench")
 
 
@@ -252,7 +252,7 @@ def _make(environment_id: str, **options: Any) -> gymnasium.Env[Any, Any]:
 
 
 def _oracles(recipe: Recipe, world: Any) -> dict[str, Any]:
-    """One oracle a kind of target, as OGBench's generator of its data sets them up."""
+    """One oracle per kind of target, configured as in OGBench's data generator."""
     way = "plan" if recipe.style == "play" else "markov"
     shared: dict[str, Any] = {"env": world, "min_norm": 0.4}
     if way == "plan":
@@ -270,7 +270,7 @@ def _oracles(recipe: Recipe, world: Any) -> dict[str, Any]:
 def _in_view(qpos: np.ndarray) -> bool:
     """Whether the cube of `scene` stayed on the table or in the drawer; metres.
 
-    Source: the check in OGBench's generator, which draws such an episode anew.
+    Source: the check in OGBench's generator, which repeats such an episode.
     """
     _, y, z = qpos[:, 14:17].T
     beside_drawer = (y <= -0.3) & ((z < 0.06) | (z > 0.08))

@@ -1,9 +1,9 @@
-"""How a demonstrator moves: what an oracle wants, done in a person's way.
+"""How a demonstrator moves: an oracle's actions, varied as a person would vary them.
 
-A style is one record of ranges. What is drawn from them holds for a whole episode or a whole leg
+A style is one record of ranges. A value drawn from them holds for a whole episode or a whole leg
 (from one use of the gripper to the next, or from one subtask to the next), so episodes differ by
-choices, not by white noise. Nothing that is drawn shows in an observation: of one state there are
-several right actions.
+choices, not by white noise. Observations do not contain the drawn values, so one state has several
+right actions.
 """
 
 from collections.abc import Mapping
@@ -14,38 +14,38 @@ from jaxtyping import Float64
 
 Range = tuple[float, float]
 
-# Above this height (m) the hand moves freely; the oracles themselves turn to a thing below it.
+# Above this height (m) the path of the hand is varied; below it the oracles approach an object.
 FREE = 0.16
-# Share of the noise of a moving hand that one at rest has: motor noise grows with the command.
+# Noise of a resting hand relative to a moving one: motor noise grows with the command.
 # Source: Harris and Wolpert 1998 (Nature 394).
 REST_NOISE = 0.2
-# Things of one kind in a task, at most: the buttons of puzzle-4x6.
+# Maximum number of objects of one kind in a task: the buttons of puzzle-4x6.
 THINGS = 24
 
 
 @dataclass(frozen=True)
 class Manners:
-    """(lowest, highest) of what is drawn uniformly. The defaults are a robot's: nothing varies."""
+    """(lowest, highest) of values that are drawn uniformly. With the defaults nothing varies."""
 
     speed: Range = (1, 1)
-    """Of an episode: factor on the speed of the hand."""
+    """Per episode: factor on the speed of the hand."""
     detour: Range = (0, 0)
-    """Of an episode and each thing: metres that it seems farther away when the next is chosen."""
+    """Per episode and object: metres added to its distance when the next object is chosen."""
     bend: Range = (0, 0)
-    """Of a leg: degrees by which it sets out beside the straight way, to either side."""
+    """Per leg: initial angle in degrees between its direction and the straight way, to a side."""
     bend_steps: Range = (1, 1)
-    """Of a leg: steps of the free hand until it heads straight for the thing."""
+    """Per leg: steps of the free hand until it moves straight to the object."""
     turn: Range = (0, 0)
-    """Of a leg: speed at which the wrist turns meanwhile, in [0, 1], to either side."""
+    """Per leg: initial speed of the wrist's turn during these steps, in [0, 1], to a side."""
     hover: Range = (0, 0)
-    """Of a leg: steps of rest before the hand reaches down."""
+    """Per leg: steps of rest before the hand moves down."""
     correction: Range = (0, 0)
-    """Of a leg: steps aside after that rest, at half speed, which have to be made good."""
+    """Per leg: steps sideways after that rest, at half speed, which the oracle then corrects."""
     hesitation: Range = (0, 0)
-    """Of a leg: steps of rest before the gripper opens or closes."""
+    """Per leg: steps of rest before the gripper opens or closes."""
 
 
-# Steps are 0.05 s. Why people look like this: docs/reference/formats.md.
+# Steps are 0.05 s. The reasons for these ranges: docs/how-to/collect.md.
 MANNERS: Mapping[str, Manners] = {
     "expert": Manners(),
     "human": Manners(
@@ -62,7 +62,7 @@ MANNERS: Mapping[str, Manners] = {
 
 
 class Hand:
-    """One episode's hand: called with what the oracle wants, says what is done."""
+    """The hand of one episode: turns the oracle's actions into the executed ones."""
 
     def __init__(self, manners: Manners, generator: np.random.Generator) -> None:
         self.manners = manners
@@ -73,7 +73,7 @@ class Hand:
         self.begin_leg()
 
     def begin_leg(self) -> None:
-        """Choose the way of the next leg."""
+        """Draw the variations of the next leg."""
         manners, side = self.manners, self._generator.choice((-1, 1), 2)
         self._bend = side[0] * np.radians(self._draw(manners.bend))
         self._turn = side[1] * self._draw(manners.turn)
@@ -83,11 +83,11 @@ class Hand:
         self._rests: list[Float64[np.ndarray, 5]] = []
 
     def pending(self) -> Float64[np.ndarray, "5"] | None:
-        """The action of a rest that is not over; None where the oracle is to be asked."""
+        """The next action of the current rest; None if the oracle's action is needed."""
         return self._rests.pop() if self._rests else None
 
     def do(self, wanted: Float64[np.ndarray, "5"], height: float) -> Float64[np.ndarray, "5"]:
-        """The action, in [-1, 1]: (x, y, z, yaw, gripper), of a hand at `height` (m)."""
+        """The action, in [-1, 1]: (x, y, z, yaw, gripper), for a hand at `height` (m)."""
         grip = float(np.sign(wanted[4]))
         if self._grip is None:
             self._grip = grip
@@ -108,7 +108,7 @@ class Hand:
         return self._bent(wanted, height)
 
     def _bent(self, wanted: Float64[np.ndarray, "5"], height: float) -> Float64[np.ndarray, "5"]:
-        """Beside the straight way by an angle that fades, while the hand is free."""
+        """Turned from the straight way by an angle that decreases, while the hand is free."""
         left = max(0.0, 1 - self._free_steps / self._bend_steps)
         action = wanted.copy()
         action[:3] *= self.speed
@@ -136,10 +136,10 @@ class Hand:
 
 
 def noise_scale(action: Float64[np.ndarray, "5"]) -> float:
-    """Share of the noise: REST_NOISE of a hand at rest, 1 of one that moves."""
+    """Factor on the noise: REST_NOISE for a hand at rest, 1 for one that moves."""
     return 1.0 if action[:4].any() else REST_NOISE
 
 
 def _reaches_down(wanted: Float64[np.ndarray, "5"]) -> bool:
-    """Whether a way goes down more than twice as much as aside."""
+    """Whether a motion goes down more than twice as far as sideways."""
     return bool(wanted[2] < -2 * np.abs(wanted[:2]).max())

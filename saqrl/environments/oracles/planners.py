@@ -1,4 +1,4 @@
-"""Planners of the scripted experts: which oracle to run next, and towards what."""
+"""Planners of the scripted experts: which oracle to run next, and its target."""
 
 import itertools
 from collections.abc import Callable, Mapping
@@ -13,19 +13,19 @@ Info = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Subtask:
-    """One oracle's target, told in the words that the oracle reads from `info`."""
+    """One oracle's target, as the keys that the oracle reads from `info`."""
 
     oracle: str
     target: Callable[[Info], dict[str, Any]]
     reached: Callable[[Info], bool]
 
 
-# World, info, generator, and how many metres farther away each thing seems to this demonstrator.
+# World, info, generator, and the metres that this demonstrator adds to each object's distance.
 Planner = Callable[[Any, Info, np.random.Generator, Float64[np.ndarray, " things"]], Subtask]
 
-# Heights (m) at which the oracles themselves consider the arm clear of what it has handled.
+# Heights (m) above which the oracles consider the arm clear of the object it has handled.
 CLEAR_OF_TABLE, CLEAR_OF_DRAWER, CLEAR_OF_WINDOW = 0.16, 0.18, 0.28
-# Nearer than this (m) a thing is in place; the tasks accept 0.04.
+# An object within this distance (m) is in place; the tasks accept 0.04.
 IN_PLACE = 0.03
 
 
@@ -49,7 +49,7 @@ def _move_cube(cube: int, goal: Float64[np.ndarray, "3"]) -> Subtask:
 
 
 def _press(world: Any, button: int) -> Subtask:
-    """Press once; the button, and in a puzzle its neighbours, change state."""
+    """Press once; the button changes state, and in a puzzle its neighbours too."""
     wanted = 1 - int(world._cur_button_states[button])
 
     def target(info: Info) -> dict[str, Any]:
@@ -72,7 +72,7 @@ Part = Literal["drawer", "window"]
 
 
 def _slide(world: Any, part: Part, goal: float, height: float) -> Subtask:
-    """Pull or push a drawer or window until its joint stands at `goal` (m)."""
+    """Pull or push a drawer or window until its joint is at `goal` (m)."""
     axis = world.data.joint(f"{part}_slide").xaxis.copy()
 
     def target(info: Info) -> dict[str, Any]:
@@ -93,16 +93,16 @@ def _plan_cubes(
     generator: np.random.Generator,
     preference: Float64[np.ndarray, " things"],
 ) -> Subtask:
-    """The next cube to carry: lowest goals first, and out of the way what stands in the way."""
+    """The next cube to move: lowest goals first, and cubes that block a goal to a free spot."""
     count = world._num_cubes
     cubes = np.array([info[f"privileged/block_{i}_pos"] for i in range(count)])
     goals = np.array([world.data.mocap_pos[m] for m in world._cube_target_mocap_ids])
     away = np.linalg.norm(cubes - goals, axis=1) > IN_PLACE
     apart = np.linalg.norm(cubes[:, None, :2] - cubes[None, :, :2], axis=-1)
-    # on[i, j]: cube j stands on cube i.
+    # on[i, j]: cube j is on cube i.
     on = (apart < IN_PLACE) & (cubes[None, :, 2] - cubes[:, None, 2] > 0.02)
     to_goal = np.linalg.norm(goals[:, None, :2] - cubes[None, :, :2], axis=-1)
-    # blocks[i, j]: cube j stands where cube i is to go, or above it. Cubes are 0.04 m wide.
+    # blocks[i, j]: cube j is at the goal of cube i, or above it. Cubes are 0.04 m wide.
     blocks = (to_goal < 0.035) & (cubes[None, :, 2] > goals[:, None, 2] - 0.02)
     np.fill_diagonal(blocks, val=False)
     below = goals[:, 2] - 0.04
@@ -127,7 +127,7 @@ def _free_spot(
     goals: Float64[np.ndarray, "cubes 3"],
     generator: np.random.Generator,
 ) -> Float64[np.ndarray, "3"]:
-    """A place on the table as far from cubes and goals as a few draws allow."""
+    """Of 32 random places on the table, the one farthest from all cubes and goals."""
     low, high = world._object_sampling_bounds
     spots = generator.uniform(low, high, (32, 2))
     taken = np.concatenate([cubes, goals])[:, :2]
@@ -141,7 +141,7 @@ def _plan_scene(
     generator: np.random.Generator,
     preference: Float64[np.ndarray, " things"],
 ) -> Subtask:
-    """Cube, then drawer and window, unlocked first if need be, then the locks."""
+    """Cube, then drawer and window (unlocked first if they are locked), then the locks."""
     drawer, window = info["privileged/drawer_pos"][0], info["privileged/window_pos"][0]
     drawer_goal, window_goal = world._target_drawer_pos, world._target_window_pos
     states, wanted = world._cur_button_states, world._target_button_states
@@ -176,7 +176,7 @@ def _plan_puzzle(
     generator: np.random.Generator,
     preference: Float64[np.ndarray, " things"],
 ) -> Subtask:
-    """Of the fewest presses that solve the board, the one nearest to the arm."""
+    """The nearest of the fewest presses that solve the board."""
     differing = world._cur_button_states != world._target_button_states
     presses = lights_out(differing.reshape(world._num_rows, world._num_cols))
     buttons = np.flatnonzero(presses)
@@ -190,13 +190,13 @@ def _plan_puzzle(
 def lights_out(differing: Bool[np.ndarray, "rows columns"]) -> Bool[np.ndarray, "rows columns"]:
     """The fewest presses that toggle exactly `differing`, each press toggling a plus sign.
 
-    The presses of the last row determine all others: each light is left to the press above it.
-    ValueError if no last row works out.
+    The presses of the last row determine all others: each light is toggled by the press above it.
+    ValueError if no last row gives a solution.
     """
     rows, columns = differing.shape
     solutions = []
     for last in itertools.product((False, True), repeat=columns):
-        # Row 0 stands above the board and must stay empty; so does the row below it.
+        # Row 0 is above the board and must stay empty, as must the row below the board.
         presses = np.zeros((rows + 2, columns + 2), bool)
         presses[rows, 1:-1] = last
         for row in range(rows, 0, -1):
