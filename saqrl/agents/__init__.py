@@ -1,11 +1,11 @@
-"""Codes train an agent; an actor leaves the room.
+"""Discrete agents: they learn from codes and return an actor.
 
 A discrete agent chooses among codes: it reads `CodedTransitions` and gives an `Actor`, which scores
-the codes of a state. That is what makes every expectation, constraint and penalty an exact sum
-(`operators`). Continuous actions are seen only by one that says `reads_actions`, to value codes by
-what they decode to. An agent is a frozen dataclass of hyperparameters with three pure methods;
-a new one is a file with such a class and a line in `saqrl.registry`, or, in a package of one's own,
-a call of `saqrl.register` or an entry point.
+the codes of a state. So every expectation, constraint and penalty is an exact sum (`operators`).
+An agent gets continuous actions only if it sets `reads_actions`, to value codes by their decoded
+actions. An agent is a frozen dataclass of hyperparameters with three pure methods; a new one is a
+file with such a class and a line in `saqrl.registry`, or, in your own package, a call of
+`saqrl.register` or an entry point.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,10 +23,10 @@ from saqrl.registry import AGENTS as AGENTS
 class CodedTransitions(eqx.Module):
     """Transitions after the quantizer; n-step and chunked targets need no other type.
 
-    `discounts` is discount^m (1 - terminated) for the m steps that a row spans, so the target of
-    every agent reads rewards + discounts * value(next_observations). The behaviour's
-    log-probabilities do not change while an agent learns and are computed once; they are None
-    while the behaviour itself is learned.
+    `discounts` is discount^m (1 - terminated) for the m steps of a row, so the target of every
+    agent is rewards + discounts * value(next_observations). The behaviour's log-probabilities do
+    not change while an agent learns and are computed once; they are None while the behaviour itself
+    is learned.
     """
 
     observations: Float[Array, "n features"]
@@ -38,21 +38,21 @@ class CodedTransitions(eqx.Module):
     next_log_prior: Float[Array, "n codes"] | None
     num_codes: int = eqx.field(static=True)
     spare: bool = eqx.field(static=True, default=False)
-    """Whether some rows are no codes: to those the behaviour gives operators.DISALLOWED."""
+    """Whether some rows are spare, not codes; their log_prior is operators.DISALLOWED."""
     actions: Float[Array, "n act"] | None = None
-    """What was done; only for an agent that says `reads_actions = True`."""
+    """The recorded actions; only for an agent with `reads_actions = True`."""
 
     def existing(
         self, values: Float[Array, "*heads n codes"], log_prior: Float[Array, "n codes"] | None
     ) -> Float[Array, "*heads n codes"]:
-        """`values` of codes, far below everything else of rows that are none."""
+        """`values` of codes; for spare rows far below every other value."""
         if not self.spare or log_prior is None:
             return values
         return operators.existing(values, log_prior)
 
 
 class Actor(Protocol):
-    """What is left of an agent after training: a score for every code of one state."""
+    """The trained agent without its training state: a score for every code of one state."""
 
     def logits(
         self, observation: Float[Array, " features"], log_prior: Float[Array, " codes"]
@@ -63,7 +63,7 @@ class Actor(Protocol):
 
 @runtime_checkable
 class ActionActor(Protocol):
-    """An actor that wants to know what each code decodes to in the state."""
+    """An actor that needs the decoded action of each code in the state."""
 
     def logits_of(
         self,
@@ -76,7 +76,7 @@ class ActionActor(Protocol):
 
 
 Decoded = Callable[[], Float[Array, "codes act"]]
-"""Decodes all codes of a state, for who asks."""
+"""Decodes all codes of a state when called."""
 
 
 def logits(
@@ -85,17 +85,17 @@ def logits(
     log_prior: Float[Array, " codes"],
     decoded: Decoded,
 ) -> Float[Array, " codes"]:
-    """The actor's unnormalised log-probabilities, whichever kind it is."""
+    """The unnormalised log-probabilities of either kind of actor."""
     if isinstance(actor, ActionActor):
         return actor.logits_of(observation, log_prior, decoded())
     return actor.logits(observation, log_prior)
 
 
 class Members(eqx.Module):
-    """Actors of several agents that act as one: their probabilities are averaged.
+    """Actors of an ensemble: their probabilities are averaged.
 
-    pi(k|s) = (1/N) sum_m softmax(logits_m / T). To draw a code from it is to draw a member for each
-    decision and then one of that member's codes: one rule serves both.
+    pi(k|s) = (1/N) sum_m softmax(logits_m / T). Sampling a code from it is the same as sampling a
+    member for each decision and then a code from that member.
     """
 
     actors: tuple[Actor | ActionActor, ...]
@@ -108,7 +108,7 @@ class Members(eqx.Module):
         *,
         temperature: float | Float[Array, ""],
     ) -> Float[Array, " codes"]:
-        """Log pi(k|s), normalised. `log_priors` are the members' own, or one that they share."""
+        """Log pi(k|s), normalised. `log_priors`: one for each member, or one for all."""
         own = list(log_priors) * (len(self.actors) // len(log_priors))
         scores = [
             logits(actor, observation, prior, decoded) / temperature
@@ -128,10 +128,10 @@ class Agent(nn.Algorithm[CodedTransitions], Protocol):
     discount: float
 
     def actor(self, state: Any) -> Actor | ActionActor:
-        """The policy that the state stands for."""
+        """The policy of this state."""
         ...
 
 
 def reads_actions(agent: Any) -> bool:
-    """Whether its transitions hold the actions beside their codes."""
+    """Whether its transitions contain the actions as well as their codes."""
     return bool(getattr(agent, "reads_actions", False))

@@ -1,7 +1,7 @@
-"""SAQ-BC: the behaviour itself, pi_b(k|s), by maximum likelihood on the codes.
+"""SAQ-BC: the behaviour policy pi_b(k|s), by maximum likelihood on the codes.
 
-What it learns is also the prior that the other agents constrain themselves to, so its network
-becomes the quantizer's and its actor only repeats what the prior says.
+It is also the prior that constrains the other agents. So its network becomes the quantizer's prior,
+and its actor only returns the prior.
 Source: SAQ (arXiv 2310.11731), section 3: the cross-entropy of the data's codes.
 """
 
@@ -25,10 +25,10 @@ class BC(nn.Training):
     steps: int = 10_000
     weight_decay: float = 1e-4
     discount: float = 0.99
-    """Not in the loss: every agent states the discount that its transitions are coded with."""
+    """Not used by the loss: every agent has the discount of its coded transitions."""
 
     default_act = "sample"
-    # How a policy acts, by the flag that says it now for every agent.
+    # Acting is now set for every agent by this flag.
     retired: ClassVar[dict[str, str]] = {"temperature": "act_temperature"}
 
     def init(self, key: Key[Array, ""], example: CodedTransitions) -> State:

@@ -19,7 +19,7 @@ from saqrl.agents.values import CodeValues, Reweighted, ValueActor
 class State(eqx.Module):
     critics: nn.TrainState[nn.Ensemble]
     policy: nn.TrainState[nn.MLP] | None
-    """None where the policy is closed-form."""
+    """None with closed_form."""
     target: nn.Ensemble
 
 
@@ -30,12 +30,12 @@ class BRAC(CodeValues):
     alpha: float = 1.0
     """Weight of KL(pi || pi_b) in the policy's loss and in the targets."""
     prior_floor: float = -8.0
-    """log pi_b is clipped below here, so that one unseen code cannot own the KL. An even prior over
-    more than 2,981 codes lies below -8: lower it there."""
+    """Lower bound of log pi_b, so that one unseen code cannot dominate the KL. A uniform prior over
+    more than 2,981 codes is below -8: use a lower bound there."""
     temperature: float = 1.0
-    """Temperature of the learned policy when codes are sampled."""
+    """Temperature of the learned policy if codes are sampled."""
     closed_form: bool = False
-    """pi proportional to pi_b exp(Q / alpha) itself, without a policy network or its loss."""
+    """The policy is pi_b exp(Q / alpha), normalised, without a policy network or its loss."""
 
     default_act = "sample"
 
@@ -81,7 +81,7 @@ class BRAC(CodeValues):
     def targets(self, state: State, batch: CodedTransitions) -> Float[Array, " batch"]:
         """Y = r + g (1-d) [sum_k pi(k|s') min_i Qbar_i(s',k) - alpha KL(pi || pi_b)(s')].
 
-        The bracket is alpha logsumexp(log pi_b + Q / alpha) where the policy is closed-form.
+        With closed_form the bracket is alpha logsumexp(log pi_b + Q / alpha).
         """
         q = state.target.pessimistic(batch.next_observations)
         if state.policy is None:
@@ -123,7 +123,7 @@ class BRAC(CodeValues):
 
 
 class PolicyActor(eqx.Module):
-    """The learned pi(k|s), sharpened."""
+    """The learned pi(k|s) at its temperature."""
 
     network: nn.MLP
     temperature: float = eqx.field(static=True)

@@ -31,16 +31,16 @@ class CQL(CodeValues):
     threshold: float = 0.01
     """Codes with a lower prior probability are neither targets nor actions; 0 allows all."""
     support: float = 0.0
-    """The same as a share of an even prior 1 / codes, so it scales with their number."""
+    """The same, as a share of the uniform probability 1 / codes, so it scales with their number."""
     mass: float = 1.0
-    """Only the most probable codes that together have this probability are allowed."""
+    """Only the most probable codes with this total probability are allowed; 1 allows all."""
     target_period: int = 1
-    """Steps between two copies to the target critic."""
+    """Steps between two updates of the target critic."""
     temperature: float = 0.5
-    """Temperature of the softmax over Q when codes are sampled."""
+    """Temperature of the softmax over Q if codes are sampled."""
 
-    # The gap fits softmax Q to the data's codes: sampled from it, people's pauses and detours do
-    # not become the only thing that is ever done, as by the argmax (docs/results/index.md).
+    # The gap fits softmax Q to the data's codes. People pause often, so the argmax can pause
+    # forever; a sample does not (docs/concepts/acting.md).
     default_act = "sample"
 
     def __post_init__(self) -> None:
@@ -78,11 +78,11 @@ class CQL(CodeValues):
         codes: Int[Array, " batch"],
         key: Key[Array, ""],
     ) -> Float[Array, "critics batch"]:
-        """The penalty log sum_k exp Q(s, k) - Q(s, data): exact, the key is not used."""
+        """The penalty log sum_k exp Q(s, k) - Q(s, data); it is exact and ignores the key."""
         return jax.vmap(jax.vmap(operators.conservative_gap), (0, None))(q, codes)
 
     def targets(self, state: State, batch: CodedTransitions) -> Float[Array, " batch"]:
-        """Y = r + g (1-d) Qbar(s', k') with k' the online critics' best allowed code."""
+        """Y = r + g (1-d) Qbar(s', k'), where k' is the best allowed code of the online critics."""
         online = state.critics.model.pessimistic(batch.next_observations)
         best = self._masked(online, batch.next_log_prior).argmax(-1)
         return batch.rewards + batch.discounts * operators.of_code(

@@ -17,7 +17,7 @@ from saqrl import nn
 from saqrl.agents import ActionActor, Actor, CodedTransitions, operators
 from saqrl.agents.values import ActionValueActor, CodeValues, Reweighted, Supported, ValueActor
 
-# No row counts more than this in a weighted prior (as in IQL's own regression, its appendix B).
+# Maximum weight of a row in a weighted prior (as in IQL's own regression, its appendix B).
 LARGEST_WEIGHT = 100.0
 
 
@@ -25,7 +25,7 @@ class Networks(eqx.Module):
     critics: nn.Ensemble
     value: nn.MLP
     prior: nn.MLP | None
-    """The value-weighted one, where there is one."""
+    """The value-weighted prior; None without prior_temperature."""
 
 
 class State(eqx.Module):
@@ -38,23 +38,25 @@ class IQL(CodeValues):
     """Implicit Q-learning on codes."""
 
     expectile: float = 0.9
-    """tau: of Q, which V follows; 0.5 the mean, 1 the maximum over the data's codes."""
+    """tau: the expectile of Q that V learns; 0.5: the mean, towards 1: the maximum over the data's
+    codes."""
     temperature: float = 1.0
-    """lambda in pi proportional to pi_b exp(Q / lambda): small trusts Q, large the behaviour."""
+    """lambda of the policy pi_b exp(Q / lambda): small trusts Q, large the behaviour."""
     prior_floor: float = -8.0
-    """log pi_b is clipped below here before it is reweighted. An even prior over more than 2,981
-    codes lies below -8: lower it there."""
+    """Lower bound of log pi_b before it is reweighted. A uniform prior over more than 2,981 codes
+    is below -8: use a lower bound there."""
     q_of: Literal["codes", "actions"] = "codes"
     """codes: Q has an output for each code. actions: Q reads state and action, as it does without
-    codes, and a code is worth what it decodes to; codes of near actions then share their data."""
+    codes, and values a code by its decoded action; codes of similar actions share data."""
     extraction: Literal["reweighted", "supported"] = "reweighted"
     """reweighted: pi_b exp(Q / lambda). supported: exp(Q / lambda) over the codes that the prior
-    allows, whose argmax is the best of all that the data supports."""
+    allows; its argmax is the best of all supported codes."""
     support: float = 1.0
-    """supported: codes of at least this share of an even prior are allowed."""
+    """With supported: minimum prior probability of an allowed code, as a share of the uniform
+    probability 1 / codes."""
     prior_temperature: float | None = None
-    """T of a prior of its own, in place of the behaviour's: its cross-entropy is weighted by
-    exp(advantage / T), at most 100; default: the behaviour's."""
+    """T of IQL's own prior, whose cross-entropy is weighted by exp(advantage / T), at most 100;
+    default: no own prior, the behaviour's is used."""
 
     default_act = "sample"
     aliases: ClassVar[dict[str, str]] = {"tau": "expectile"}
@@ -113,7 +115,7 @@ class IQL(CodeValues):
     def _asked(
         self, batch: CodedTransitions
     ) -> tuple[Float[Array, "batch inputs"], Int[Array, " batch"]]:
-        """What the critics read of each row, and which of their outputs its code is."""
+        """The critics' input of each row, and the index of its code among their outputs."""
         if not self.reads_actions:
             return batch.observations, batch.codes
         if batch.actions is None:
@@ -140,7 +142,7 @@ class IQL(CodeValues):
 
 
 class OwnPriorActor(eqx.Module):
-    """Acts as `actor` does, by a prior of its own in place of the behaviour's."""
+    """Acts as `actor` does, with its own prior in place of the behaviour's."""
 
     prior: nn.MLP
     actor: ValueActor
@@ -152,7 +154,7 @@ class OwnPriorActor(eqx.Module):
 
 
 class OwnPriorActionActor(eqx.Module):
-    """The same, where codes are scored by what they decode to."""
+    """The same for an actor that scores codes by their decoded actions."""
 
     prior: nn.MLP
     actor: ActionValueActor

@@ -1,6 +1,6 @@
 """Exact expectations over codes: every equation that the agents share, for one state.
 
-Nothing here samples. The caller vmaps over the batch; only `of_code` takes one, for speed.
+Nothing here samples. The caller vmaps over the batch; only `of_code` takes a batch, for speed.
 """
 
 from dataclasses import dataclass
@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 DISALLOWED = -1e9
-"""A log-probability that no softmax notices and no subtraction turns into NaN (as -inf would).
+"""A log-probability that is 0 in every softmax; subtractions give no NaN (unlike with -inf).
 
-Of the behaviour it says that a row is no code: no agent sums over it (`exists`).
+In the behaviour prior it marks spare rows, which are not codes: agents do not sum over them
+(`exists`).
 """
 
 
@@ -47,24 +48,24 @@ def conservative_gap(q: Float[Array, " codes"], code: Int[Array, ""]) -> Float[A
 def of_code(
     values: Float[Array, "*batch codes"], codes: Int[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
-    """values[..., codes]: what the data's codes are worth."""
+    """values[..., codes]: the values of the data's codes."""
     return jnp.take_along_axis(values, codes[..., None], axis=-1)[..., 0]
 
 
 def exists(log_prior: Float[Array, "*batch codes"]) -> Bool[Array, "*batch codes"]:
-    """Rows that are codes; to the others the behaviour gives DISALLOWED."""
+    """Rows that are codes; the log_prior of the others is DISALLOWED."""
     return log_prior > DISALLOWED / 2
 
 
 def existing(
     values: Float[Array, "*heads codes"], log_prior: Float[Array, " codes"]
 ) -> Float[Array, "*heads codes"]:
-    """`values` of codes, far below everything else of rows that are none."""
+    """`values` of codes; for spare rows far below every other value."""
     return mask_codes(values, exists(log_prior))
 
 
 def floored_prior(log_prior: Float[Array, " codes"], floor: float) -> Float[Array, " codes"]:
-    """Log pi_b clipped below at `floor`, not normalised; no floor lifts a row that is no code."""
+    """Log pi_b with lower bound `floor`, not normalised; spare rows stay DISALLOWED."""
     return existing(jnp.maximum(log_prior, floor), log_prior)
 
 
@@ -80,9 +81,9 @@ def allowed_codes(
 
 
 def nucleus(log_prior: Float[Array, " codes"], *, mass: float) -> Bool[Array, " codes"]:
-    """The fewest most probable codes that together have `mass`; equally probable ones all count.
+    """The smallest set of most probable codes with total probability `mass`, ties included.
 
-    A code is in it where the more probable ones together have less than `mass`. Mass 1 allows all.
+    A code is included if all more probable codes together have less than `mass`. Mass 1 allows all.
     Source: Holtzman et al. 2020 (arXiv 1904.09751), eq. 2, there for words.
     """
     prior = jnp.exp(log_prior)
@@ -97,20 +98,20 @@ class Support:
     threshold: float = 0.0
     """pi_b(k) is at least this; 0 allows all."""
     share: float = 0.0
-    """pi_b(k) is at least this share of an even prior's 1 / codes; 0 allows all."""
+    """pi_b(k) is at least this share of the uniform probability 1 / codes; 0 allows all."""
     mass: float = 1.0
-    """And k is among the most probable codes that have this mass together; 1 allows all."""
+    """And k is in the `nucleus` of this mass; 1 allows all."""
 
     @property
     def everything(self) -> bool:
-        """Whether nothing is left out."""
+        """Whether all codes are allowed."""
         return self.threshold == 0 and self.share == 0 and self.mass == 1
 
     def allowed(self, log_prior: Float[Array, " codes"]) -> Bool[Array, " codes"]:
-        """At least the most probable code."""
+        """The allowed codes: always at least the most probable one."""
         there, rows = exists(log_prior), log_prior.shape[-1]
         least: float | Float[Array, ""] = self.threshold
-        if self.share:  # times exactly 1 where every row is a code
+        if self.share:  # the last factor is exactly 1 without spare rows
             least = jnp.maximum(least, self.share / rows * (rows / there.sum()))
         allowed = there & allowed_codes(log_prior, threshold=least)
         return allowed & nucleus(log_prior, mass=self.mass) if self.mass < 1 else allowed
@@ -118,14 +119,14 @@ class Support:
     def mask(
         self, values: Float[Array, " codes"], log_prior: Float[Array, " codes"]
     ) -> Float[Array, " codes"]:
-        """`values` of the allowed codes, far below everything else of the others."""
+        """`values` of the allowed codes; for the others far below every other value."""
         return mask_codes(values, self.allowed(log_prior))
 
 
 def mask_codes(
     values: Float[Array, "*heads codes"], allowed: Bool[Array, " codes"]
 ) -> Float[Array, "*heads codes"]:
-    """`values` where allowed, far below everything else where not."""
+    """`values` of allowed codes; for the others far below every other value."""
     return jnp.where(allowed, values, DISALLOWED)
 
 
@@ -138,7 +139,7 @@ def reweighted_prior(
 ) -> Float[Array, " codes"]:
     """Log of pi(k) proportional to pi_b(k) exp(Q(k) / temperature), normalised exactly.
 
-    log pi_b is clipped below at `floor` first. The state's value cancels in the normalisation.
+    log pi_b gets the lower bound `floor` first. The state's value cancels in the normalisation.
     Source: the solution of the KL-constrained problem (Peng et al. 2019, arXiv 1910.00177, eq. 8;
     IQL's extraction, arXiv 2110.06169, eq. 7, without its regression).
     """
@@ -150,27 +151,28 @@ def regularised_value(
 ) -> Float[Array, ""]:
     """Max over pi of E_pi Q - alpha KL(pi || pi_b) = alpha logsumexp(log pi_b + Q / alpha).
 
-    pi_b is floored and normalised again; the maximum is at `reweighted_prior` of temperature alpha.
+    log pi_b gets the lower bound and is normalised again; the maximum is at `reweighted_prior` with
+    temperature alpha.
     Source: Wu et al. 2019 (arXiv 1911.11361), eq. 4, solved as in Haarnoja et al. 2017
-    (arXiv 1702.08165), eq. 5 and 6, with pi_b in place of an even prior.
+    (arXiv 1702.08165), eq. 5 and 6, with pi_b in place of a uniform prior.
     """
     floored = jax.nn.log_softmax(floored_prior(log_prior, floor))
     return alpha * jax.nn.logsumexp(floored + q / alpha)
 
 
 def bin_centres(low: float, high: float, bins: int) -> Float[Array, " bins"]:
-    """Evenly spaced, the first at `low`, the last at `high`."""
+    """Evenly spaced centres, the first at `low`, the last at `high`."""
     return jnp.linspace(low, high, bins)
 
 
 def gaussian_histogram(
     values: Float[Array, "*batch"], *, low: float, high: float, bins: int, spread: float
 ) -> Float[Array, "*batch bins"]:
-    """A Gaussian around each value, cut into bins: the mass that it has between their edges.
+    """The probability of each bin under a Gaussian around each value.
 
-    Its deviation is `spread` widths of a bin. Values outside of the centres are clipped to them;
-    the mass is normalised over the bins. Source: HL-Gauss (Farebrother et al. 2024,
-    arXiv 2403.03950, section 3.1).
+    Its standard deviation is `spread` bin widths. Values below the first or above the last centre
+    are clipped; the probabilities are normalised over the bins. Source: HL-Gauss (Farebrother et
+    al. 2024, arXiv 2403.03950, section 3.1).
     """
     width = (high - low) / (bins - 1)
     edges = bin_centres(low - width / 2, high + width / 2, bins + 1)

@@ -1,6 +1,6 @@
-"""Q(s, k) of every code: what the agents that learn values share.
+"""Q(s, k) of every code: the shared part of the agents that learn values.
 
-A critic is a network with an output a code (regression), or a `Classifier`, whose value is the
+A critic is a network with one output per code (regression), or a `Classifier`, whose value is the
 expectation of a distribution over bins.
 """
 
@@ -16,36 +16,36 @@ from jaxtyping import Array, Float, Int, Key
 from saqrl import nn
 from saqrl.agents import operators
 
-# Of the Gaussian that a target becomes, in widths of a bin (arXiv 2403.03950, section 4.1).
+# Standard deviation of a target's Gaussian, in bin widths (arXiv 2403.03950, section 4.1).
 SPREAD = 0.75
 
 
 @dataclass(frozen=True)
 class CodeValues(nn.CriticTraining):
-    """What every agent that learns Q of codes needs besides."""
+    """Additional settings of every agent that learns Q of codes."""
 
     bins: int = 0
-    """Number of bins into which Q is classified (HL-Gauss); 0: regression."""
+    """Number of bins if Q is learned by classification (HL-Gauss); 0: regression."""
     value_range: tuple[float, ...] = (-15.0, 15.0)
     """Lowest and highest value of the bins; rewards of mean size 0.1 and discount 0.99 give
     values of order 10."""
     deviations: float | None = None
-    """How many standard deviations below the critics' mean Q is taken; default: their minimum."""
+    """Q is the critics' mean minus this many standard deviations; default: their minimum."""
 
     def __post_init__(self) -> None:
         if self.bins < 0 or self.bins == 1:
-            raise ValueError(f"agent.bins is {self.bins}; 0 (regression), or at least 2")
+            raise ValueError(f"agent.bins is {self.bins}; it must be 0 (regression) or at least 2")
         if len(self.value_range) != 2 or not self.value_range[0] < self.value_range[1]:
             raise ValueError(
-                f"agent.value-range is {self.value_range}; the lowest and the highest value"
+                f"agent.value-range is {self.value_range}; expected two numbers, the lower first"
             )
 
     def shares(self, state: Any) -> list[nn.MLP]:
-        """Networks of the state whose softmax over codes is a probability, beside the prior."""
+        """Networks of the state with a softmax over codes, other than the prior."""
         return []
 
     def new_critics(self, key: Key[Array, ""], inputs: int, codes: int) -> nn.Ensemble:
-        """`critics` of them, each a map from features to Q of every code."""
+        """As many critics as `critics` says, each a map from features to Q of every code."""
         if not self.bins:
             critics = self.ensemble(key, inputs, codes, count=self.critics)
             return replace(critics, deviations=self.deviations)
@@ -70,7 +70,7 @@ class CodeValues(nn.CriticTraining):
         observations: Float[Array, "batch features"],
         codes: Int[Array, " batch"],
     ) -> Float[Array, " batch"]:
-        """The believed Q(s, k) of one code a row."""
+        """Pessimistic Q(s, k) of one code per row."""
         if self.bins:
             heads = [head.of_codes(observations, codes) for head in critics.heads]
             return critics.believed(jnp.stack(heads))
@@ -85,10 +85,10 @@ class CodeValues(nn.CriticTraining):
         *,
         values: Float[Array, "heads batch codes"] | None = None,
     ) -> tuple[Float[Array, ""], nn.Metrics]:
-        """How far Q of the data's codes is from the targets: squares, or cross-entropies.
+        """Loss of Q of the data's codes against the targets: squared error, or cross-entropy.
 
-        `values` are Q of all codes where the caller has them, so that a gradient runs through the
-        critics once. The metric `bellman_error` is squared in both cases.
+        `values` is Q of all codes if the caller has it, so that the critics are evaluated once. The
+        metric `bellman_error` is the squared error in both cases.
         """
         if not self.bins:
             every = critics(observations) if values is None else values
@@ -110,8 +110,8 @@ class CodeValues(nn.CriticTraining):
 class Classifier(eqx.Module):
     """Q(s, k) as the expectation of softmax over bins: (gates[k] * h(s)) @ weight + offsets[k].
 
-    The gates make one code's bins cost what one output costs, so that a batch that needs only the
-    data's codes (IQL) does not pay for all of them. Bins: Farebrother et al. 2024
+    Because of the gates, a batch that needs only the data's codes (IQL) computes only their bins.
+    Bins: Farebrother et al. 2024
     (arXiv 2403.03950), section 3.
     """
 
@@ -130,13 +130,13 @@ class Classifier(eqx.Module):
     def of_codes(
         self, observations: Float[Array, "*batch features"], codes: Int[Array, "*batch"]
     ) -> Float[Array, "*batch"]:
-        """Q(s, k) of one code a row."""
+        """Q(s, k) of one code per row."""
         return self.expectation(self.logits_of(observations, codes))
 
     def logits_of(
         self, observations: Float[Array, "*batch features"], codes: Int[Array, "*batch"]
     ) -> Float[Array, "*batch bins"]:
-        """The bins of one code a row, before the softmax."""
+        """The bins of one code per row, before the softmax."""
         gated = self._signal(observations) * self.gates[codes]
         return nn.multiply(gated, self.weight) + self.offsets[codes]
 
@@ -152,7 +152,7 @@ class Classifier(eqx.Module):
 
 @dataclass(frozen=True)
 class Supported:
-    """Exp(Q / temperature) over the codes that the prior allows."""
+    """Log of exp(Q / temperature) over the codes that the prior allows."""
 
     support: operators.Support
     temperature: float
@@ -165,7 +165,7 @@ class Supported:
 
 @dataclass(frozen=True)
 class Reweighted:
-    """pi proportional to pi_b exp(Q / temperature), with log pi_b clipped below at the floor."""
+    """Log of pi_b exp(Q / temperature), normalised, with a lower bound of log pi_b."""
 
     temperature: float
     floor: float
@@ -179,7 +179,7 @@ class Reweighted:
 
 
 class ValueActor(eqx.Module):
-    """Scores codes by critics with an output a code."""
+    """Scores codes by critics with one output per code."""
 
     critics: nn.Ensemble
     rule: Supported | Reweighted = eqx.field(static=True)
@@ -191,7 +191,7 @@ class ValueActor(eqx.Module):
 
 
 class ActionValueActor(eqx.Module):
-    """Scores codes by critics that read state and action, asked for what each code decodes to."""
+    """Scores codes by critics that read the state and the code's decoded action."""
 
     critics: nn.Ensemble
     rule: Supported | Reweighted = eqx.field(static=True)

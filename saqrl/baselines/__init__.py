@@ -1,6 +1,6 @@
 """The continuous counterparts: the same data, networks and budget without the codes.
 
-They read `ContinuousTransitions` and leave an `Actor` that gives actions in [-1, 1]. A new one is
+They read `ContinuousTransitions` and return an `Actor` that gives actions in [-1, 1]. A new one is
 a file and a line in `saqrl.registry`.
 """
 
@@ -19,8 +19,8 @@ from saqrl.registry import BASELINES as BASELINES
 class ContinuousTransitions(eqx.Module):
     """Transitions as networks read them; `discounts` as in the coded transitions.
 
-    `next_actions` is what the data did at `next_observations`, in the same episode; past its end
-    the last action is repeated, as in chunks.
+    `next_actions` are the recorded actions at `next_observations` in the same episode; after its
+    end the last action is repeated, as in chunks.
     """
 
     observations: Float[Array, "n features"]
@@ -32,19 +32,19 @@ class ContinuousTransitions(eqx.Module):
 
 
 class Actor(Protocol):
-    """What is left of a baseline after training."""
+    """A trained baseline without its training state."""
 
     def act(
         self, observation: Float[Array, " features"], key: Key[Array, ""], *, greedy: bool
     ) -> Float[Array, " act"]:
-        """An action in [-1, 1]: the distribution's mode where greedy, else a sample."""
+        """An action in [-1, 1]: the distribution's mode if greedy, else a sample."""
         ...
 
 
 class Members(eqx.Module):
-    """Actors of several agents that act as one: greedily the mean of their actions.
+    """Actors of an ensemble: greedy plays the mean of their actions.
 
-    Otherwise one of them is drawn for each decision, and acts.
+    Otherwise one member is drawn for each decision, and its action is played.
     """
 
     actors: tuple[Actor, ...]

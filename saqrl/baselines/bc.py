@@ -1,4 +1,4 @@
-"""Continuous behaviour cloning: regression of the action on the state, or its likelihood."""
+"""Continuous behaviour cloning: regression of the action on the state, or maximum likelihood."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -17,20 +17,20 @@ from saqrl.baselines.policies import REACH, GaussianPolicy, TanhGaussianActor, c
 
 @dataclass(frozen=True)
 class Cloning(nn.Training):
-    """What every clone of the data's actions shares: it follows one loss of one model."""
+    """The shared part of behaviour cloning: one model with one loss."""
 
     weight_decay: float = 1e-4
     discount: float = 0.99
-    """Not in the loss."""
+    """Not used by the loss."""
 
     default_act = "greedy"
 
     def model(self, key: Key[Array, ""], inputs: int, act: int) -> Any:
-        """What learns."""
+        """The model to train."""
         raise NotImplementedError
 
     def loss(self, model: Any, batch: ContinuousTransitions) -> tuple[Array, nn.Metrics]:
-        """How badly the model fits the batch, and what to report."""
+        """The loss of the model on the batch, and metrics."""
         raise NotImplementedError
 
     def init(self, key: Key[Array, ""], example: ContinuousTransitions) -> nn.TrainState[Any]:
@@ -59,7 +59,7 @@ class ContinuousBC(Cloning):
 
 
 class RegressionActor(eqx.Module):
-    """One action a state; there is nothing to sample."""
+    """One action per state; there is nothing to sample."""
 
     network: nn.MLP
 
@@ -74,7 +74,8 @@ class GaussianBC(Cloning):
     """Maximum likelihood of a tanh-Gaussian; its deviation depends on the state."""
 
     reach: float = REACH
-    """Largest action before clipping: 1 is the plain tanh, which no action on the bounds has."""
+    """Factor on the tanh before clipping to [-1, 1]; 1: plain tanh, which never reaches the
+    bounds."""
 
     def __post_init__(self) -> None:
         check_reach(self.reach)

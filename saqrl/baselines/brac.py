@@ -34,11 +34,11 @@ class BRAC(nn.CriticTraining):
     alpha: float = 1.0
     """Weight of KL(pi || pi_b) in the policy's loss and in the targets."""
     samples: int = 4
-    """Actions of pi that estimate a state's value and divergence."""
+    """Number of sampled actions of pi that estimate a state's value and divergence."""
     behaviour_share: float = 0.25
-    """Share of the steps, the first ones, that fit pi_b; the rest train pi and Q."""
+    """Share of the steps that first fit pi_b; the remaining steps train pi and Q."""
     reach: float = REACH
-    """Largest action of pi and pi_b before clipping: 1 is the plain tanh."""
+    """Factor on the tanh of pi and pi_b before clipping to [-1, 1]; 1: plain tanh."""
 
     default_act = "greedy"
 
@@ -46,7 +46,7 @@ class BRAC(nn.CriticTraining):
         check_reach(self.reach)
         if not 0 < self.behaviour_share < 1:
             raise ValueError(
-                f"agent.behaviour-share is {self.behaviour_share}; it must lie between 0 and 1"
+                f"agent.behaviour-share is {self.behaviour_share}; it must be between 0 and 1"
             )
 
     def init(self, key: Key[Array, ""], example: ContinuousTransitions) -> State:
@@ -79,9 +79,9 @@ class BRAC(nn.CriticTraining):
             self.optimiser(),
             lambda policy: clone_loss(policy, batch, reach=self.reach),
         )
-        # The policy leaves from the behaviour, where the divergence is 0.
+        # The policy starts as the behaviour, where the divergence is 0.
         policy = nn.TrainState(behaviour.model, state.policy.moments)
-        # Both phases report the same names; what this one does not measure is 0.
+        # Both phases report the same metrics; those that this phase does not measure are 0.
         idle = dict.fromkeys(("bellman_error", "data_q", "divergence"), jnp.zeros(()))
         return (
             State(behaviour, state.critics, policy, state.target, state.step + 1),
@@ -146,5 +146,5 @@ def log_ratio(
     policy: tuple[Float[Array, " act"], Float[Array, " act"]],
     behaviour: tuple[Float[Array, " act"], Float[Array, " act"]],
 ) -> Float[Array, ""]:
-    """Log pi(a) - log pi_b(a) at a = reach tanh(value); its slope cancels exactly."""
+    """Log pi(a) - log pi_b(a) at a = reach tanh(value); the tanh's slope cancels exactly."""
     return gaussian_log_density(value, *policy) - gaussian_log_density(value, *behaviour)

@@ -1,7 +1,7 @@
-"""CQL(H): soft actor-critic whose Q is pushed down where the data does not reach.
+"""CQL(H): soft actor-critic with a penalty on Q outside of the data.
 
 Source: Kumar et al. 2020 (arXiv 2006.04779), eq. 4 and appendix F: the log-sum-exp over actions is
-estimated by importance sampling. As in its authors' code targets hold no entropy bonus.
+estimated by importance sampling. As in its authors' code, targets have no entropy bonus.
 Soft actor-critic with automatic temperature: Haarnoja et al. 2018 (arXiv 1812.05905).
 """
 
@@ -33,7 +33,7 @@ class CQL(nn.CriticTraining):
     alpha: float = 5.0
     """Weight of the conservative gap logsumexp Q - Q(data)."""
     samples: int = 10
-    """Actions drawn from each of the three proposals: uniform, pi(s) and pi(s')."""
+    """Number of actions drawn from each of the three proposals: uniform, pi(s) and pi(s')."""
 
     default_act = "greedy"
 
@@ -124,7 +124,7 @@ def conservative_gaps(
     proposed: Float[Array, "samples batch act"],
     densities: Float[Array, "samples batch"],
 ) -> Float[Array, "heads batch"]:
-    """Estimated log integral of exp Q(s, .) minus Q of the data's action, of every head."""
+    """Estimated log integral of exp Q(s, .) minus Q of the data's action, for every head."""
     shape = (*proposed.shape[:2], batch.observations.shape[-1])
     q = q_values(critics, jnp.broadcast_to(batch.observations, shape), proposed)
     over_batch = jax.vmap(importance_logsumexp, (1, 1))

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 LOG_2PI = 1.8378770664093453
-# Data may lie on the bounds, where a tanh-Gaussian of reach 1 has no density: they are moved inside
-# by as much as IQL's authors do (arXiv 2110.06169, their code).
+# Actions may be on the bounds, where a tanh-Gaussian of reach 1 has no density; they are moved
+# inside by the same amount as in the code of IQL's authors (arXiv 2110.06169).
 INSIDE = 1 - 1e-5
 
 
@@ -45,8 +45,8 @@ def tanh_gaussian_log_density(
 ) -> Float[Array, ""]:
     """Log-density of reach tanh(u), u ~ N(mean, exp(log_deviation)^2), at `action` in [-1, 1].
 
-    Source: Haarnoja et al. 2018 (arXiv 1801.01290), eq. 21, for a reach of 1; da/du gains it as a
-    factor.
+    Source: Haarnoja et al. 2018 (arXiv 1801.01290), eq. 21, for a reach of 1; a reach is a factor
+    of da/du.
     """
     value = unsquash(action / reach)
     slope = jnp.log(reach) + log_tanh_slope(value)
@@ -56,14 +56,14 @@ def tanh_gaussian_log_density(
 def gaussian_sample(
     noise: Float[Array, " act"], mean: Float[Array, " act"], log_deviation: Float[Array, " act"]
 ) -> Float[Array, " act"]:
-    """From standard normal noise; gradients reach the mean and the deviation."""
+    """A sample from standard normal noise, differentiable in the mean and the deviation."""
     return mean + jnp.exp(log_deviation) * noise
 
 
 def tanh_gaussian_sample(
     noise: Float[Array, " act"], mean: Float[Array, " act"], log_deviation: Float[Array, " act"]
 ) -> tuple[Float[Array, " act"], Float[Array, ""]]:
-    """An action from standard normal noise, with its log-density, which needs no arctanh here."""
+    """An action from standard normal noise, with its log-density, computed without arctanh."""
     value = gaussian_sample(noise, mean, log_deviation)
     density = gaussian_log_density(value, mean, log_deviation) - log_tanh_slope(value).sum(-1)
     return jnp.tanh(value), density

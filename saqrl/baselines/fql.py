@@ -1,9 +1,9 @@
-"""FQL: a flow clones the behaviour, and a policy of one step is distilled from it and follows Q.
+"""FQL: a flow clones the behaviour; a one-step policy is distilled from it and maximises Q.
 
 Source: Park, Li, Levine 2025, Flow Q-Learning (arXiv 2502.02538), with the settings of its authors'
 code. Flow matching: Lipman et al. 2022 (arXiv 2210.02747). Two differences: networks are ReLU and
-as wide as every agent's here (theirs: four layers of 512, GELU), and LayerNorm stands before the
-activation (theirs: behind it).
+as wide as every agent's here (theirs: four layers of 512, GELU), and LayerNorm is before the
+activation (theirs: after it).
 """
 
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Flow(eqx.Module):
         *,
         steps: int,
     ) -> Float[Array, "*batch act"]:
-        """Where the noise flows to in so many Euler steps, clipped to [-1, 1]."""
+        """The end point of the noise after this many Euler steps, clipped to [-1, 1]."""
 
         def advance(step: Array, points: Array) -> Array:
             times = jnp.full(points.shape[:-1], step / steps)
@@ -50,7 +50,7 @@ class Flow(eqx.Module):
 
 
 class Policy(eqx.Module):
-    """mu(s, z): from noise to an action in one step, clipped to [-1, 1] when it acts."""
+    """mu(s, z): from noise to an action in one step; acting clips it to [-1, 1]."""
 
     network: nn.MLP
 
@@ -62,7 +62,7 @@ class Policy(eqx.Module):
     def act(
         self, observation: Float[Array, " features"], key: Key[Array, ""], *, greedy: bool
     ) -> Float[Array, " act"]:
-        """Greedy: at z = 0, the noise's mode, which need not be an action of any mode."""
+        """Greedy: at z = 0, the mode of the noise; this may be no mode of the actions."""
         shape = self.network.biases[-1].shape
         noise = jnp.zeros(shape) if greedy else jax.random.normal(key, shape)
         return jnp.clip(self(observation, noise), -1, 1)
@@ -80,16 +80,17 @@ class FQL(nn.CriticTraining):
     """Flow Q-learning."""
 
     critics: int = 2
-    """Number of Q networks; the policy sees their mean."""
+    """Number of Q networks; the policy uses their mean."""
     alpha: float = 10.0
-    """Weight of distillation against Q; to be tuned for each environment. Published, for rewards as
-    they are (--reward-scale none): antmaze, antsoccer 10; humanoidmaze 30; cube, scene 300; puzzle
-    1,000; Adroit 3,000 to 30,000. Rewards scaled by c want alpha scaled by c."""
+    """Weight of distillation against Q; tune it for each environment. Published, for unscaled
+    rewards (--reward-scale none): antmaze, antsoccer 10; humanoidmaze 30; cube, scene 300; puzzle
+    1,000; Adroit 3,000 to 30,000. If rewards are scaled by c, scale alpha by c."""
     normalize_q: bool = False
-    """Divide Q in the policy's loss by its mean size: alpha then is free of the rewards' scale, and
-    the authors advise 0.03 to 10 for new environments."""
+    """Divide Q in the policy's loss by its mean size; alpha is then independent of the rewards'
+    scale, and the authors advise 0.03 to 10 for new environments."""
     target_q: Literal["mean", "min"] = "mean"
-    """Of the target critics at the next state; min for antmaze-large, -giant and Adroit."""
+    """How the target critics are combined at the next state; min for antmaze-large, -giant and
+    Adroit."""
     flow_steps: int = 10
     """Euler steps from noise to the action that is distilled."""
 
@@ -116,7 +117,7 @@ class FQL(nn.CriticTraining):
     def update(
         self, state: State, batch: ContinuousTransitions, key: Key[Array, ""]
     ) -> tuple[State, nn.Metrics]:
-        """One step of all three at once: each meets the others as they were before it."""
+        """One simultaneous step of all three: each uses the others' state before the step."""
         target_key, flow_key, policy_key = jax.random.split(key, 3)
         y = self.targets(state.target, state.policy.model, batch, target_key)
 
@@ -171,7 +172,7 @@ class FQL(nn.CriticTraining):
     ) -> tuple[Float[Array, ""], nn.Metrics]:
         """Mean of alpha (mu(s, z) - flow(s, z))^2 - Q(s, mu(s, z)); Q over mean |Q| if normalised.
 
-        The square is a mean over the action's dimensions; Q sees the clipped action.
+        The square is a mean over the action's dimensions; Q gets the clipped action.
         """
         noise = jax.random.normal(key, batch.actions.shape)
         cloned = flow.actions(batch.observations, noise, steps=self.flow_steps)

@@ -1,8 +1,8 @@
 """BC-GMM: behaviour cloning with a mixture of Gaussians.
 
-Source: Mandlekar et al. 2021 (arXiv 2108.03298), appendix on BC-GMM; as there the Gaussians are
+Source: Mandlekar et al. 2021 (arXiv 2108.03298), appendix on BC-GMM. As there, the Gaussians are
 not squashed, their means pass through tanh, the deviation is at least 1e-4, and evaluation is
-nearly without noise: a component is drawn by its weight, and its mean is played.
+nearly without noise: a component is sampled by its weight, and its mean is played.
 """
 
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ class GMM(Cloning):
 
 
 class MixtureActor(eqx.Module):
-    """The mean of the most probable component, or of one drawn by its weight."""
+    """Greedy: the mean of the most probable component; else of one sampled by its weight."""
 
     mixture: Mixture
 

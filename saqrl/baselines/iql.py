@@ -1,7 +1,7 @@
 """IQL: implicit Q-learning with advantage-weighted regression of the policy.
 
-Source: Kostrikov et al. 2021 (arXiv 2110.06169), eq. 5 to 7. As in its authors' code the policy is
-a Gaussian around the tanh of its mean whose deviation does not depend on the state.
+Source: Kostrikov et al. 2021 (arXiv 2110.06169), eq. 5 to 7. As in its authors' code, the policy is
+a Gaussian with mean tanh f(s) and a deviation that does not depend on the state.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ MAX_WEIGHT = 100.0
 
 
 class Policy(eqx.Module):
-    """N(tanh f(s), exp(log_deviation)^2), clipped to [-1, 1] when it acts."""
+    """N(tanh f(s), exp(log_deviation)^2); acting clips it to [-1, 1]."""
 
     network: nn.MLP
     log_deviation: Float[Array, " act"]
@@ -59,9 +59,9 @@ class IQL(nn.CriticTraining):
     """Implicit Q-learning."""
 
     expectile: float = 0.7
-    """tau: of Q, which V follows."""
+    """tau: the expectile of Q that V learns."""
     beta: float = 3.0
-    """Inverse temperature of the weights exp(beta A): 0 clones, large trusts Q."""
+    """Inverse temperature of the weights exp(beta A); 0: cloning, large: trusts Q."""
 
     default_act = "greedy"
     aliases: ClassVar[dict[str, str]] = {"tau": "expectile"}
@@ -87,7 +87,7 @@ class IQL(nn.CriticTraining):
     def loss(
         self, networks: Networks, target: nn.Ensemble, batch: ContinuousTransitions
     ) -> tuple[Float[Array, ""], nn.Metrics]:
-        """L_V + L_Q + L_pi; no gradient passes from one of them into another's network."""
+        """L_V + L_Q + L_pi; each has gradients only for its own network."""
         target_q = pessimistic_q(target, batch.observations, batch.actions)
         advantage = target_q - networks.value(batch.observations)[..., 0]
         value_loss = nn.expectile_loss(advantage, expectile=self.expectile).mean()

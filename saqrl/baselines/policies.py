@@ -1,4 +1,4 @@
-"""Gaussian policies, and what is left of them after training."""
+"""Gaussian policies and their actor."""
 
 import equinox as eqx
 import jax
@@ -8,23 +8,23 @@ from jaxtyping import Array, Float, Key
 from saqrl import nn
 from saqrl.baselines.distributions import gaussian_sample
 
-# Bounds of the log-deviation before the tanh; below e^-5 the likelihood only chases duplicates.
+# Bounds of the log-deviation before the tanh; below e^-5 the likelihood only fits duplicates.
 LOG_DEVIATION_MIN, LOG_DEVIATION_MAX = -5.0, 2.0
-# Of a tanh-Gaussian that is fitted to data. Logged actions are often clipped, so that many lie on
-# the bounds, which a plain tanh meets at infinity: a sixth of door-expert's, and the mean then
-# chases them.
+# Factor on the tanh of a tanh-Gaussian that is fitted to data. Logged actions are often clipped, so
+# many are exactly on the bounds (a sixth of door-expert's). A plain tanh reaches these only at
+# infinity, and the mean diverges.
 REACH = 1.1
 
 
 def check_reach(reach: float) -> None:
     if not reach >= 1:
         raise ValueError(
-            f"agent.reach is {reach}; it must be at least 1, the range of the data's actions"
+            f"agent.reach is {reach}; it must be at least 1, because actions are in [-1, 1]"
         )
 
 
 class GaussianPolicy(eqx.Module):
-    """Mean and log-deviation from one network; a tanh-Gaussian with them is the policy."""
+    """Mean and log-deviation of a tanh-Gaussian policy, from one network."""
 
     network: nn.MLP
 
@@ -38,7 +38,7 @@ class GaussianPolicy(eqx.Module):
 class TanhGaussianActor(eqx.Module):
     """Greedy: reach times the tanh of the mean, which is the distribution's median.
 
-    Clipped to [-1, 1], beyond which a reach above 1 may go.
+    Clipped to [-1, 1], because a reach above 1 can exceed it.
     """
 
     policy: GaussianPolicy

@@ -49,11 +49,11 @@ class ReBRAC(nn.CriticTraining):
     hidden: tuple[int, ...] = (256, 256, 256)
     learning_rate: float = 1e-3
     actor_penalty: float = 0.01
-    """beta_1: weight of |pi(s) - a|^2 in the actor's loss, where Q is divided by its mean size."""
+    """beta_1: weight of |pi(s) - a|^2 in the actor's loss, with Q divided by its mean size."""
     critic_penalty: float = 0.01
     """beta_2: weight of |pi(s') - a'|^2 in the targets."""
     target_noise: float = 0.2
-    """Deviation of the noise on the targets' actions."""
+    """Standard deviation of the noise on the targets' actions."""
     noise_clip: float = 0.5
     policy_period: int = 2
     """Steps of the critics for each step of the policy and the targets."""

@@ -1,10 +1,9 @@
-"""Transitions become codes.
+"""Quantizers: from actions to codes and back.
 
 A quantizer is a frozen dataclass of hyperparameters whose training ends in a `Codec`: encode and
-decode for one state. With the behaviour prior pi_b(k|s) beside it, it is an `ActionQuantizer`,
-which is what leaves the room. Observations here are network features and actions lie in [-1, 1]
-(an action chunk is just a wider action). A new quantizer is a file and a line in
-`saqrl.registry`.
+decode for one state. A codec with the behaviour prior pi_b(k|s) is an `ActionQuantizer`, which
+other packages use. Observations here are network features and actions are in [-1, 1] (an action
+chunk is a wider action). A new quantizer is a file and a line in `saqrl.registry`.
 """
 
 from dataclasses import dataclass
@@ -21,14 +20,14 @@ from saqrl.registry import QUANTIZERS as QUANTIZERS
 
 
 class ActionBatch(eqx.Module):
-    """What a quantizer learns from."""
+    """Training data of a quantizer."""
 
     observations: Float[Array, "n features"]
     actions: Float[Array, "n act"]
 
 
 class Codec(Protocol):
-    """Between actions and codes, given the state. Arrays only, one example at a time."""
+    """Encodes and decodes actions, given the state. Arrays only, one example at a time."""
 
     @property
     def num_codes(self) -> int: ...
@@ -44,12 +43,12 @@ class Codec(Protocol):
 
 @dataclass(frozen=True)
 class Quantization(nn.Training):
-    """What every quantizer states about itself beside its training."""
+    """Settings of every quantizer in addition to its training."""
 
     codes: int = 64
-    """Codes asked for; a quantizer of joint codes may come out at fewer (`Codec.num_codes`)."""
+    """Maximum number of codes; a quantizer with joint codes may use fewer (`Codec.num_codes`)."""
     patience: int = 0
-    """Stop where the held-out error has not fallen by 1 % for so many steps; 0 never."""
+    """Stop if the held-out error has not fallen by 1 % for this many steps; 0: never."""
 
 
 class Quantizer(nn.Algorithm[ActionBatch], Protocol):
@@ -59,12 +58,12 @@ class Quantizer(nn.Algorithm[ActionBatch], Protocol):
     patience: int
 
     def codec(self, state: Any) -> Codec:
-        """What the state has learned."""
+        """The trained codec of this state."""
         ...
 
 
 Prior = nn.MLP | nn.Ensemble
-"""Networks of the behaviour on codes; of several the probabilities are averaged."""
+"""One or several networks of the behaviour on codes; the probabilities of several are averaged."""
 
 
 class ActionQuantizer(eqx.Module):
@@ -83,13 +82,13 @@ class ActionQuantizer(eqx.Module):
     def encode(
         self, observation: Float[Array, " features"], action: Float[Array, " act"]
     ) -> Int[Array, ""]:
-        """The code that stands for `action` in this state."""
+        """The code of `action` in this state."""
         return self.codec.encode(observation, action)
 
     def decode(
         self, observation: Float[Array, " features"], code: Int[Array, ""]
     ) -> Float[Array, " act"]:
-        """The action that `code` stands for in this state."""
+        """The action of `code` in this state."""
         return self.codec.decode(observation, code)
 
     def decode_all(self, observation: Float[Array, " features"]) -> Float[Array, "codes act"]:
@@ -101,8 +100,8 @@ class ActionQuantizer(eqx.Module):
     ) -> Float[Array, " act"]:
         """The expectation sum_k p_k D(s, k) of the decoded action, over all codes.
 
-        A dimension that the codec knows to take two values, as a gripper's, takes the one with more
-        probability, at each step of a chunk for itself; of equally probable ones the lower.
+        A dimension that has only two values in the data, such as a gripper, takes the more probable
+        value, at each step of a chunk separately; on ties the lower value.
         """
         decoded = self.decode_all(observation)
         if not isinstance(self.codec, BinaryCodec):
@@ -116,12 +115,12 @@ class ActionQuantizer(eqx.Module):
         return log_prior(self.prior, observation)
 
     def log_priors(self, observation: Float[Array, " features"]) -> list[Float[Array, " codes"]]:
-        """`log_prior` of each of the prior's networks by itself."""
+        """`log_prior` of each of the prior's networks separately."""
         networks = [self.prior] if isinstance(self.prior, nn.MLP) else self.prior.heads
         return [log_prior(network, observation) for network in networks]
 
 
 def log_prior(prior: Prior, observation: Float[Array, " features"]) -> Float[Array, " codes"]:
-    """Log pi_b(k|s), normalised; of several networks that of their mean probabilities."""
+    """Log pi_b(k|s), normalised; for several networks the log of their mean probabilities."""
     logits = prior(observation)
     return jax.nn.log_softmax(logits) if isinstance(prior, nn.MLP) else nn.log_mixture(logits)

@@ -1,4 +1,4 @@
-"""What the quantizers with an encoder E(s, a) and a decoder D(s, z) share."""
+"""The shared part of the quantizers with an encoder E(s, a) and a decoder D(s, z)."""
 
 from abc import abstractmethod
 from collections.abc import Iterable
@@ -38,7 +38,7 @@ def join(
     *,
     scale: float = 1.0,
 ) -> Float[Array, "*batch joined"]:
-    """What a network sees: the state times `scale`, zeros where that is 0, and `rest`."""
+    """The input of a network: the state times `scale` (zeros if scale is 0), and `rest`."""
     seen = scale * observations if scale else jnp.zeros_like(observations)
     return jnp.concatenate([seen, rest], axis=-1)
 
@@ -51,7 +51,7 @@ def reconstruction(
     *,
     scale: float = 1.0,
 ) -> Float[Array, ""]:
-    """Mean of |a - D(s, chosen)|^2, straight through: the gradient in `chosen` goes to `encodings`.
+    """Mean of |a - D(s, chosen)|^2, straight-through: the gradient of `chosen` goes to `encodings`.
 
     Source: van den Oord et al. 2017 (arXiv 1711.00937), section 3.2.
     """
@@ -63,28 +63,28 @@ def reconstruction(
 def commitment(
     encodings: Float[Array, "batch size"], chosen: Float[Array, "batch size"]
 ) -> Float[Array, ""]:
-    """Mean square of encoding - code, which draws the encodings only (arXiv 1711.00937, eq. 3)."""
+    """Mean square of encoding - code; moves only the encodings (arXiv 1711.00937, eq. 3)."""
     return jnp.square(encodings - jax.lax.stop_gradient(chosen)).mean()
 
 
 class Codec(BinaryCodec):
-    """E(s, a) becomes a code, and D(s, what the code stands for) an action."""
+    """E(s, a) gives a code, and D(s, the code's latent vector) an action."""
 
     encoder: nn.MLP
     decoder: nn.MLP
 
     @abstractmethod
     def code(self, encoding: Float[Array, " size"]) -> Int[Array, ""]:
-        """The code that stands for what the encoder says."""
+        """The code of an encoding."""
 
     @abstractmethod
     def latent(self, code: Int[Array, ""]) -> Float[Array, " size"]:
-        """What the decoder sees of a code."""
+        """The latent vector of a code, which the decoder reads."""
 
     def join(
         self, observation: Float[Array, " features"], rest: Float[Array, " rest"]
     ) -> Float[Array, " joined"]:
-        """What encoder and decoder see."""
+        """The input of encoder and decoder."""
         return join(observation, rest)
 
     def nearest(
@@ -100,27 +100,28 @@ class Codec(BinaryCodec):
     def decode_latent(
         self, observation: Float[Array, " features"], latent: Float[Array, " size"]
     ) -> Float[Array, " act"]:
-        """What the decoder makes of any latent vector."""
+        """The decoded action of any latent vector."""
         return self.binary.narrow(self.decoder(self.join(observation, latent)))
 
 
 @dataclass(frozen=True)
 class VectorQuantization(Quantization):
-    """What quantizers with codebooks state besides."""
+    """Additional settings of quantizers with codebooks."""
 
     code_size: int = 16
     """Length D of a code vector."""
     commitment: float = 4.0
-    """beta: how strongly the encoder is drawn to its code, by the mean square over its D
-    numbers."""
+    """beta: weight of the mean square distance from an encoding to its code, which moves the
+    encoder."""
     decay: float = 0.99
-    """Of the moving averages that move the codes."""
+    """Decay of the moving averages that move the codes."""
     revive_below: float = 0.3
-    """A code used less often than this share of an even use is moved onto an encoding; 0 never.
-    Where there are fewer codes than this share of the batch, all are drawn anew at almost every
-    step: the decoder learns to decode whatever encoding it is given."""
+    """A code is moved onto an encoding of the batch if its use is below this share of uniform use;
+    0: never. With fewer codes than this share of the batch size, almost all codes are moved at
+    every step, and the decoder learns to decode any encoding."""
     revive_until: float = 0.6
-    """Share of the steps after which codes only follow their encodings."""
+    """Share of the steps after which codes are no longer revived and only follow their
+    encodings."""
 
     def move(
         self,

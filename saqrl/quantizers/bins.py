@@ -1,7 +1,6 @@
-"""Uniform bins: every dimension cut by itself, every combination a code.
+"""Uniform bins: every dimension is divided separately, every combination is a code.
 
-What discretisation meant before it was learned, and why it was given up: b bins in each of A
-dimensions make b^A codes.
+This is discretisation without learning. Its limit: b bins in each of A dimensions make b^A codes.
 """
 
 import math
@@ -34,20 +33,20 @@ class State(eqx.Module):
 class Bins(Quantization):
     """Evenly spaced values from the smallest to the largest action of each dimension.
 
-    Both ends are values, so a binary dimension is exact, and so is one that never changes. The
-    networks' fields do not apply.
+    Both ends are values, so a binary dimension is exact, and so is a constant one. The fields of
+    the networks are not used.
     """
 
     codes: int = 64
-    """Joint codes at most, shared out evenly over the dimensions: 64 in 3 is 4 times 4 times 4."""
+    """Maximum number of joint codes, divided evenly over the dimensions: 64 in 3 is 4 x 4 x 4."""
     steps: int = 2_000
-    """Batches in which the smallest and largest actions are looked for."""
+    """Batches from which the smallest and largest actions are taken."""
 
     def __post_init__(self) -> None:
         require_enumerable(self.codes, "bins")
 
     def levels(self, dimensions: int) -> tuple[int, ...]:
-        """Bins of each dimension; ValueError with the number where even 2 are too many."""
+        """Bins of each dimension; ValueError if even 2 per dimension are too many."""
         if 2**dimensions > self.codes:
             need = (
                 f"raise codes to {2**dimensions:,}"
@@ -56,7 +55,7 @@ class Bins(Quantization):
             )
             raise ValueError(
                 f"bins: 2 bins in each of {dimensions} action dimensions already make "
-                f"{2**dimensions:,} joint codes, and 10 bins 10^{dimensions}, where codes is "
+                f"{2**dimensions:,} joint codes, and 10 bins 10^{dimensions}, but codes is "
                 f"{self.codes:,}: {need}"
             )
         return share_out(self.codes, dimensions)
@@ -83,7 +82,7 @@ class Bins(Quantization):
 
 
 class BinsCodec(eqx.Module):
-    """The nearest of a dimension's evenly spaced values, whatever the state."""
+    """The nearest of a dimension's evenly spaced values; the state is ignored."""
 
     low: Float[Array, " act"]
     high: Float[Array, " act"]
@@ -105,5 +104,5 @@ class BinsCodec(eqx.Module):
         self, observation: Float[Array, " features"], code: Int[Array, ""]
     ) -> Float[Array, " act"]:
         share = digits_of(code, self.levels) / (jnp.asarray(self.levels) - 1)
-        # Weighted like this both ends come out to the last bit.
+        # In this form both ends are bit-exact.
         return (1 - share) * self.low + share * self.high

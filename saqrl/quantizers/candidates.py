@@ -1,4 +1,4 @@
-"""Candidate actions: a network proposes K actions for a state; the code says which.
+"""Candidate actions: a network proposes K actions for a state; the code is the index of one.
 
 Source: AQuaDem, Dadashi et al. 2021 (arXiv 2110.10149), section 3, eq. 3.
 """
@@ -24,13 +24,13 @@ class State(eqx.Module):
 
 @dataclass(frozen=True)
 class Candidates(Quantization):
-    """K state-dependent candidate actions, drawn to the data by a soft minimum."""
+    """K state-dependent candidate actions, fitted to the data by a soft minimum."""
 
     codes: int = 64
-    """Candidates K of every state."""
+    """Number K of candidates for every state."""
     temperature: float = 0.01
-    """T of the soft minimum, in squared units of the scaled action; towards 0: the nearest alone
-    learns."""
+    """T of the soft minimum, in squared units of the scaled action; towards 0 only the nearest
+    candidate learns."""
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -42,7 +42,7 @@ class Candidates(Quantization):
         inputs, act = example.observations.shape[-1], example.actions.shape[-1]
         network_key, first_key = jax.random.split(key)
         network = self.network(network_key, inputs, self.codes * act)
-        # From the data's clusters, so that no candidate starts where no action is.
+        # Start at the clusters of the data, so that no candidate starts far from all actions.
         first = books.choose_first_codes(first_key, example.actions, count=self.codes)
         biases = (*network.biases[:-1], first.reshape(-1))
         network = eqx.tree_at(lambda net: net.biases, network, biases)
@@ -71,7 +71,7 @@ class Candidates(Quantization):
 
 
 def soft_minimum(values: Float[Array, " codes"], temperature: float) -> Float[Array, ""]:
-    """-T log sum_k exp(-values[k] / T): at most the minimum, and it as T goes to 0."""
+    """-T log sum_k exp(-values[k] / T): at most the minimum, which is its limit as T goes to 0."""
     return -temperature * jax.nn.logsumexp(-values / temperature)
 
 

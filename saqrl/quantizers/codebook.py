@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-# What a new or revived code counts for: little, so that the first encodings that choose it move it.
-# Where a code has to count for more than this to be kept, hardly one is: with up to
-# revive_below x batch codes (76 of a batch of 256) every code is an encoding drawn anew at almost
-# every step until revive_until, and moving averages begin there. Counting an even use instead was
-# tried (docs/concepts/quantizers.md): it overfits the noise of few demonstrations.
+# Initial count of a new or revived code: small, so that the first encodings assigned to it move it.
+# If the minimum count to be kept is higher than this, hardly any code is kept: with up to
+# revive_below x batch codes (76 for a batch of 256) almost every code is a new encoding at every
+# step until revive_until, and the moving averages begin after that. The count of a uniform use was
+# tried instead (docs/concepts/quantizers.md): it overfits the noise of few demonstrations.
 FRESH_COUNT = 1.0
-# Of the moving average of the codes' use, which is only reported.
+# Decay of the moving average of the codes' use, which is only reported.
 USAGE_DECAY = 0.99
 
 
@@ -21,7 +21,7 @@ class Codebook(eqx.Module):
     """Code vectors with the moving averages that move them.
 
     `counts` is the average number of vectors that a batch assigns to each code, `sums` their
-    average sum; a code lies at sums / counts. Source: van den Oord et al. 2017 (arXiv 1711.00937),
+    average sum; a code is sums / counts. Source: van den Oord et al. 2017 (arXiv 1711.00937),
     appendix A.1.
     """
 
@@ -29,14 +29,14 @@ class Codebook(eqx.Module):
     counts: Float[Array, " codes"]
     sums: Float[Array, "codes size"]
     live: Bool[Array, " codes"] | None = None
-    """Rows that are codes, where others are spare; None: all are."""
+    """Rows that are codes, if others are spare; None: all are codes."""
 
 
 def bounded(vectors: Float[Array, "*n size"]) -> Float[Array, "*n size"]:
-    """Vectors whose root mean square is above 1 shortened to 1, the others as they are.
+    """Scale vectors with a root mean square above 1 to 1; leave the others unchanged.
 
-    Codes that follow their encodings leave the encodings' scale free: where the decoder profits
-    from encodings that lie farther apart, both run away together, faster and faster.
+    Codes that follow their encodings do not fix the scale of the encodings: if the decoder profits
+    from encodings that are farther apart, both diverge.
     """
     mean_square = jnp.square(vectors).mean(-1, keepdims=True)
     return vectors * jax.lax.rsqrt(jnp.maximum(mean_square, 1))
@@ -69,7 +69,7 @@ def choose_first_codes(
 ) -> Float[Array, "count size"]:
     """Lloyd's k-means from distinct random rows of `vectors`; an empty cluster keeps its centre.
 
-    With fewer rows than codes the rows repeat, a little apart.
+    With fewer rows than codes the rows are repeated with a small jitter.
     """
     rows_key, jitter_key = jax.random.split(key)
     rows = jax.random.permutation(rows_key, len(vectors))[jnp.arange(count) % len(vectors)]
@@ -88,7 +88,7 @@ def choose_first_codes(
 def start_codebook(
     codes: Float[Array, "codes size"], *, live: Bool[Array, " codes"] | None = None
 ) -> Codebook:
-    """Moving averages that agree with `codes`, each as if used once per batch."""
+    """A codebook whose moving averages give `codes`, each as if used once per batch."""
     return Codebook(codes, jnp.ones(len(codes)), codes, live)
 
 
@@ -99,7 +99,7 @@ def follow_assignments(
     *,
     decay: float,
 ) -> Codebook:
-    """Move each code towards the mean of the vectors that chose it."""
+    """Move each code towards the mean of the vectors assigned to it."""
     member = jax.nn.one_hot(assigned, len(codebook.codes))
     counts = decay * codebook.counts + (1 - decay) * member.sum(0)
     sums = decay * codebook.sums + (1 - decay) * (member.T @ vectors)
@@ -131,12 +131,12 @@ def follow_usage(
 
 
 def usage_metrics(usage: Float[Array, " codes"]) -> dict[str, Float[Array, ""]]:
-    """Perplexity, and how many codes are used at all (once in 10,000 uses)."""
+    """Perplexity, and the number of codes with more than 1 in 10,000 uses."""
     used = usage > 1e-4 * jnp.maximum(usage.sum(), 1e-12)
     return {"perplexity": perplexity(usage), "codes_used": used.sum().astype(jnp.float32)}
 
 
 def perplexity(usage: Float[Array, " codes"]) -> Float[Array, ""]:
-    """Exp of the usage's entropy: how many codes are used as if equally often. 1 to codes."""
+    """Exp of the usage's entropy: the effective number of codes, from 1 to all."""
     share = usage / jnp.maximum(usage.sum(), 1)
     return jnp.exp(-jnp.sum(share * jnp.log(jnp.maximum(share, 1e-12))))

@@ -1,9 +1,9 @@
 """Finite scalar quantization: a few bounded latent numbers, each rounded to a few levels.
 
-There is no codebook to learn and none that can die. All combinations of levels are enumerated as
+There is no codebook to learn, so none can collapse. All combinations of levels are enumerated as
 joint codes, so agents' expectations stay exact.
-Source: Mentzer et al. 2023 (arXiv 2309.15505), section 3.1. Levels lie evenly in [-1, 1] for even
-and odd numbers alike, which does without the paper's shift for even ones.
+Source: Mentzer et al. 2023 (arXiv 2309.15505), section 3.1. Levels are evenly spaced in [-1, 1] for
+even and odd numbers of levels, without the paper's shift for even ones.
 """
 
 import math
@@ -32,9 +32,9 @@ class FSQ(Quantization):
     """State-conditioned autoencoder with rounded latents."""
 
     codes: int = 64
-    """Joint codes at most, shared out evenly over the latents: 64 is 4 times 4 times 4."""
+    """Maximum number of joint codes, divided evenly over the latents: 64 is 4 x 4 x 4."""
     latents: int = 3
-    """Rounded latent numbers; fewer where 2 levels each would exceed the codes."""
+    """Number of rounded latents; fewer if 2 levels each would exceed the codes."""
 
     def __post_init__(self) -> None:
         require_enumerable(self.codes, "fsq")
@@ -43,7 +43,7 @@ class FSQ(Quantization):
 
     @property
     def levels(self) -> tuple[int, ...]:
-        """How many values each latent takes."""
+        """Number of values of each latent."""
         return share_out(self.codes, max(min(self.latents, self.codes.bit_length() - 1), 1))
 
     def init(self, key: Key[Array, ""], example: ActionBatch) -> State:
@@ -99,12 +99,12 @@ class FSQCodec(autoencoder.Codec):
 def round_to_levels(
     bounded: Float[Array, "*batch latents"], levels: tuple[int, ...]
 ) -> Int[Array, "*batch latents"]:
-    """The nearest of each latent's levels, counted from 0 at -1 to L - 1 at 1."""
+    """The index of each latent's nearest level, from 0 at -1 to L - 1 at 1."""
     return jnp.round((bounded + 1) / 2 * (jnp.asarray(levels) - 1)).astype(jnp.int32)
 
 
 def value_of(
     digits: Int[Array, "*batch latents"], levels: tuple[int, ...]
 ) -> Float[Array, "*batch latents"]:
-    """Where the levels lie in [-1, 1]."""
+    """The values of the levels in [-1, 1]."""
     return 2 * digits / (jnp.asarray(levels) - 1) - 1

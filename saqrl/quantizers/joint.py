@@ -1,4 +1,4 @@
-"""Several small digits as one code, so that every code can be enumerated."""
+"""Joint codes: several digits as one code, so that every code can be enumerated."""
 
 import math
 from collections.abc import Sequence
@@ -6,29 +6,29 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-# Agents hold one number per joint code and state; beyond this the exact sums stop being cheap.
+# Agents compute one number per joint code and state; above this the exact sums are expensive.
 MAX_JOINT_CODES = 4096
 
 
 def require_enumerable(codes: int, quantizer: str) -> None:
-    """ValueError where `codes` joint codes are more than agents can enumerate."""
+    """ValueError if `codes` joint codes are more than agents can enumerate."""
     if codes > MAX_JOINT_CODES:
         raise ValueError(
-            f"{quantizer}: {codes:,} joint codes are too many: agents sum over all of them, "
-            f"exactly; choose at most {MAX_JOINT_CODES:,} codes"
+            f"{quantizer}: {codes:,} joint codes are too many, because agents sum over all of "
+            f"them: choose at most {MAX_JOINT_CODES:,} codes"
         )
 
 
 def share_out(codes: int, digits: int) -> tuple[int, ...]:
-    """How many values each of `digits` digits takes so that their product is at most `codes`.
+    """The number of values of each of `digits` digits, with a product of at most `codes`.
 
-    As even as the product allows, each at least 2; 64 over 3 digits: (4, 4, 4); 16: (4, 2, 2).
-    Raises ValueError where 2 values each are too many already.
+    As even as possible, each at least 2; 64 over 3 digits: (4, 4, 4); 16: (4, 2, 2).
+    Raises ValueError if 2 values each are already too many.
     """
     if 2**digits > codes:
         raise ValueError(
-            f"{digits} digits of 2 values each make {2**digits:,} joint codes, more than the "
-            f"{codes:,} asked for"
+            f"{digits} digits of 2 values each make {2**digits:,} joint codes, but codes is "
+            f"{codes:,}"
         )
     levels = [2] * digits
     growing = True
@@ -43,7 +43,7 @@ def share_out(codes: int, digits: int) -> tuple[int, ...]:
 
 
 def code_of(digits: Int[Array, " digits"], levels: Sequence[int]) -> Int[Array, ""]:
-    """The joint code of digits, the first of which counts most."""
+    """The joint code of digits; the first digit is the most significant."""
     return (digits * jnp.asarray(_place_values(levels))).sum().astype(jnp.int32)
 
 

@@ -1,4 +1,4 @@
-"""K-means: one set of actions for every state, which is what the state-conditioned codes beat.
+"""K-means: the same set of actions for every state, a baseline for state-conditioned codes.
 
 Lloyd's algorithm on a sample of the data, then mini-batch refinement on all of it.
 Source: Sculley 2010, "Web-scale k-means clustering" (WWW), algorithm 1.
@@ -20,20 +20,20 @@ from saqrl.quantizers.binary import BinaryCodec, BinaryDimensions, find_binary, 
 class State(eqx.Module):
     centres: Float[Array, "codes act"]
     counts: Float[Array, " codes"]
-    """Actions that each centre is the mean of."""
+    """Number of actions of which each centre is the mean."""
     binary: BinaryDimensions
 
 
 @dataclass(frozen=True)
 class KMeans(Quantization):
-    """State-free centres of the actions; the networks' fields do not apply."""
+    """Centres of the actions, independent of the state; the fields of the networks are not used."""
 
     codes: int = 64
-    """Centres K."""
+    """Number K of centres."""
     steps: int = 2_000
     """Mini-batches of the refinement."""
     iterations: int = 30
-    """Of Lloyd's algorithm before it."""
+    """Iterations of Lloyd's algorithm before the refinement."""
 
     def init(self, key: Key[Array, ""], example: ActionBatch) -> State:
         binary = find_binary(example.actions)
@@ -64,7 +64,7 @@ class KMeans(Quantization):
 
 
 class KMeansCodec(BinaryCodec):
-    """The nearest centre, whatever the state."""
+    """The nearest centre; the state is ignored."""
 
     centres: Float[Array, "codes act"]
 

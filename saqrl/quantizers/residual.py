@@ -1,7 +1,7 @@
-"""Residual vector quantization: a coarse code, and a fine one for what it leaves over.
+"""Residual vector quantization: a coarse code, and a fine code for its residual.
 
-Two codebooks of K1 and K2 vectors stand for K1 K2 latent vectors. The pair is one joint code, so
-agents still enumerate every code, and their expectations stay exact.
+Two codebooks of K1 and K2 vectors make K1 K2 latent vectors. The pair is one joint code, so agents
+still enumerate every code, and their expectations stay exact.
 Source: Zeghidour et al. 2021 (arXiv 2107.03312), algorithm 1, with two levels.
 """
 
@@ -34,7 +34,7 @@ class ResidualVQ(autoencoder.VectorQuantization):
     """State-conditioned VQ-VAE with two codebooks, the second on the residual of the first."""
 
     codes: int = 64
-    """Joint codes K1 K2 at most, shared out evenly: 64 is 8 times 8."""
+    """Maximum number of joint codes K1 K2, divided evenly: 64 is 8 x 8."""
 
     def __post_init__(self) -> None:
         require_enumerable(self.codes, "residual")
@@ -98,7 +98,7 @@ class ResidualVQ(autoencoder.VectorQuantization):
 
 
 class ResidualCodec(autoencoder.Codec):
-    """Nearest coarse code of E(s, a), nearest fine code of the rest; D(s, their sum)."""
+    """Nearest coarse code of E(s, a), nearest fine code of the residual; D(s, their sum)."""
 
     coarse: Float[Array, "coarse size"]
     fine: Float[Array, "fine size"]

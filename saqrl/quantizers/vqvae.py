@@ -21,7 +21,7 @@ from saqrl.quantizers.binary import BinaryDimensions, find_binary, watch_binary
 
 class Model(autoencoder.Networks):
     codes: Float[Array, "codes size"] | None
-    """The codebook where gradients move it, else None."""
+    """The codebook if gradients move it, else None."""
 
 
 class State(eqx.Module):
@@ -39,25 +39,25 @@ class VQVAE(autoencoder.VectorQuantization):
     codes: int = 64
     """Codebook size K."""
     encodings: Literal["bounded", "free"] = "bounded"
-    """Of a root mean square of at most 1, or as the encoder makes them (the paper's)."""
+    """bounded: scaled to a root mean square of at most 1. free: as the encoder gives them (as in
+    the paper)."""
     first_codes: Literal["kmeans", "random"] = "kmeans"
-    """Clusters of the first encodings, or vectors drawn evenly within sqrt(3 / K), as the authors'
-    code has them."""
+    """kmeans: clusters of the first encodings. random: uniform within sqrt(3 / K), as in the
+    authors' code."""
     codebook: Literal["average", "gradient"] = "average"
     """What moves the codes: moving averages of their encodings, or the codebook loss."""
     state_scale: float = 1.0
-    """Factor on the state that encoder and decoder see. Smaller: a code means more nearly the same
-    in neighbouring states, as few demonstrations need it; 0: zeros in place of the state (the
-    paper's ablation)."""
+    """Factor on the state in the inputs of encoder and decoder. Smaller: a code changes less
+    between neighbouring states, which helps with few demonstrations; 0: zeros in place of the state
+    (the paper's ablation)."""
     spare: int = 0
-    """Of the rows, how many last ones are no codes yet; `saqrl finetune --codebook grow` sets
-    it."""
+    """Number of last rows that are not codes yet; `saqrl finetune --codebook grow` sets it."""
 
     def __post_init__(self) -> None:
         if self.codebook == "gradient" and self.revive_below:
             raise ValueError(
-                "quantizer.codebook gradient moves codes by their loss alone: set "
-                "--quantizer.revive-below 0"
+                "quantizer.codebook gradient moves codes only by their loss, so codes cannot be "
+                "revived: set --quantizer.revive-below 0"
             )
 
     def init(self, key: Key[Array, ""], example: ActionBatch) -> State:
@@ -91,20 +91,20 @@ class VQVAE(autoencoder.VectorQuantization):
         book = self.move(state.codebook, key, encodings, assigned, step=state.step)
         if networks.model.codes is not None:
             book = eqx.tree_at(lambda book: book.codes, book, networks.model.codes)
-        # Of its own: a code that is drawn anew counts as used in the codebook.
+        # Separate from the codebook's counts, where a revived code counts as used.
         usage = books.follow_usage(state.usage, assigned, decay=self.decay)
         metrics |= books.usage_metrics(usage)
         return State(networks, book, usage, binary, state.step + 1), metrics
 
     def refine(self, state: State, batch: ActionBatch) -> State:
-        """A step of encoder and decoder alone, around codes that stay."""
+        """A training step of encoder and decoder with fixed codes."""
         batch = ActionBatch(batch.observations, state.binary.widen(batch.actions))
         return replace(state, networks=self._descend(state, batch)[0])
 
     def _descend(
         self, state: State, batch: ActionBatch
     ) -> tuple[nn.TrainState[Model], tuple[nn.Metrics, Array, Array]]:
-        """The networks after a step on widened actions; metrics, encodings and their codes."""
+        """The networks after a step on widened actions, with metrics, encodings and codes."""
 
         def loss(networks: Model) -> tuple[Float[Array, ""], tuple[nn.Metrics, Array, Array]]:
             codes = state.codebook.codes if networks.codes is None else networks.codes
@@ -150,7 +150,7 @@ class VQVAE(autoencoder.VectorQuantization):
 
 @dataclass(frozen=True)
 class UnconditionedVQVAE(VQVAE):
-    """The paper's ablation: encoder and decoder see zeros in place of the state."""
+    """The paper's ablation: encoder and decoder get zeros in place of the state."""
 
     state_scale: float = 0.0
 
@@ -162,7 +162,7 @@ class VQCodec(autoencoder.Codec):
     live: Bool[Array, " codes"] | None
     state_scale: float = eqx.field(static=True)
     bounded: bool = eqx.field(static=True)
-    """Whether long encodings are shortened."""
+    """Whether encodings are scaled to a root mean square of at most 1."""
 
     @property
     def num_codes(self) -> int:
@@ -178,7 +178,7 @@ class VQCodec(autoencoder.Codec):
     def encoding(
         self, observation: Float[Array, " features"], action: Float[Array, " act"]
     ) -> Float[Array, " size"]:
-        """E(s, a), as codes are compared with it."""
+        """E(s, a), in the form that is compared with the codes."""
         return self._bounded(self.encoder(self.join(observation, self.binary.widen(action))))
 
     def latent(self, code: Int[Array, ""]) -> Float[Array, " size"]:

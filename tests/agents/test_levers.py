@@ -302,7 +302,7 @@ def test_brac_in_closed_form_is_the_maximum_that_its_policy_looks_for(batch):  #
     [
         ({"bins": 1}, r"agent.bins is 1; 0 \(regression\), or at least 2"),
         ({"value_range": (1.0, 1.0)}, r"agent.value-range is \(1.0, 1.0\)"),
-        ({"value_range": (1.0,)}, r"the lowest and the highest value"),
+        ({"value_range": (1.0,)}, r"expected two numbers, the lower first"),
     ],
 )
 def test_bins_that_hold_nothing_are_refused(agent, given, message):

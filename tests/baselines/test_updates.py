@@ -433,7 +433,7 @@ def test_iql_acts_by_its_mean_or_a_draw_around_it(batch, own, bounded):
 @pytest.mark.parametrize(
     ("algorithm", "message"),
     [
-        (lambda: brac.BRAC(behaviour_share=0.0), r"behaviour-share is 0\.0; it must lie between"),
+        (lambda: brac.BRAC(behaviour_share=0.0), r"behaviour-share is 0\.0; it must be between"),
         (lambda: brac.BRAC(behaviour_share=1.0), r"behaviour-share is 1\.0"),
         (lambda: brac.BRAC(behaviour_share=float("nan")), "behaviour-share is nan"),
         (lambda: GaussianBC(reach=float("nan")), "agent.reach is nan"),
