@@ -104,8 +104,8 @@ def settings() -> Iterator[str]:
 
 def presets() -> Iterator[str]:
     yield "# Presets\n"
-    yield "`saqrl train --preset NAME` starts from these settings; what you say besides is kept."
-    yield "Scores are published ones, of other people's longer runs.\n"
+    yield "`saqrl train --preset NAME` starts from these settings; your other flags override them."
+    yield "The scores are published results of longer runs by others.\n"
     for name, preset in PRESETS.items():
         yield f"## {name}\n"
         yield f"{preset.summary}\n"
