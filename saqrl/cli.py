@@ -1,7 +1,7 @@
-"""The command `saqrl`: finds the subcommand, turns failures into one line, exits 2.
+"""The command `saqrl`: finds the subcommand; prints errors as one line and exits with 2.
 
 Each subcommand is a module in `saqrl.commands` with `main(arguments) -> int`, imported only when
-it is asked for, so that `saqrl --help` needs no JAX.
+it is used, so that `saqrl --help` needs no JAX.
 """
 
 import contextlib
@@ -26,10 +26,10 @@ COMMANDS = {
     "evaluate": "play a run's policy in its environment",
     "export": "write a run's policy as one file that needs no JAX",
     "serve": "answer policy queries over a WebSocket",
-    "quantize": "how well codes stand for a dataset's actions, and how many it takes",
+    "quantize": "how well codes reproduce a dataset's actions, and how many are needed",
     "sweep": "train with many settings: grid, random search and seeds, from a file",
     "compare": "train a grid of methods, data sets and seeds; resumable",
-    "report": "tables, intervals and plots of what was compared",
+    "report": "tables, intervals and plots of a comparison or of runs",
     "presets": "named starting points and the scores to expect",
     "inspect": "what is in a dataset, and what is wrong with it",
     "convert": "write a dataset in another format",
@@ -61,32 +61,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with watched:
             return int(import_module(f"saqrl.commands.{words[0]}").main(words[1:]))
-    except SystemExit as end:  # the help was asked for
+    except SystemExit as end:  # --help
         return int(end.code or 0)
     except KeyboardInterrupt as stopped:
         print(told(str(stopped)), file=sys.stderr, flush=True)
-        if arguments is None:  # JAX's threads may crash while an interpreter ends in their midst
+        if arguments is None:  # JAX's threads may crash when the interpreter ends
             os._exit(EXIT_INTERRUPTED)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output is gone; keep the interpreter from complaining at exit too.
+        # The reader of our output is gone; avoid a second error at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ValueError, OSError, ImportError, ArithmeticError) as error:
         if debug:
             traceback.print_exc()
         return _fail(_message(error))
-    except Exception as error:  # nobody has foreseen it
+    except Exception as error:  # unexpected
         if debug:
             traceback.print_exc()
         return _fail(_unforeseen(error))
 
 
 def keep_compiled_programs() -> None:
-    """Let JAX find its compiled programs again in the next process; it reads these when imported.
+    """Set JAX's cache of compiled programs for the next process; JAX reads this when imported.
 
-    They lie in $XDG_CACHE_HOME/saqrl (or ~/.cache/saqrl) and may be deleted at any time;
-    JAX_COMPILATION_CACHE_DIR puts them elsewhere, empty nowhere.
+    The cache is $XDG_CACHE_HOME/saqrl (or ~/.cache/saqrl) and may be deleted at any time;
+    JAX_COMPILATION_CACHE_DIR sets another folder, an empty value turns it off.
     """
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     if not caches.startswith("~"):  # an account without a home keeps none
@@ -99,8 +99,8 @@ def keep_compiled_programs() -> None:
         except OSError as error:
             os.environ["JAX_COMPILATION_CACHE_DIR"] = ""
             print(
-                f"note: {place} cannot be written ({error.strerror}): programs are compiled anew "
-                "in every process; JAX_COMPILATION_CACHE_DIR names another folder",
+                f"note: {place} is not writable ({error.strerror}): programs are compiled again "
+                "in every process; set JAX_COMPILATION_CACHE_DIR to another folder",
                 file=sys.stderr,
             )
     # Less is compiled again as fast as it is read.

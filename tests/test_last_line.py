@@ -90,7 +90,7 @@ def test_a_cache_that_cannot_be_written_is_one_line_and_is_not_used(monkeypatch,
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
     keep_compiled_programs()
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"note: {place} cannot be written (")
+    assert line.startswith(f"note: {place} is not writable (")
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == ""
 
 

@@ -23,7 +23,7 @@ CHANGES = (
 
 @dataclass
 class Compare:
-    """Train a grid of methods, data sets and seeds; run it again to go on where it stopped."""
+    """Train a grid of methods, data sets and seeds; to resume it, run the same command again."""
 
     datasets: tuple[str, ...]
     """SPECs, or PRESET=SPEC for the settings of a preset (see saqrl presets)"""

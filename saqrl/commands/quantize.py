@@ -35,7 +35,7 @@ CHANGES = (
 
 @dataclass
 class Quantize:
-    """How well codes stand for a dataset's actions: quantizers and codebook sizes compared."""
+    """Compare quantizers and codebook sizes: how well codes reproduce a dataset's actions."""
 
     dataset: DatasetSpec
     """SPEC: format:path or a path; a mixture is 'A + 2*B', or --dataset A --dataset 2*B"""

@@ -1,4 +1,4 @@
-"""What a comparison showed: tables with intervals and plots.
+"""The report of a comparison: tables with intervals and plots.
 
 Follows Agarwal et al. 2021 (arXiv 2108.13264): interquartile means with stratified bootstrap
 intervals, probability of improvement.
@@ -35,7 +35,7 @@ Colours = Mapping[str, str]
 def load_rows(path: Path) -> list[dict[str, Any]]:
     """Rows of a comparison's folder, of a table file, or of the runs below a folder.
 
-    FileNotFoundError where there is nothing; ValueError where nothing has finished.
+    Raises FileNotFoundError if the path does not exist, ValueError if no run has finished.
     """
     if not path.exists():
         raise FileNotFoundError(f"no such file or folder: {path}")
@@ -58,7 +58,7 @@ def write_report(
 ) -> tuple[Path, Path]:
     """Write report.md with its PNGs and report.html into `folder`; the two paths.
 
-    `more` stands first, `last` at the end. Without `more` ValueError where no run was scored.
+    `more` comes first, `last` at the end. Without `more`, ValueError if no run was scored.
     """
     told = not more or any("error" not in row or row.get("unscored") for row in rows)
     contents = [*more, *(sections(rows) if told else []), *last]
@@ -68,7 +68,7 @@ def write_report(
 def sections(rows: Sequence[Row]) -> list[Section]:
     """Everything that the rows support, the summary first.
 
-    Runs that were played nowhere have their held-out figures.
+    Runs without an environment have their held-out figures.
     """
     finished = [row for row in rows if "error" not in row]
     failed = [row for row in rows if "error" in row and not row.get("unscored")]
@@ -79,7 +79,7 @@ def sections(rows: Sequence[Row]) -> list[Section]:
         raise ValueError("no run has finished, so there is nothing to report yet")
     scores = scores_of(finished)
     shown = plots.colours(scores)
-    # One method alone is nothing to compare, one evaluation alone no curve.
+    # A comparison needs two methods, a curve two evaluations.
     by_task = _grouped(finished, "task")
     estimates = {
         task: {
@@ -145,12 +145,13 @@ def _per_task(by_task: ByTask, estimates: EstimatesOfTasks) -> Section:
             )
     return Section(
         "Scores",
-        "Interquartile mean over seeds (of fewer than four their plain mean) of the final "
-        f"policies; in brackets a 95 % bootstrap interval from {FEWEST_SEEDS} seeds "
-        "on (of five seeds of one data set it covers about 87 %), below that the seeds themselves. "
+        "Interquartile mean over seeds (with fewer than four: their mean) of the final "
+        f"policies. In brackets: with {FEWEST_SEEDS} or more seeds a 95 % bootstrap interval "
+        "(for five seeds of one data set it covers about 87 %), with fewer the seeds themselves. "
         '"Best" is the best single evaluation of each run: it is chosen with knowledge of the '
-        "scores, so compare it only with figures that were chosen so too. Steps are those of the "
-        "agent, and of its prior where it has one, which acts too; a quantizer's stand beside.",
+        "scores, so compare it only with figures chosen in the same way. Steps are those of the "
+        "agent, and of its prior if it has one, which acts too; a quantizer's are in a separate "
+        "column.",
         header=(
             *("data", "method", "score [95 %] (seeds)", "measure"),
             *("seeds", "steps", "quantizer", "best", "time of a run"),
@@ -160,7 +161,7 @@ def _per_task(by_task: ByTask, estimates: EstimatesOfTasks) -> Section:
 
 
 def _steps(runs: Sequence[Row]) -> tuple[str, str]:
-    """Gradient steps of all that acts, and of the quantizer; '' where rows do not tell."""
+    """Gradient steps of everything that acts, and of the quantizer; '' if not recorded."""
     most = max(runs, key=lambda row: int(row["curve"][-1][0]))
     beside = most.get("steps_beside", {})
     steps = f"{most['curve'][-1][0]:,}"
@@ -197,7 +198,7 @@ def _sources(rows: Sequence[Row]) -> dict[str, str]:
 def _overall(
     scores: ScoresOfMethods, comparable: set[str], sources: Mapping[str, str], shown: Colours
 ) -> Section | None:
-    # One that was tried on a few data sets only would leave no more than those to all others.
+    # A method tried on only a few data sets would reduce the common data sets to these.
     most = max(len(by_task) for by_task in scores.values())
     rare = [method for method, by_task in scores.items() if 2 * len(by_task) < most]
     averageable = {
@@ -218,26 +219,26 @@ def _overall(
     text = f"Interquartile mean over the seeds of {', '.join(tasks)}: the data sets on which "
     if all(estimate.has_interval for estimate in estimates.values()):
         text += (
-            "every method has finished several seeds. Each weighs the same, however many "
-            "seeds it has; seeds are drawn anew within each for the intervals, which say how the "
-            "figure would vary with other seeds of these data sets, not with other data sets."
+            "every method has finished several seeds. All data sets have the same weight, whatever "
+            "their number of seeds. For the intervals, seeds are resampled within each data set: "
+            "they say how the figure varies with other seeds, not with other data sets."
         )
     else:
         text += (
-            "every method has finished. Each weighs the same, however many seeds it has. Only a "
-            f"method of {FEWEST_SEEDS} seeds or more on each of them has an interval."
+            "every method has finished. All data sets have the same weight, whatever their number "
+            f"of seeds. Only a method with {FEWEST_SEEDS} or more seeds on each has an interval."
         )
     if len({sources[task] for task in tasks}) < len(tasks):
         text += " Data sets of one source share one weight."
     if once:
-        text += f" Left out, with a single seed of some method: {', '.join(once)}."
+        text += f" Left out, because a method has a single seed: {', '.join(once)}."
     if rare:
-        text += f" Tried on too few data sets: {', '.join(rare)}."
+        text += f" Methods left out, because they have too few data sets: {', '.join(rare)}."
     drawn = plots.intervals(estimates, label="interquartile mean", shown=shown)
     return Section(
         "All data sets together",
         text,
-        header=("method", "score [95 %]", "without the source that flatters it most"),
+        header=("method", "score [95 %]", "without its most favourable source"),
         rows=tuple(
             (method, f"{estimate:.1f}", _without_best(method, shown_tasks, sources))
             for method, estimate in estimates.items()
@@ -274,10 +275,10 @@ def _improvement(scores: ScoresOfMethods, shown: Colours) -> Section | None:
         pictures.append(Picture("improvement.png", drawn))
     return Section(
         "Probability of improvement",
-        "How probably a run of the first method scores higher than one of the second on the "
-        "same data, averaged over data sets (ties count one half); 0.5 is no difference. Data "
-        "sets where either has a single run are left out, unless there is no other: then the "
-        "probability rests on as many runs of each as stand beside it, without an interval.",
+        "The probability that a run of the first method scores higher than one of the second on "
+        "the same data, averaged over data sets (ties count one half); 0.5 is no difference. Data "
+        "sets with a single run of either are left out, unless there are no others: then the "
+        "probability has no interval, and the column of runs says on how many it is based.",
         header=("method", "over", "probability [95 %]", "data sets", "runs"),
         rows=tuple(lines),
         pictures=tuple(pictures),
@@ -291,7 +292,7 @@ def _bars(by_task: ByTask, estimates: EstimatesOfTasks, shown: Colours) -> Secti
     drawn = plots.bars(panels, labels=_measures(by_task), shown=shown)
     return Section(
         "Each data set",
-        f"Interquartile means, with 95 % intervals from {FEWEST_SEEDS} seeds on.",
+        f"Interquartile means, with 95 % intervals for {FEWEST_SEEDS} or more seeds.",
         pictures=(Picture("bars.png", drawn),),
     )
 
@@ -307,8 +308,8 @@ def _curves(by_task: ByTask, shown: Colours) -> Section | None:
     drawn = plots.curves(panels, labels=_measures(by_task), shown=shown)
     return Section(
         "Learning curves",
-        "Mean over seeds at each evaluation; the band spans the lowest and the highest seed (left "
-        f"out where more than {plots.MOST_BANDS} methods would hide each other).",
+        "Mean over seeds at each evaluation; the band is from the lowest to the highest seed (left "
+        f"out with more than {plots.MOST_BANDS} methods).",
         pictures=(Picture("curves.png", drawn),),
     )
 
@@ -318,7 +319,7 @@ def _measures(by_task: ByTask) -> dict[str, str]:
 
 
 def _held_out(rows: Sequence[Row]) -> Section | None:
-    """Of single runs: what their own held-out episodes say of them, the best first."""
+    """Scores of single runs on their own held-out episodes, the best first."""
     told = [row for row in rows if row.get("held_out_action_error") is not None]
     if not told:
         return None
@@ -326,9 +327,9 @@ def _held_out(rows: Sequence[Row]) -> Section | None:
     by_task = _grouped(told, "task")
     return Section(
         "Held-out episodes",
-        "Skill: by what share all that a policy may play is nearer to the recorded actions than "
-        "holding the last command; 0 % is no better than that. Error: root mean square of the "
-        "greedy action, as a share of the actions' deviation; it orders policies badly.",
+        "Skill: by what share the possible actions of a policy are nearer to the recorded actions "
+        "than repeating the last command; at 0 % they are not nearer. Error: root mean square of "
+        "the greedy action, as a share of the actions' deviation; it ranks policies badly.",
         header=("data", "method", "seed", "skill", "error"),
         rows=tuple(
             (
@@ -383,9 +384,9 @@ def _codes(by_task: ByTask) -> Section | None:
         return None
     return Section(
         "Codes",
-        "How well the codes stand for the actions: root mean square error as a share of the "
+        "Quality of the codes: root mean square error of the decoded actions as a share of the "
         "actions' deviation, exp of the codes' entropy, and how often the most probable code "
-        "is the right one. Means over seeds.",
+        "is the data's code. Means over seeds.",
         header=("data", "error", "perplexity", "prior accuracy", "measured on"),
         rows=tuple(lines),
     )
@@ -429,11 +430,11 @@ def offline_sections(valued: Sequence[Valued], left_out: Sequence[LeftOut]) -> l
             for place, v in enumerate(runs, start=1)
         ]
         text = (
-            "Fitted Q evaluation (Le et al. 2019, arXiv 1903.08738), the expectation over codes "
-            f"exact: discounted reward (discount {discount:g}) from the first states of the "
-            f"data's episodes, whose own episodes have {runs[0].estimate.data_value:.4g}. The "
-            "95 % bootstrap interval is over those states; it does not cover what the fit itself "
-            "gets wrong, of which the deviation between the Q networks tells a part. "
+            "Fitted Q evaluation (Le et al. 2019, arXiv 1903.08738) with an exact expectation over "
+            f"codes: discounted reward (discount {discount:g}) from the first states of the "
+            f"data's episodes, which themselves have {runs[0].estimate.data_value:.4g}. The "
+            "95 % bootstrap interval is over those states; it does not include errors of the fit, "
+            "which the deviation between the Q networks shows in part. "
         )
         rho = correlation(runs)
         if rho is not None:
@@ -442,7 +443,7 @@ def offline_sections(valued: Sequence[Valued], left_out: Sequence[LeftOut]) -> l
                 f"{len(known)} policies."
             )
         elif known:
-            text += "Too few different returns in an environment to compare the order with."
+            text += "There are too few different returns in an environment to compare the order."
         header = ("rank", "policy", "value [95 %]", "networks", "return played", "its rank")
         found.append(Section(f"FQE estimates: {task}", text, header=header, rows=tuple(lines)))
     if left_out:

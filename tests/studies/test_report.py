@@ -111,7 +111,7 @@ def test_a_data_set_with_single_seeds_is_left_out_of_the_whole_and_named(rows):
     single = [row("square", method, 0, 0.0) for method in ("saq-bc", "bc", "gmm")]
     section = by_title([*rows, *single])["All data sets together"]
     assert section.rows == by_title(rows)["All data sets together"].rows
-    assert section.text.endswith("Left out, with a single seed of some method: square.")
+    assert section.text.endswith("Left out, because a method has a single seed: square.")
     assert "Only a method of 5 seeds or more" in section.text
 
 
@@ -167,7 +167,7 @@ def test_a_method_that_was_tried_on_few_data_sets_does_not_hide_the_others(rows)
     section = by_title([*rows, *more])["All data sets together"]
     assert [line[0] for line in section.rows] == ["saq-bc", "bc", "gmm"]
     assert "of can, lift:" in section.text
-    assert section.text.endswith("Tried on too few data sets: cql.")
+    assert section.text.endswith("Methods left out, because they have too few data sets: cql.")
 
 
 def test_returns_of_different_tasks_are_not_averaged(rows):

@@ -115,13 +115,13 @@ def test_rollouts_move_in_the_page_where_they_can_be_drawn(drawn):
 def test_a_world_that_is_slow_to_draw_is_not_drawn_and_said_so(drawn, monkeypatch):
     monkeypatch.setattr(film, "WORTH", 0.0)
     leave_page(drawn, None, Reporter(quiet=True))
-    assert "There is no film: an episode takes about" in read(drawn)
+    assert "There is no video: an episode takes about" in read(drawn)
     assert not (drawn / film.FILM).exists()
 
 
 def test_a_world_without_pictures_is_said(chunked):
     words = read(chunked)
-    assert "There is no film: " in words
+    assert "There is no video: " in words
     assert "--video episode.mp4" in words
 
 
@@ -129,7 +129,7 @@ def test_viewing_makes_no_environment(drawn, monkeypatch):
     """The folder may come from somebody else, and names the environment."""
     monkeypatch.setattr(film, "make_environment", None)
     assert view.main([str(drawn), "--no-open"]) == 0
-    assert "There is no film" in read(drawn)
+    assert "There is no video" in read(drawn)
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +190,7 @@ def test_the_recipes_choices_stand_with_their_reasons(single):
 def test_a_continuous_run_without_held_out_episodes_says_so(continuous):
     words = read(continuous)
     assert words.startswith("continuous bc on walk")
-    assert "No episode is held out: these were trained on." in words
+    assert "No episode is held out: the policy was trained on these." in words
     assert "several ways" not in words
     assert "code is used" not in words
 

@@ -1,4 +1,4 @@
-"""What follows from the numbers: how many codes to use, and what to mind."""
+"""What follows from the numbers: how many codes to use, and notes."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -77,13 +77,13 @@ def suggest_codes(
             continue
         before, after = now["error_per_deviation"], larger["error_per_deviation"]
         if before <= EXACT:
-            return now["codes"], "its codes stand for the held-out actions exactly"
+            return now["codes"], "its codes reproduce the held-out actions exactly"
         gain = 1 - (after / before) ** (1 / doublings)
         if gain < WORTHWHILE:
             return now["codes"], (
-                f"{larger['codes']} codes would take the held-out error from {before:.3f} to "
-                f"{after:.3f} of the actions' deviation: {100 * gain:.0f} % less a doubling, "
-                f"under the {100 * WORTHWHILE:.0f} % that a harder choice among codes is worth"
+                f"{larger['codes']} codes would lower the held-out error from {before:.3f} to "
+                f"{after:.3f} of the actions' deviation: {100 * gain:.0f} % per doubling, less "
+                f"than the {100 * WORTHWHILE:.0f} % that justify a harder choice among codes"
             )
         if larger["codes_used"] < LIVELY * larger["num_codes"]:
             return now["codes"], (
@@ -92,13 +92,13 @@ def suggest_codes(
             )
     last = ordered[-1]
     if last["error_per_deviation"] <= EXACT:
-        return last["codes"], "its codes stand for the held-out actions exactly"
+        return last["codes"], "its codes reproduce the held-out actions exactly"
     if most is not None and last["codes"] >= most:
         reason = "there are no more distinct actions than that"
         if last["error_per_deviation"] > MISSED:
             reason += (
-                f"; its codes miss them by {last['error_per_deviation']:.3f} of their deviation "
-                "all the same, so try more --steps, another --seed or another quantizer"
+                f"; but its codes miss them by {last['error_per_deviation']:.3f} of their "
+                "deviation, so try more --steps, another --seed or another quantizer"
             )
         return last["codes"], reason
     if len(ordered) == 1:
@@ -133,8 +133,8 @@ def _notes(material: Material, chosen: Sequence[Mapping[str, Any]]) -> Iterator[
         names = listing(f"{r['quantizer']} {r['codes']}" for r in many)
         yield (
             f"the suggested {names} are more than the {material.supported} codes that saqrl train "
-            "takes for the episodes trained on: an agent may not tell so many apart; try fewer as "
-            "well, or record more"
+            "would choose for the training episodes: the choice among so many codes may be too "
+            "hard for an agent; also try fewer codes, or record more data"
         )
     width = material.data.actions.shape[1]
     found = {r["quantizer"]: overlooked(r, width) for r in chosen}
@@ -149,17 +149,17 @@ def _notes(material: Material, chosen: Sequence[Mapping[str, Any]]) -> Iterator[
         "set action_low and action_high in the file to the data's own lowest and highest "
         f"({listing(ends)}); saqrl convert makes an npz, which has both, of any other format"
         if ends
-        else "they fill their range, so only more codes or another quantizer bring them closer"
+        else "they fill their range, so only more codes or another quantizer lower their error"
     )
     yield (
-        f"the codes of {names} all but drop some action dimensions ({listing(dimensions)}), which "
-        "vary too little for the error of all dimensions together to show it (the page has each "
-        f"dimension's own): {remedy}"
+        f"the codes of {names} hardly reproduce some action dimensions ({listing(dimensions)}); "
+        "these vary so little that the error over all dimensions does not show it (the page has "
+        f"the error of each dimension): {remedy}"
     )
 
 
 def overlooked(record: Mapping[str, Any], width: int) -> list[int]:
-    """Action dimensions with a large error of their own beside a small one of all together."""
+    """Action dimensions with a large error, compared with that of all dimensions together."""
     least = max(OVERLOOKED, TIMES_OVERLOOKED * record["error_per_deviation"])
     own = record["error"]["rms_per_deviation"]  # a chunk holds every dimension several times
     return sorted({i % width for i, error in enumerate(own) if error and error > least})

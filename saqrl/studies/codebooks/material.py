@@ -137,7 +137,7 @@ def fitting_sizes(material: Material, codes: Sequence[int]) -> tuple[list[int], 
             f"tried in place of {listing(larger)}"
         )
     return tried, (
-        f"there are only {material.distinct} distinct actions to stand for, and {listing(larger)} "
-        f"codes were asked for: {most} are tried in their place (--codes {most}; in a run "
+        f"there are only {material.distinct} distinct actions, but {listing(larger)} codes were "
+        f"requested: {most} codes are tried instead (--codes {most}; in a run "
         f"--quantizer.codes {most})"
     )

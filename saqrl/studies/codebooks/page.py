@@ -1,4 +1,4 @@
-"""What `saqrl quantize` says and leaves on disk: sentences, tables, a page with pictures."""
+"""The output of `saqrl quantize`: sentences, tables, a page with pictures."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -82,17 +82,18 @@ def sentences(summary: Mapping[str, Any]) -> Iterator[str]:
     if noise := summary["noise"]:
         yield (
             f"Noise: about {noise['per_deviation']:.3f} of the actions' deviation is not explained "
-            "by the state (Gamma test on nearest states; nearest pairs lie at "
-            f"{noise['neighbour_distance']:.2f} of the distance of random ones: the nearer to 0, "
-            "the surer). The noise floor is the least error with so many codes if that noise were "
-            "Gaussian."
+            "by the state (Gamma test on nearest states; the distance of nearest pairs is "
+            f"{noise['neighbour_distance']:.2f} of that of random pairs: the nearer to 0, the more "
+            "reliable the estimate). The noise floor is the lowest possible error with this number "
+            "of codes if that noise were Gaussian."
         )
     else:
         yield "The noise cannot be estimated: too few steps."
     for other in summary.get("beside", ()):
         yield (
-            f"Beside it {other['dataset']} ({other['quantizer']}, {other['num_codes']} codes, "
-            f"{other['measured_on']}): error {other['error_per_deviation']:.3f}, "
+            f"For comparison, {other['dataset']} ({other['quantizer']}, "
+            f"{other['num_codes']} codes, {other['measured_on']}): "
+            f"error {other['error_per_deviation']:.3f}, "
             f"{other['error_per_deviation_p95']:.3f} at the 95th percentile, prior hits "
             f"{other['prior_accuracy']:.2f}."
         )
@@ -108,13 +109,13 @@ def sentences(summary: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _of_replay(name: str, found: Mapping[str, Any]) -> Iterator[str]:
-    """What executing recorded episodes again gave."""
+    """Results of executing recorded episodes again."""
     if "reason" in found:
         yield f"Replay of {name}: not possible ({found['reason']})."
         return
     labels = {
         "recorded": "recorded return",
-        "actions": "its actions again",
+        "actions": "recorded actions again",
         "codes": f"through {found['num_codes']} codes",
         "noise": "with noise of the codes' error",
     }
@@ -129,8 +130,8 @@ def _of_replay(name: str, found: Mapping[str, Any]) -> Iterator[str]:
     )
     if not repeats_recording(found):
         yield (
-            "Executed again, the recorded actions do not reproduce the recorded return: the task "
-            f"is chaotic or a start was in motion, and this replay of {name} says nothing."
+            "Executed again, the recorded actions do not reproduce the recorded return, because "
+            f"the task is chaotic or a start was in motion: ignore this replay of {name}."
         )
 
 

@@ -1,4 +1,4 @@
-"""Pictures of quantizers: errors, a decoded episode, how codes are used and what they stand for."""
+"""Pictures of quantizers: errors, a decoded episode, the use of codes and their actions."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -50,19 +50,19 @@ def draw(
         (
             "episode",
             _episode(material, best),
-            "The actions of a held-out episode, and what their codes stand for.",
+            "The actions of a held-out episode, and the decoded actions of their codes.",
         ),
         ("error-histogram", _histogram(errors), "The error of single held-out steps."),
         (
             "code-usage",
             _usage(chosen),
-            "How the codes share the held-out steps, the most used first.",
+            "The share of held-out steps of each code, the most used first.",
         ),
         (
             "actions-of-codes",
             _actions_of_codes(material, best),
-            "The actions that the codes stand for in four states (first two principal "
-            "components; larger: more probable in the state; the cross: what was done).",
+            "The decoded actions of all codes in four states (first two principal components; "
+            "larger: more probable in the state; cross: the recorded action).",
         ),
     )
     for name, figure, caption in drawn:

@@ -1,4 +1,4 @@
-"""The page of a run: what was trained, how good it is, and how to see why. One file, no network."""
+"""The page of a run: what was trained, how good it is, and why. One file, no network access."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -29,19 +29,19 @@ from saqrl.training.train import saved_settings
 PAGE = "index.html"
 # Of a film that a page holds: with base64 a third more.
 LARGEST_FILM = 1_800_000
-# What figures of a result are called, and how they are told.
+# Names and formats of the figures of a result.
 FIGURES = {
     "success_rate": ("success", "{:.0%}"),
     "normalized_score": ("D4RL score", "{:.1f}"),
     "max_reward_mean": ("highest reward of an episode, mean", "{:.2f}"),
     "return_mean": ("return of an episode, mean", "{:,.4g}"),
-    "held_out_skill": ("held-out actions: nearer than holding the last command", "{:.0%}"),
-    "held_out_action_error": ("held-out actions: error of greedy ones, of the deviation", "{:.0%}"),
+    "held_out_skill": ("held-out actions: nearer than repeating the last command", "{:.0%}"),
+    "held_out_action_error": ("held-out actions: greedy error / deviation", "{:.0%}"),
 }
 
 SKILL = (
-    "nearer to held-out recorded actions than holding the last command (100 %: each was certain to "
-    "be played; 0 % and below: it would do no better than repeat itself)"
+    "nearer to held-out recorded actions than repeating the last command (100 %: it plays exactly "
+    "the recorded actions; 0 % or less: it is not better than repeating the last command)"
 )
 
 
@@ -50,8 +50,8 @@ def write_run_page(
 ) -> Path:
     """Write index.html into the folder of a finished run; its path. `unfilmed`: why no rollouts.
 
-    `data` are the run's own, read where they lie if they are not given. Where they are gone, the
-    page says so and shows the rest. RunError or PolicyError where the run has not finished.
+    `data` are the run's own, read from their recorded path if not given. If they are missing, the
+    page says so and shows the rest. Raises RunError or PolicyError if the run has not finished.
     """
     result, config = read_result(run), read_config(run)
     settings = saved_settings(run)
@@ -62,7 +62,9 @@ def write_run_page(
         training, kept = split(data, settings)
         log, held_out = (training, False) if kept is None else (kept, True)
     except (ValueError, OSError, ImportError) as error:
-        missing = f"The data cannot be read any more, so nothing is compared with them: {error}"
+        missing = (
+            f"The data cannot be read any more, so the page has no comparison with them: {error}"
+        )
     own = Evidence(policy, log) if log is not None else None
     beside = None
     if log is not None and (run / "baseline" / "policy.json").is_file():
@@ -90,11 +92,11 @@ def write_run_page(
 def leave_page(
     run: Path, data: Transitions | None, reporter: Reporter, *, film: bool = True
 ) -> Path | None:
-    """The page of a run that has just finished; where it cannot be made, that is all that is said.
+    """The page of a run that has just finished; if it cannot be made, a note is printed.
 
-    film: play and draw a few episodes for it first, of a run that this process has trained.
+    film: first play and render a few episodes, for a run that this process has trained.
 
-    The run is finished and saved: nothing that goes wrong here may look as if it were not.
+    The run is finished and saved, so a failure here must not look like a failed run.
     """
     if is_current(run):
         return run / PAGE
@@ -102,7 +104,7 @@ def leave_page(
         unfilmed = leave_film(run, read_result(run)) if film else None
         return write_run_page(run, data, unfilmed=unfilmed)
     except Exception as error:
-        reporter.say(f"note: the run has no page ({error}); saqrl view {run} tries it again")
+        reporter.say(f"note: the run has no page ({error}); to try again: saqrl view {run}")
         return None
 
 
@@ -165,11 +167,11 @@ def _film(run: Path, result: Mapping[str, Any], unfilmed: str | None) -> Iterato
     with contextlib.suppress(ValueError, OSError):
         film = read_regular(run / FILM, at_most=LARGEST_FILM)
     if film:
-        yield Section("Rollouts", f"In its environment, at {SPEED} times the speed.", film=film)
+        yield Section("Rollouts", f"In its environment, at {SPEED} times real speed.", film=film)
         return
     if (run / FILM).is_file():
         unfilmed = f"{FILM} is too large for a page"
-    why = f"There is no film: {unfilmed}." if unfilmed else "There is no film."
+    why = f"There is no video: {unfilmed}." if unfilmed else "There is no video."
     command = f"saqrl evaluate {run} --episodes 1 --video episode.mp4"
     yield Section("Rollouts", f"{why} To make one:", commands=(command,))
 
@@ -179,7 +181,7 @@ def _next(run: Path, result: Mapping[str, Any], config: Mapping[str, Any]) -> It
         f"saqrl evaluate {run} --episodes 100": "",
         f"saqrl export {run} --out policy.onnx": "one file that needs no JAX",
         "saqrl serve policy.onnx": "answers a robot over a WebSocket",
-        f"saqrl report {run.parent}": "all runs beside each other",
+        f"saqrl report {run.parent}": "compare all runs",
     }
     if result["env"] in (None, ROBOT):
         commands.pop(next(iter(commands)))

@@ -53,7 +53,7 @@ def recipe(config: Mapping[str, Any]) -> Iterator[Section]:
     if rows:
         yield Section(
             "Chosen from the data",
-            "What the recipe set because no flag said it; a flag always wins.",
+            "Settings that the recipe chose, because no flag set them; flags always win.",
             header=("setting", "value", "because"),
             rows=rows,
         )
@@ -69,8 +69,8 @@ def along_episodes(own: Evidence, beside: Evidence | None, *, held_out: bool) ->
     """Recorded against predicted actions, dimension by dimension."""
     legend = [("recorded", "recorded"), ("policy", "policy, most probable")]
     text = (
-        "The policy looks at what was recorded, decides where it would decide, and its actions are "
-        "laid beside the recorded ones, in the robot's units. "
+        "The policy gets the recorded observations and decides at the steps at which it would "
+        "decide. Its actions are plotted with the recorded ones, in the robot's units. "
     )
     if own.quantized:
         text += "Dots are other actions that it may take; the darker, the more probable. "
@@ -80,7 +80,7 @@ def along_episodes(own: Evidence, beside: Evidence | None, *, held_out: bool) ->
     if len(names) > MOST_DIMENSIONS:
         text += f"The first {MOST_DIMENSIONS} of {len(names)} dimensions. "
     if not held_out:
-        text += "No episode is held out: these were trained on. "
+        text += "No episode is held out: the policy was trained on these. "
     folded = []
     for place, (word, episode) in enumerate(own.shown_episodes()[:EPISODES]):
         found = own.traced(episode)
@@ -146,15 +146,15 @@ def several_ways(own: Evidence) -> Iterator[Section]:
     folded = [
         Section(
             f"Episode {ways.episode + 1}, step {ways.step}: {_probabilities(ways)}",
-            legend=(("recorded", "recorded"), ("policy", "what the policy may do")),
+            legend=(("recorded", "recorded"), ("policy", "possible actions of the policy")),
             drawings=_drawn_ways(ways, names),
         )
         for ways in found
     ]
     text = (
-        "Recorded states in which the policy sees ways that differ most. Each line or dot is what "
-        "one code stands for there, the stronger the more probable; regression would play "
-        "something between them."
+        "Recorded states in which the probable actions of the policy differ most. Each line or "
+        "dot is the decoded action of one code, the stronger the more probable; regression would "
+        "play something between them."
     )
     yield Section(
         "One state, several ways",
@@ -269,13 +269,13 @@ def code_usage(own: Evidence, report: Mapping[str, Any]) -> Iterator[Section]:
         Dots(places, (100 * played[order]).tolist(), "policy", 1.0, 2.2, told),
     ]
     used, codes = int((recorded > 0).sum()), len(recorded)
-    text = f"{used} of {codes} codes stand for recorded actions here"
+    text = f"{used} of {codes} codes are used for the recorded actions"
     if "error_per_deviation" in report:
         share = 100 * report["error_per_deviation"]
-        text += f"; what a code stands for is off by {share:.0f} % of the actions' deviation"
-    text += ". Where the two differ much, the policy prefers other actions than the data show."
+        text += f"; the error of their decoded actions is {share:.0f} % of the actions' deviation"
+    text += ". If a bar and its dot differ much, the policy prefers other actions than the data."
     if codes > MOST_BARS:
-        text += f" The {MOST_BARS} that are used most."
+        text += f" The plot shows the {MOST_BARS} most used codes."
     yield Section(
         "How often each code is used",
         text=text,
@@ -333,13 +333,14 @@ def by_phase(own: Evidence, beside: Evidence | None) -> Iterator[Section]:
     yield Section(
         "Errors from the beginning of an episode to its end",
         text=(
-            "Of the most probable action against the recorded one, root mean square in the robot's "
-            "units. A peak shows the phase that needs more demonstrations, or another observation."
+            "Root mean square difference of the most probable and the recorded action, in the "
+            "robot's units. A peak shows a phase that needs more demonstrations, or another "
+            "observation."
         ),
         legend=(
             ("policy", "policy"),
             *((("baseline", "continuous BC"),) if beside else ()),
-            ("recorded", "dashed: holding the last command"),
+            ("recorded", "dashed: repeating the last command"),
         ),
         header=header + (("continuous BC",) if beside is not None else ()),
         rows=rows,
@@ -354,7 +355,7 @@ def _percent(part: float, whole: float) -> str:
 
 def _phase_hovers(lines: Sequence[Line]) -> list[Hover]:
     half = 50 / PHASES
-    names = {"policy": "policy", "baseline": "continuous BC", "recorded": "last command held"}
+    names = {"policy": "policy", "baseline": "continuous BC", "recorded": "last command repeated"}
     return [
         Hover(
             lines[0].x[k] - half,
