@@ -1,4 +1,4 @@
-"""From flags to what is trained: the data read, and the settings that they ask for."""
+"""From flags to a training: read the data, and choose settings from them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,10 +20,10 @@ def begun(
     reporter: Reporter,
     data: Transitions | None = None,
 ) -> tuple[Settings, Transitions, tuple[Choice, ...]]:
-    """Settings, data and the recipe's choices, which are told.
+    """Settings, data and the recipe's choices, which are printed.
 
-    `settings` are those of the flags `said`, whose data are read here unless they are given; where
-    there are none, demonstrations are collected into `folder`.
+    `settings` are those of the flags `said`. Their data are read here unless they are given;
+    without a data set, demonstrations are collected into `folder`.
     """
     if data is None:
         settings = with_demonstrations(settings, folder, reporter)
@@ -37,7 +37,7 @@ def begun(
 
 
 def resumed(run: Path, said: Mapping[str, Any]) -> Settings:
-    """The settings of a run that is gone on with; ValueError where a flag says otherwise."""
+    """The settings of a run to resume; ValueError if a flag contradicts them."""
     saved = saved_settings(run)
     if difference := first_difference(saved, settings_from(said, base=saved)):
         raise ValueError(f"--resume: {difference}: remove that flag, or choose another --out")

@@ -1,4 +1,4 @@
-"""How well codes and policies stand for a log's actions; is a codebook healthy?"""
+"""How well codes and policies reproduce a log's actions, and warnings about unused codes."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,13 +14,13 @@ from saqrl.quantizers import ActionQuantizer, Codec
 from saqrl.training.codes import decode_all, encode_all, log_prior_of
 from saqrl.training.preparation import Prepared
 
-# Rows of a log that a policy's actions are compared with.
+# Maximum number of rows of a log with which a policy's actions are compared.
 ERROR_ROWS = 10_000
-# Of the held-out error: less than this does not count as learning.
+# A smaller decrease of the held-out error does not count as learning.
 RELATIVE_IMPROVEMENT = 0.01
-# Share of the codes that may stand for nothing before it is said.
+# Share of the codes that may encode no action before a note is printed.
 UNUSED_SHARE = 0.25
-# Share that is worth a warning while codes may still be moved.
+# Share of unused codes that causes a warning during training.
 DEAD_SHARE = 0.5
 
 
@@ -34,7 +34,7 @@ def reconstruction_error(codec: Codec, split: Prepared) -> float:
 def has_plateaued(errors: Sequence[tuple[int, float]], *, patience: int) -> bool:
     """Whether (step, held-out error) pairs have not improved by 1 % for `patience` steps.
 
-    A function of what is on record alone, so that a resumed run decides as the run before it.
+    It depends only on recorded values, so that a resumed run decides like the original run.
     """
     best_step, best = 0, float("inf")
     for step, error in errors:
@@ -46,7 +46,7 @@ def has_plateaued(errors: Sequence[tuple[int, float]], *, patience: int) -> bool
 
 
 def codebook_notes(codes: Int[np.ndarray, " n"], num_codes: int) -> list[str]:
-    """What a person should know about the use of the codes; empty when all is well."""
+    """Notes on the use of the codes; empty if there is no problem."""
     used = len(np.unique(codes))
     if num_codes - used <= UNUSED_SHARE * num_codes:
         return []
@@ -59,9 +59,9 @@ def codebook_notes(codes: Int[np.ndarray, " n"], num_codes: int) -> list[str]:
 
 
 def dying_note(metrics: Mapping[str, float], step: int, *, steps: int, codes: int) -> str | None:
-    """A warning while the quantizer still learns; None when all is well or it is too early to say.
+    """A warning during the quantizer's training; None if there is no problem or it is too early.
 
-    Codes are counted in the moving average of their use, so the first tenth of the steps is left.
+    Codes are counted in the moving average of their use, so the first tenth of steps is skipped.
     """
     used = metrics.get("codes_used")
     if used is None or step < steps / 10 or used >= (1 - DEAD_SHARE) * codes:
@@ -76,8 +76,8 @@ def dying_note(metrics: Mapping[str, float], step: int, *, steps: int, codes: in
 def action_error(policy: Policy, log: Transitions) -> float:
     """Root mean square between the policy's greedy action and the log's, per state.
 
-    As a fraction of the log's actions' own deviation, over all dimensions: 1 is what the mean
-    action would miss by. Of a chunk the first action counts. At most ERROR_ROWS rows are looked at.
+    As a fraction of the deviation of the log's actions, over all dimensions: 1 is the error of the
+    mean action. Only the first action of a chunk counts. At most ERROR_ROWS rows are used.
     """
     rows = np.unique(np.linspace(0, len(log) - 1, min(len(log), ERROR_ROWS)).astype(np.int64))
     keys = jax.random.split(jax.random.key(0), len(rows))  # greedy: none of them is drawn from
@@ -90,7 +90,7 @@ def action_error(policy: Policy, log: Transitions) -> float:
 def quantizer_report(
     quantizer: ActionQuantizer, split: Prepared, half_width: Float32[np.ndarray, " act"]
 ) -> dict[str, object]:
-    """How well the codes stand for the actions of a split.
+    """How well the codes reproduce the actions of a split.
 
     Errors are root mean squares per action dimension in the environment's units, over all steps
     of a chunk; prior accuracy is how often the most probable code is the action's own.
@@ -120,7 +120,7 @@ def code_numbers(
     observations: Float[Array, "n features"],
     codes: Int[Array, " n"] | Int[np.ndarray, " n"],
 ) -> dict[str, float | int]:
-    """Which codes a split's actions take, and how well the prior names them."""
+    """Which codes a split's actions use, and how well the prior predicts them."""
     usage = np.bincount(np.asarray(codes), minlength=quantizer.num_codes)
     share = usage[usage > 0] / usage.sum()
     log_prior = np.asarray(log_prior_of(quantizer.prior, observations))

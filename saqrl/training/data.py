@@ -1,4 +1,4 @@
-"""The data of a run: read for its training, or read again later as its training read it."""
+"""The data of a run: read for its training, or later in the same way."""
 
 import contextlib
 import hashlib
@@ -24,22 +24,22 @@ from saqrl.training.progress import Reporter
 from saqrl.training.run_folder import read_config
 from saqrl.training.settings import Data, Settings, parsed_keywords
 
-# Beside the run folders, where runs without a data set collect one.
+# Folder next to the run folders, for data collected by runs without a data set.
 DEMONSTRATIONS = "demonstrations"
 # The SPEC of data that a run was given as arrays.
 IN_MEMORY = "arrays in memory"
-# What --env says where a run is not to be evaluated.
+# The value of --env for a run that is not evaluated.
 NO_ENVIRONMENT = "none"
-# Rows that a fingerprint looks at: all, but of data larger than memory.
+# Maximum number of rows in a fingerprint: all rows, unless the data are larger than memory.
 HASHED_ROWS = 1_000_000
 
 
 def load_data(
     settings: Settings, *, dataset: str | None = None, options: ReadOptions | None = None
 ) -> Transitions:
-    """What the settings say is read; `dataset` and `options` where that lies elsewhere now.
+    """Read the data that the settings name; `dataset` and `options`: if they have moved.
 
-    Raises what `load_dataset` raises.
+    Raises the errors of `load_dataset`.
     """
     data = settings.data
     spec = dataset or data.dataset
@@ -56,7 +56,7 @@ def load_data(
 
 
 def arranged(log: Transitions, settings: Settings) -> Transitions:
-    """A log that somebody holds, as the settings would have read it."""
+    """A log in memory, changed as if the settings had read it."""
     data = settings.data
     own = None if data.env == NO_ENVIRONMENT else data.env
     log = arrange(log, IN_MEMORY, angles=data.angles, episodes=data.episodes, environment=own)
@@ -64,7 +64,7 @@ def arranged(log: Transitions, settings: Settings) -> Transitions:
 
 
 def _placed(log: Transitions, settings: Settings) -> Transitions:
-    """In no environment where none is wanted, else in one with the keyword arguments asked for."""
+    """The log without an environment for --env none, else with its keyword arguments set."""
     if settings.data.env == NO_ENVIRONMENT or log.environment is None:
         return replace(log, environment=None)
     keywords = parsed_keywords(settings.data.env_kwargs)
@@ -75,7 +75,7 @@ def _placed(log: Transitions, settings: Settings) -> Transitions:
 def with_demonstrations(settings: Settings, folder: Path, reporter: Reporter) -> Settings:
     """The settings; without a data set, with demonstrations that the oracle of `env` makes.
 
-    They lie in `folder`, an ordinary data set that every run with the same settings reads.
+    They are in `folder`, an ordinary data set that every run with the same settings reads.
     """
     from saqrl.datasets.formats.writers import save_arrays
     from saqrl.environments.oracles.collect import collect
@@ -109,14 +109,14 @@ def _demonstrations_name(settings: Settings) -> str:
 
 
 def collected_style(settings: Settings) -> str | None:
-    """How the data were demonstrated, where they are what `with_demonstrations` collects."""
+    """The style of the demonstrations, if `with_demonstrations` collected them."""
     path = Path(str(settings.data.dataset).removeprefix("npz:"))
     own = path.parent.name == DEMONSTRATIONS and path.name == _demonstrations_name(settings)
     return settings.data.style if own else None
 
 
 def data_record(log: Transitions, settings: Settings) -> dict[str, Any]:
-    """What a run remembers of its data: where it lies, how much it is, and its SHA-256."""
+    """The record of a run's data: path, size and SHA-256."""
     spec = settings.data.dataset
     path = None if spec in (None, IN_MEMORY) else absolute_spec(str(spec))
     return {
@@ -128,7 +128,7 @@ def data_record(log: Transitions, settings: Settings) -> dict[str, Any]:
 
 
 def fingerprint(log: Transitions) -> str:
-    """SHA-256 of what was read: of every row, of more than HASHED_ROWS an even choice of them."""
+    """SHA-256 of the data: of every row, or of evenly spaced rows beyond HASHED_ROWS."""
     digest = hashlib.sha256(f"{len(log)} {log.num_episodes}".encode())
     rows = np.linspace(0, len(log) - 1, min(len(log), HASHED_ROWS)).astype(np.int64)
     columns = [getattr(log, name)[rows] for name in ROW_FIELDS]
@@ -138,7 +138,7 @@ def fingerprint(log: Transitions) -> str:
 
 
 def require_same_data(run: Path, log: Transitions, spec: str) -> None:
-    """ValueError where a run began with other data than these."""
+    """ValueError if a run began with other data."""
     then = read_config(run).get("data")
     if then is None or then["sha256"] == fingerprint(log):
         return
@@ -152,9 +152,9 @@ def require_same_data(run: Path, log: Transitions, spec: str) -> None:
 
 
 def require_unchanged(runs: Iterable[tuple[Path, Settings]]) -> None:
-    """ValueError where runs of a study are not finished, and their data not what others began with.
+    """ValueError if a study has unfinished runs and their data have changed since others began.
 
-    Data of which all runs have finished, or none has begun, are not read.
+    Data are not read if all of their runs have finished, or none has begun.
     """
     studied: dict[Data, list[tuple[Path, Settings]]] = {}
     for path, settings in runs:
@@ -185,19 +185,19 @@ def load_training_data(
     options: ReadOptions | None = None,
     same: bool = True,
 ) -> Transitions:
-    """The run's data; `dataset` where they lie elsewhere now, `options` where they are cut anew.
+    """The run's data; `dataset`: their new path if moved; `options`: another selection of them.
 
-    ValueError where they are not the `same` as those of the training, or where observations or
-    actions have other sizes than the run's policy.
+    ValueError if they are not the `same` as those of the training, or if observations or actions
+    have other sizes than the run's policy.
     """
     spec = dataset or training_spec(run, settings)
     named = settings.data.dataset
     if dataset is None and named not in (None, IN_MEMORY, spec):
-        with contextlib.suppress(FileNotFoundError, DatasetError):  # it lies elsewhere alone
+        with contextlib.suppress(FileNotFoundError, DatasetError):  # it was moved
             if exists(str(named)) and absolute_spec(str(named)) != spec:
                 raise ValueError(
-                    f"{named} lies here too, and the run was trained on {spec}: say which with "
-                    "--dataset"
+                    f"{named} also exists in this folder, but the run was trained on {spec}: "
+                    "choose one with --dataset"
                 )
     try:
         data = load_data(settings, dataset=spec, options=options)

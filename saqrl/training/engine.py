@@ -1,8 +1,8 @@
 """The one loop that trains everything: quantizers, discrete agents, continuous counterparts.
 
-The data lies on the device and a whole logging interval is one compiled program. The randomness of
-step i depends only on the key and on i, so a run cut anywhere and resumed at an interval's start
-repeats itself bit by bit, and evaluating more or less often changes nothing.
+The data are on the device, and a whole logging interval is one compiled program. The randomness of
+step i depends only on the key and on i. So a run that is stopped anywhere and resumed at the start
+of an interval is bit-exact, and the number of evaluations changes nothing.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ Algorithm = nn.Algorithm[Any]
 class Rows(NamedTuple):
     """A pytree of columns, of which only the first `length` rows are data.
 
-    The others make the columns of several seeds equally long, so that they share programs.
+    The others make the columns of several seeds equally long, so that they share compiled programs.
     """
 
     columns: Any
@@ -38,13 +38,13 @@ class Rows(NamedTuple):
 
 
 def _rows(data: Any) -> Rows:
-    """Data of which all rows count, unless it says otherwise."""
+    """`Rows`; for other data all rows count."""
     return data if isinstance(data, Rows) else Rows(data, len(jax.tree.leaves(data)[0]))
 
 
 @runtime_checkable
 class Stream(Protocol):
-    """Data larger than memory: another part of it lies on the device every so many steps."""
+    """Data larger than memory: the part on the device changes every `every` steps."""
 
     every: int
     """Number of steps per part."""
@@ -54,12 +54,12 @@ class Stream(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of its parts; no other is asked for."""
+        """Release its parts; no other part will be requested."""
         ...
 
 
 class Interval(NamedTuple):
-    """What a logging interval leaves: the step reached, the state, metrics averaged over it."""
+    """Result of a logging interval: the step reached, the state, metrics averaged over it."""
 
     step: int
     state: Any
@@ -67,7 +67,7 @@ class Interval(NamedTuple):
 
 
 def begin(algorithm: Algorithm, key: Key[Array, ""], data: Any) -> Any:
-    """The state before the first step; of a `Stream` the first part is what it is made for."""
+    """The state before the first step; for a `Stream`, from its first part."""
     if jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         raise ValueError("JAX_ENABLE_X64 is set, but saqrl needs float32: unset JAX_ENABLE_X64")
     rows = _rows(data.part(0) if isinstance(data, Stream) else data)
@@ -94,8 +94,8 @@ def intervals(
     """Train to algorithm.steps, pausing at every multiple of one of `pauses`.
 
     `data` is a pytree of equally long columns, `Rows` of them, or a `Stream`.
-    A yielded state is consumed by the next interval: take what you need of it before going on.
-    To resume, give the state and the step of an interval that was yielded before.
+    A yielded state is consumed by the next interval: copy what you need before you continue.
+    To resume, give the state and the step of an interval that was yielded earlier.
     """
     step, state = first_step, begin(algorithm, key, data) if state is None else state
     trainer = Trainer(algorithm, data, key)
@@ -132,8 +132,8 @@ class Trainer:
 class _Devices:
     """All devices of this machine train one algorithm.
 
-    Its batches are divided among them where their size is a multiple of the devices' number (equal
-    to one device's to rounding); else the first one trains alone.
+    Batches are divided among them if their size is a multiple of the number of devices (equal to
+    one device up to rounding); else only the first device trains.
     """
 
     def __init__(self, algorithm: Algorithm):
@@ -199,7 +199,7 @@ def _advance(
 
 
 def _products(precision: nn.Precision) -> contextlib.AbstractContextManager[Any]:
-    """Where the backend's own default is not asked for (on GPUs that is TensorFloat-32)."""
+    """A context with this precision of products; float32 is the backend's default."""
     if precision == "bfloat16":
         return jax.default_matmul_precision("bfloat16")
     return contextlib.nullcontext()

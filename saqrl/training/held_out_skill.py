@@ -1,4 +1,4 @@
-"""How well what a policy may play fits what was recorded: the figure of a run without a robot."""
+"""The skill: how well a policy's possible actions fit the recorded ones, without a simulator."""
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -8,20 +8,20 @@ from saqrl.datasets.windows import windows
 from saqrl.policy import Act, Policy
 from saqrl.policy.distribution import energy_score, spread
 
-# States that are decided in: a second or two.
+# Maximum number of states: a second or two of work.
 DECISIONS = 768
 
 
 def held_out_skill(policy: Policy, log: Transitions, *, act: Act | None = None) -> float | None:
-    """By what share the policy is nearer to the recorded actions than holding the last command.
+    """By what share the policy is nearer to the recorded actions than repeating the last command.
 
-    1: every recorded action was certain to be played. 0: no better than to play on what was last
-    played. Below 0: worse. Distances are energy scores of all that may be played, in units of each
-    dimension's range, over the steps that a decision plays: a longer chunk has more to foresee, and
-    so has the last command. Of Push-T's policies this orders good and bad ones as their rollouts
-    do, which the error alone does not (benchmarks/offline_figures.py).
+    1: it plays exactly the recorded actions. 0: it is as near as repeating the last command. Below
+    0: it is worse. Distances are energy scores of all possible actions, in units of each
+    dimension's range, over the steps that a decision plays: a longer chunk must predict more, and
+    so must the last command. On Push-T it ranks good and bad policies as their rollouts do, which
+    the error alone does not (benchmarks/offline_figures.py).
 
-    None where nothing is to be told: no two rows follow each other, or the action never changes.
+    None if it is not defined: no two rows follow each other, or the action never changes.
     """
     rows = followers(log)
     if not len(rows):
@@ -41,10 +41,10 @@ def followers(log: Transitions) -> Int64[np.ndarray, " n"]:
 def distances(
     policy: Policy, log: Transitions, rows: Int64[np.ndarray, " n"], *, act: Act | None = None
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """How far the decision in each row is from what was recorded, and the action before it is.
+    """Distances from the recorded actions: of the decision in each row, and of the action before.
 
-    Means over those steps of the action horizon that lie in the episode. In the first row of an
-    episode, where nothing was played before, its own action is held.
+    Means over those steps of the action horizon that are in the episode. The first row of an
+    episode has no action before, so its own action is used.
     """
     found = spread(policy, windows(log, policy.history, rows), act=act)
     unit = policy.action_range.to_unit

@@ -1,9 +1,9 @@
-"""Ctrl-C and SIGTERM: answered at once in words, ended within seconds, with a state that resumes.
+"""Ctrl-C and SIGTERM: a message at once, an end within seconds, and a state that can be resumed.
 
-A handler that raises is no help: JAX swallows what is raised inside its callbacks, and a compiled
-program returns to Python only at its end. So the handlers raise nothing: work looks at `asked`
-where it can stop, and a thread, woken by the signal itself, ends the process where it does not.
-What is on disk then is the last checkpoint, which resumes bit-exactly.
+A handler cannot raise: JAX swallows exceptions inside its callbacks, and a compiled program returns
+to Python only at its end. So the handlers raise nothing: work checks `asked` at places where it can
+stop, and a thread, woken by the signal, ends the process if it does not. The last checkpoint is
+then on the disk, and resumes bit-exactly.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator
 
 EXIT_INTERRUPTED = 130
-# Seconds that work has to come to a place where it can stop.
+# Seconds within which work must reach a place where it can stop.
 PATIENCE = 4.0
 # Environment variable of a process that is to end when its standard input does: with its parent.
 ENDS_WITH_INPUT = "SAQRL_ENDS_WITH_INPUT"
@@ -26,25 +26,25 @@ _advice: list[str] = []
 
 
 class Interrupted(KeyboardInterrupt):
-    """Raised where work stops because a person asked for it; the text says how to go on."""
+    """Work stops because of an interrupt; the message says how to resume."""
 
 
 def asked() -> bool:
-    """Whether somebody wants the process to end."""
+    """Whether an interrupt has been received."""
     return _asked.is_set()
 
 
 def stop_if_asked() -> None:
-    """Interrupted where somebody wants the process to end."""
+    """Raise Interrupted if an interrupt has been received."""
     if _asked.is_set():
         raise Interrupted(_advice[0] if _advice else "")
 
 
 @contextlib.contextmanager
 def resumed_by(command: str) -> Iterator[None]:
-    """While inside, `command` is what somebody who interrupts is told to go on with.
+    """While inside, an interrupt prints `command` as the way to resume.
 
-    Of several the outermost is told: a cell of a comparison goes on with the comparison.
+    Of nested ones the outermost is printed: a run of a comparison resumes with the comparison.
     """
     _advice.append(command)
     try:
@@ -82,7 +82,7 @@ def answered() -> Iterator[None]:
 
 
 def _watch(woken: socket.socket) -> None:
-    """Say that the first signal has come; end the process at the second, or when patience ends."""
+    """Print a message at the first signal; end the process at the second, or after a time limit."""
     with woken:
         while number := woken.recv(1):
             if number[0] not in SIGNALS:

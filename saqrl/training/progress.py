@@ -1,4 +1,4 @@
-"""What the person at the terminal sees while work goes on, and where the time went."""
+"""Progress output in the terminal, and the time spent per stage."""
 
 import sys
 import time
@@ -21,7 +21,7 @@ from rich.text import Text
 from saqrl.records import printable
 from saqrl.training.interrupts import stop_if_asked
 
-# Seconds between two lines when nobody watches a bar.
+# Seconds between two lines if there is no progress bar.
 LINE_PERIOD = 10.0
 
 
@@ -52,10 +52,10 @@ def time_words(seconds: float) -> str:
 
 
 class Reporter:
-    """Stages with a progress bar each on standard error; `seconds` holds what those done took."""
+    """A progress bar per stage on standard error; `seconds` has the times of finished stages."""
 
     def __init__(self, *, quiet: bool = False):
-        # Messages hold brackets and colons of their own: saqrl[mujoco], npz:walk.npz.
+        # Messages contain brackets and colons: saqrl[mujoco], npz:walk.npz.
         self.console = Console(stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False)
         self.seconds: dict[str, float] = {}
         self._running: dict[str, float] = {}
@@ -68,13 +68,13 @@ class Reporter:
 
     @property
     def spent(self) -> dict[str, float]:
-        """`seconds`, with those so far of the stages that go on."""
+        """`seconds`, including the time so far of running stages."""
         now = time.perf_counter()
         running = {name: now - began for name, began in self._running.items()}
         return self.seconds | {n: self.seconds.get(n, 0.0) + s for n, s in running.items()}
 
     def say(self, message: str) -> None:
-        # Names in a message come from files: they are no markup and no escape codes.
+        # Names in a message come from files: they must not act as markup or escape codes.
         self.console.print(printable(message), soft_wrap=True, markup=False)
 
     @contextmanager
@@ -111,7 +111,7 @@ class Reporter:
             MofNCompleteColumn(),
             _Rate(),
             TimeRemainingColumn(compact=True),
-            # The note gives way where a terminal is narrow: a line that wraps cannot be redrawn.
+            # In a narrow terminal the note is cut: a line that wraps cannot be redrawn.
             TextColumn(
                 "{task.fields[note]}", style="dim", table_column=Column(no_wrap=True, ratio=1)
             ),
@@ -131,7 +131,7 @@ class Reporter:
             if now - last < LINE_PERIOD and done < total:
                 return
             last = now
-            # What a run before this one has done says nothing about the rate.
+            # Work done before a resume must not count in the rate.
             rate = (done - first) / max(now - began, 1e-9)
             pace = f", {rate_words(rate)}, {time_words((total - done) / rate)} left" if rate else ""
             print(
@@ -144,5 +144,5 @@ class Reporter:
 
 
 def _unseen(done: int, note: str = "") -> None:
-    """The update of a stage that nobody wants to see."""
+    """The update of a stage without output."""
     stop_if_asked()

@@ -1,14 +1,14 @@
-"""A run is a folder: what was asked, what happened, what can go on, what can be deployed.
+"""A run is a folder: its settings, its histories, its checkpoints and its policy.
 
 config.json        the settings and the versions, written once
 metrics.jsonl      one line per logging interval; appended, never rewritten
 evaluations.jsonl  one line per evaluation
 checkpoints/       NUMBER-STAGE.ckpt, the newest two of each stage
 policy/            what `saqrl evaluate` and a robot load
-policies/STEP/     policies of earlier steps of the agent, where they were asked for
-baseline/          the policy of plain BC, where it was trained beside
+policies/STEP/     policies of earlier steps of the agent (--keep-every)
+baseline/          the policy of plain BC, if it was trained too
 result.json        the summary of a finished run
-rollouts.mp4       a few episodes, the baseline's beside, where they can be drawn
+rollouts.mp4       a few episodes, next to the baseline's, if rendering works
 index.html         its page (`saqrl view`)
 """
 
@@ -102,14 +102,14 @@ PLACE = {"stage": TEXT | NULL, "step": whole() | NULL}
 
 
 class RunError(ValueError):
-    """A run folder that cannot be used as asked; the text says what to do."""
+    """A run folder cannot be used as requested; the message says what to do."""
 
 
 class Logger(Protocol):
-    """Someone who wants the histories in another form, live; the JSON lines stay the record."""
+    """Writes the histories in another form during training; the JSON lines are authoritative."""
 
     def begin(self, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-        """Start from nothing with what is on record: what a killed run told is told anew."""
+        """Start again from the recorded lines, which replace the output of a killed run."""
         ...
 
     def record(self, history: str, record: Mapping[str, Any]) -> None: ...
@@ -127,7 +127,7 @@ class RunFolder:
         self._loggers: list[Logger] = []
         self._settings: Any = None
         self.spent: Mapping[str, Any] = {}
-        """What `save_checkpoint` was told of the time up to where an opened run goes on."""
+        """The times that `save_checkpoint` recorded up to the checkpoint that is resumed."""
 
     @classmethod
     def create(cls, path: Path, config: Mapping[str, Any]) -> "RunFolder":
@@ -163,7 +163,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path, say: Callable[[str], None]) -> "RunFolder":
-        """An existing run, cut back to its last sound checkpoint, to go on from there.
+        """Open an existing run, cut back to its last undamaged checkpoint, to resume it.
 
         RunError if there is none, another process has it, it holds links, or a checkpoint belongs
         to other settings or to another program; a damaged checkpoint is said.
@@ -286,7 +286,7 @@ class RunFolder:
                 continue
             later = existing[position + 1 :]
             if any(_stage(o) == _stage(path) and not isinstance(found[o], str) for o in later):
-                path.unlink()  # nobody needs it
+                path.unlink()  # not needed any more
                 continue
             say(f"{header}; resuming from the previous checkpoint")
             for lost in (path, *later):
@@ -297,7 +297,7 @@ class RunFolder:
                 os.truncate(self.path / f"{history}.jsonl", sizes[history])
 
     def _header(self, checkpoint: Path) -> Mapping[str, Any] | str:
-        """A checkpoint's header, or why one cannot go on from it; RunError: it is not this run's.
+        """A checkpoint's header, or why it cannot be resumed; RunError if it is not this run's.
 
         A checksum proves no more than that nothing was damaged: anybody can write one.
         """
@@ -306,7 +306,9 @@ class RunFolder:
             require(header["sizes"], SIZES, where=f"{checkpoint}, sizes")
             require(header.get("spent") or {}, SPENT, where=f"{checkpoint}, spent")
             if unknown := sorted(header["sizes"].keys() - set(HISTORIES)):
-                raise ValueError(f"{checkpoint}: sizes names {unknown[0]!r}, which is no history")
+                raise ValueError(
+                    f"{checkpoint}: sizes names {unknown[0]!r}, which is not a history"
+                )
         except arrays.DamagedArrays as error:
             return str(error)
         except ValueError as error:
@@ -354,13 +356,13 @@ def _stage(path: Path) -> str:
 
 
 def refuse_existing(path: Path) -> None:
-    """RunError that names the two ways out where `path` exists already."""
+    """RunError with both remedies if `path` exists already."""
     if path.exists():
         raise RunError(f"{path} exists already: add --resume to resume it, or choose another --out")
 
 
 def refuse_fine_tuned(path: Path) -> None:
-    """RunError with the way on where a run is being fine-tuned and has not finished."""
+    """RunError with the right command if `path` is a fine-tuning that has not finished."""
     if (path / "result.json").is_file() or not (path / "config.json").is_file():
         return
     if found := read_config(path).get("finetune"):
@@ -401,9 +403,9 @@ def _read(file: Path, rules: Mapping[str, Rule]) -> dict[str, Any]:
 
 
 def policy_folder(path: Path, step: int | None = None) -> Path:
-    """Where the run's policy lies, or the one that it kept at a step of its agent.
+    """The folder of the run's policy, or of the one that it kept at a step of its agent.
 
-    RunError names the steps that there are where it kept none at that one, or a link.
+    RunError if no policy was kept at that step (with the steps that exist), or for a link.
     """
     folder = path / "policy"
     if step is not None:
@@ -418,7 +420,7 @@ def policy_folder(path: Path, step: int | None = None) -> Path:
 
 
 def kept_steps(path: Path) -> list[int]:
-    """The steps of the agent whose policies a run kept beside its last, in their order."""
+    """The steps of the agent whose policies a run kept in addition to the last, in order."""
     folders = (file.parent.name for file in path.glob("policies/*/policy.json"))
     return sorted(int(name) for name in folders if name.isdecimal() and len(name) < 16)
 
@@ -426,7 +428,7 @@ def kept_steps(path: Path) -> list[int]:
 def read_history(path: Path, history: str) -> list[dict[str, Any]]:
     """The records of metrics.jsonl or evaluations.jsonl, oldest first.
 
-    A last line without its end is being written, or was when the run was killed: it is left out.
+    An incomplete last line (still being written, or cut by a kill) is left out.
     """
     file = path / f"{history}.jsonl"
     try:
@@ -486,9 +488,9 @@ def is_held(path: Path) -> bool:
 
 
 def _remove_unborn(path: Path) -> None:
-    """Remove what processes left that were killed while they made this run folder."""
+    """Remove leftovers of processes that were killed while they made this run folder."""
     for aside in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        with contextlib.suppress(RunError, OSError):  # somebody is making it right now
+        with contextlib.suppress(RunError, OSError):  # another process is making it
             if (aside / ".lock").is_file():
                 hold(aside).release()
             shutil.rmtree(aside)
@@ -501,10 +503,10 @@ def _linked(path: Path) -> RunError:
 
 
 def _refuse_links(path: Path) -> None:
-    """RunError where writing in a run folder that somebody else made could reach beyond it.
+    """RunError if writing in an untrusted run folder could change files outside of it.
 
-    That is any link, a pipe or device, and a history that has a second name elsewhere. What W&B
-    keeps holds links of its own.
+    That is the case for any link, pipe or device, and for a history that is a hard link. W&B's
+    folder is not checked, because it has links of its own.
     """
     for folder, folders, files in os.walk(path):
         for name in (*folders, *files):
@@ -522,7 +524,7 @@ def _refuse_links(path: Path) -> None:
 
 
 def _refuse_second_name(file: Path) -> None:
-    """RunError for a hard link: what is cut or written here would be so elsewhere."""
+    """RunError for a hard link: writing it here would change the other file."""
     if file.exists() and file.stat().st_nlink > 1:
         raise RunError(
             f"{file} is a hard link to another file, which is not allowed in a run folder: copy "
@@ -532,5 +534,5 @@ def _refuse_second_name(file: Path) -> None:
 
 def _remove_empty(folders: Iterable[Path]) -> None:
     for folder in folders:
-        with contextlib.suppress(OSError):  # somebody else has put something there
+        with contextlib.suppress(OSError):  # another process has put something there
             folder.rmdir()

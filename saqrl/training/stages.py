@@ -42,7 +42,7 @@ CHECKPOINT_PERIOD = 20.0
 # Metrics that the progress bar shows first.
 HEADLINES = ("reconstruction", "cross_entropy", "squared_error", "bellman_error", "perplexity")
 HELD_OUT_ERROR = "held_out_reconstruction"
-# What grows where a training explodes, and by what factor of its lowest value that is said.
+# Metrics that grow if training explodes, and the factor over their lowest value for a warning.
 LOSSES = ("reconstruction", "cross_entropy", "squared_error", "bellman_error", "value_loss")
 EXPLODED = 1e4
 CAUSES = (
@@ -52,20 +52,20 @@ CAUSES = (
 
 
 class Diverged(ArithmeticError):
-    """A loss or a weight is no number any more; the text names the stage and likely causes."""
+    """A loss or a weight is not finite; the message names the stage and likely causes."""
 
 
 class Hook:
-    """What else happens at the end of an interval."""
+    """An additional action at the end of an interval."""
 
     pause: int | None = None
     """Steps per interval, if fixed; None: any interval."""
 
     def after(self, step: int, state: Any, metrics: dict[str, float]) -> None:
-        """Look at the state, which the next interval consumes; may add to the metrics."""
+        """Use the state before the next interval consumes it; may add to the metrics."""
 
     def stops(self) -> bool:
-        """Whether the stage has ended before its last step, by what is on record."""
+        """Whether the stage has ended early, according to the recorded metrics."""
         return False
 
 
@@ -172,7 +172,7 @@ class Learning:
 
     @cached_property
     def codec(self) -> Codec:
-        """What the quantizer has learned."""
+        """The trained codec."""
         return self.settings.quantizer.codec(self.states["quantizer"])
 
     @cached_property
@@ -182,7 +182,7 @@ class Learning:
 
     @property
     def prior(self) -> nn.MLP | None:
-        """The behaviour on codes that all members are kept to; those of BC learn it themselves."""
+        """The behaviour on codes that constrains all members; those of BC learn it themselves."""
         if isinstance(self.settings.agent, BC):
             return None
         return self.settings.prior.prior(self.states["prior"])
@@ -199,7 +199,7 @@ class Learning:
         return networks[0] if len(networks) == 1 else nn.Ensemble(networks)
 
     def _coded_policy(self, state: Any) -> Policy:
-        """What the agent's state plays on the codes."""
+        """The policy of the agent's state on the codes."""
         settings, agent = self.settings, self.settings.agent
         behaviour = agent if isinstance(agent, BC) else settings.prior
         prior = self.prior or self._own_prior(state)
@@ -239,13 +239,13 @@ class Learning:
 
 
 def plain_cloning(agent: Any) -> ContinuousBC:
-    """The baseline beside an agent: continuous BC of the same size and as many steps."""
+    """The baseline of an agent: continuous BC of the same size, with the same number of steps."""
     same = ("steps", "batch_size", "hidden", "precision")
     return ContinuousBC(**{name: getattr(agent, name) for name in same if hasattr(agent, name)})
 
 
 class HeldOutError(Hook):
-    """Of the quantizer, where a patience asks for it: it stops once the error stops falling."""
+    """With patience, stops the quantizer when its held-out error stops falling."""
 
     def __init__(self, learning: Learning):
         self.quantizer, self.held_out = learning.settings.quantizer, learning.features.held_out
@@ -269,7 +269,7 @@ class HeldOutError(Hook):
 
 
 class DyingCodes(Hook):
-    """Says once a session that codes fall out of use."""
+    """Warns once per session if codes are no longer used."""
 
     def __init__(self, learning: Learning):
         self.quantizer, self.reporter = learning.settings.quantizer, learning.reporter
@@ -284,7 +284,7 @@ class DyingCodes(Hook):
 
 
 class Divergence(Hook):
-    """Stops a stage whose losses or weights are no numbers; warns once where losses explode."""
+    """Stops a stage if losses or weights are not finite; warns once if losses explode."""
 
     def __init__(self, name: str, reporter: Reporter):
         self.name, self.reporter = name, reporter
@@ -312,13 +312,13 @@ def _all_finite(leaves: list[Array]) -> Array:
 
 
 def all_finite(tree: Any) -> bool:
-    """Whether a pytree holds neither NaN nor infinity."""
+    """Whether a pytree contains neither NaN nor infinity."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     return not leaves or bool(_all_finite(leaves))
 
 
 class KeepPolicies(Hook):
-    """Policies of earlier steps, in policies/STEP beside the last one."""
+    """Keeps policies of earlier steps, in policies/STEP."""
 
     def __init__(self, path: Path, every: int, steps: int, policy: Callable[[Any], Policy]):
         self.path, self.every, self.steps, self.policy = path, every, steps, policy
@@ -340,10 +340,10 @@ def train_stage(
     evaluate_every: int | None,
     spent: Callable[[], Mapping[str, Any]],
 ) -> tuple[int, Any]:
-    """(step, state) where the stage ends, trained from its checkpoint if there is one.
+    """(step, state) at the end of the stage, trained from its checkpoint if there is one.
 
-    Where it plays, `evaluate(policy, stage, step)` is called every so many steps and at its end.
-    `spent` tells what a checkpoint says of the time.
+    If the stage has a policy, `evaluate(policy, stage, step)` is called at its evaluation steps and
+    at its end. `spent` gives the times that a checkpoint records.
     """
     algorithm, key = stage.algorithm, jax.random.fold_in(key, stage.number)
     every = evaluate_every if stage.policy is not None else None

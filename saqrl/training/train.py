@@ -67,15 +67,14 @@ def train(
 ) -> dict[str, Any]:
     """Run the settings in the folder `out` and return the summary that result.json holds.
 
-    `data` stands for what the settings would read; without either, demonstrations are collected.
-    `recipe` is what `recipe.recommended` chose, for the record. A run that has finished is left as
-    it is. `loggers` names what else the histories are written to; those that a resumed run has used
-    go on.
-    `seeds` says to which seeds of one command the run belongs.
+    `data` replaces the data set that the settings name; without either, demonstrations are
+    collected. `recipe` is what `recipe.recommended` chose, for the record. A finished run is not
+    changed. `loggers` are additional outputs of the histories; a resumed run keeps those it had.
+    `seeds` are all seeds of the command that the run belongs to.
 
-    ValueError, FileNotFoundError or ImportError where the settings, the data or the environment
-    do not fit together; a new folder is removed again then. OSError where the disk is full: what
-    the run has done stays, to be resumed.
+    Raises ValueError, FileNotFoundError or ImportError if the settings, the data and the
+    environment do not fit together; a new folder is then removed. Raises OSError if the disk is
+    full; the run keeps its progress and can be resumed.
     """
     if getattr(settings.quantizer, "spare", 0):
         raise ValueError(
@@ -125,8 +124,8 @@ def train_seeds(
 ) -> list[dict[str, Any]]:
     """The same settings with several seeds, one after the other: runs OUT/seedN, their summaries.
 
-    Each is bit by bit the run that its seed alone would have made; the data are read once and the
-    compiled programs are shared. Raises as `train` does.
+    Each is bit-exactly the run that its seed alone would give; the data are read once and the
+    compiled programs are shared. Raises the same errors as `train`.
     """
     out, reporter = Path(out), reporter or Reporter()
     if not resume and any(out.glob("[!.]*")):  # what was killed before its first seed is empty

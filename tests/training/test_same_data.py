@@ -115,7 +115,9 @@ def test_data_are_found_from_another_folder_and_a_strangers_are_not_taken(
     training.train(saved_settings(trained), trained, resume=True, reporter=Reporter(quiet=True))
     shutil.copy(dataset, "walk.npz")
     spoil(Path("walk.npz"))
-    with pytest.raises(ValueError, match=r"walk\.npz lies here too.*say which with --dataset"):
+    with pytest.raises(
+        ValueError, match=r"walk\.npz also exists in this folder.*choose one with --dataset"
+    ):
         data(trained)
     with pytest.raises(ValueError, match="is not the data that"):
         data(trained, dataset="walk.npz")

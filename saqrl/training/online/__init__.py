@@ -1,5 +1,5 @@
-"""Fine-tuning online: a quantized run goes on in its environment.
+"""Online fine-tuning: a quantized run is continued in its environment.
 
-A round is a few episodes side by side, then so many gradient steps as the settings ask for, on
-batches of which a share is offline data. All of its state, replay included, is one pytree.
+A round is a few episodes in parallel, then the gradient steps that the settings prescribe, on
+batches with a share of offline data. The whole state, including the replay, is one pytree.
 """

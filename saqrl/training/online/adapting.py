@@ -1,7 +1,7 @@
-"""A codebook that goes on learning: encoder and decoder (`decoder`), and new codes (`grow`).
+"""A codebook that keeps learning: encoder and decoder (`decoder`), and new codes (`grow`).
 
-Rows for new codes are there from the first step, so that nothing is compiled again; what is masked
-in them and how a code is opened is `growth`'s.
+Rows for new codes exist from the first step, so that nothing is compiled again; `growth` masks them
+and adds codes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,38 +31,38 @@ from saqrl.training.online.settings import OnlineSettings
 from saqrl.training.preparation import Prepared
 from saqrl.training.stages import Learning
 
-# Far decisions of a round that new codes are made from, and codes that it opens, at most.
+# Maximum number of far decisions considered per round, and of codes added per round.
 CANDIDATES, MOST = 32, 4
-# Codes that were ever opened, those of them that were played in a later round, those that retired.
+# Number of codes added, of these the codes played in a later round, and of codes retired.
 COUNTED = ("added", "executed", "retired")
 
 
 class Codes(eqx.Module):
-    """What changes of the codebook."""
+    """The part of the codebook that changes."""
 
     quantizer: vqvae.State
     recorded: Int[Array, " rows"]
     """The code of every offline row."""
     executed: Int[Array, " codes"]
-    """The environment step up to which each was played last."""
+    """The environment step at which each code was last played."""
     opened: Bool[Array, " codes"]
-    """Which are not of the run."""
+    """Codes that were added online."""
     tried: Bool[Array, " codes"]
-    """Which of those were played in a later round than the one that opened them."""
+    """Of these, the codes played in a later round than the one that added them."""
     counts: Int[Array, "3"]
-    """What `COUNTED` names."""
+    """The counts that `COUNTED` names."""
 
 
 @dataclass(frozen=True)
 class Refining(Replayed):
-    """Its offline rows are `Experience`, whose codes say where in `Codes.recorded` they stand."""
+    """Its offline rows are `Experience`, whose codes are indices into `Codes.recorded`."""
 
     quantizer: Any = None
     every: int = 1
-    """Gradient steps for one of encoder and decoder; 0: none."""
+    """Gradient steps per step of encoder and decoder; 0: these do not learn."""
 
     def update(self, state: State, batch: Any, key: Key[Array, ""]) -> tuple[State, nn.Metrics]:
-        """One step of the agent, and where it is due one of encoder and decoder on its batch."""
+        """One step of the agent and, if due, one of encoder and decoder on the same batch."""
         draw_key, update_key = jax.random.split(key)
         kept = round(self.share * self.batch_size)
         codes, drawn = state.codebook, state.replay.draw(draw_key, self.batch_size - kept)
@@ -83,7 +83,7 @@ class Refining(Replayed):
 
 
 def adapted(quantizer: Any, asked: OnlineSettings) -> Any:
-    """How a run's quantizer goes on; ValueError where it is none that can."""
+    """A run's quantizer for fine-tuning; ValueError if this kind cannot be adapted."""
     if asked.codebook == "frozen":
         return quantizer
     if not isinstance(quantizer, vqvae.VQVAE):
@@ -107,7 +107,7 @@ def adapted(quantizer: Any, asked: OnlineSettings) -> Any:
 
 
 class Adapting(Codebook):
-    """Codes whose encoder and decoder go on learning; with `grow` some are opened, some retire."""
+    """Codes whose encoder and decoder keep learning; `grow` also adds and retires codes."""
 
     def __init__(self, learning: Learning, asked: OnlineSettings, agent: Any):
         super().__init__(learning, asked, agent)
@@ -121,9 +121,9 @@ class Adapting(Codebook):
 
     @property
     def noise(self) -> float:
-        """With `grow` by default the distance beyond which 5 % of recorded actions lie from codes.
+        """With `grow` the default is the distance from codes that 5 % of recorded actions exceed.
 
-        With less hardly an action that is played lies far enough to become a code.
+        With less noise, hardly any executed action is far enough to become a code.
         """
         if self.asked.codebook != "grow" or self.asked.noise is not None:
             return super().noise
@@ -147,7 +147,7 @@ class Adapting(Codebook):
         return clone.prior(clone.init(jax.random.key(0), self._example(codes)))
 
     def _example_moments(self, codes: int) -> Any:
-        """Of the prior's optimiser, where it learns."""
+        """Moments of the prior's optimiser, if the prior learns."""
         return self.clone and self.clone.optimiser().init(self._example_prior(codes))
 
     @property
@@ -203,7 +203,7 @@ class Adapting(Codebook):
         return replace(policy, description={**policy.description, "quantizer": described})
 
     def after(self, state: State, rows: Prepared, count: int) -> tuple[State, dict[str, float]]:
-        """Codes that were played are noted, new ones opened; where it is due all is coded anew."""
+        """Record the played codes, add new ones and, if due, encode everything again."""
         codec = self.codec(state)
         found = distances(codec, rows)
         metrics = {
@@ -229,7 +229,7 @@ class Adapting(Codebook):
         return jnp.ones(self.model.codes, bool) if live is None else live
 
     def _counted(self, state: State) -> dict[str, int]:
-        """Of the codes: what `COUNTED` names, and how many there are."""
+        """The counts that `COUNTED` names, and the number of codes."""
         counted = dict(zip(COUNTED, np.asarray(state.codebook.counts).tolist(), strict=True))
         return {**counted, "live": int(np.asarray(self._live(state)).sum())}
 
@@ -242,7 +242,7 @@ class Adapting(Codebook):
         return _with(state, executed=executed, tried=tried | now, counts=counts)
 
     def _grown(self, state: State, rows: Prepared, found: Float[np.ndarray, " looked_at"]) -> State:
-        """With new codes where decisions lie far from every code, while there are free rows."""
+        """Add codes for decisions that are far from every code, while there are free rows."""
         free = int((~np.asarray(self._live(state))).sum())
         places, first = np.unique(looked_at(rows), return_index=True)
         order = np.argsort(-found[first], kind="stable")[:CANDIDATES]
@@ -278,7 +278,7 @@ class Adapting(Codebook):
         return _with(state, quantizer=quantizer, **columns)
 
     def _recoded(self, state: State) -> tuple[State, dict[str, float]]:
-        """Codes that nobody needs retire; then every offline and replayed action is encoded."""
+        """Retire unused codes, then encode every offline and replayed action again."""
         if self.asked.codebook == "grow":
             state = self._retired(state)
         codec, codes, replay = self.codec(state), state.codebook, state.replay
@@ -323,7 +323,7 @@ class Adapting(Codebook):
 
 
 def _with(state: State, **columns: Any) -> State:
-    """With other columns of its codes, of the same types."""
+    """The state with these columns of its codes replaced, with the same types."""
     codes = state.codebook
     for name, column in columns.items():
         if isinstance(column, np.ndarray):
@@ -336,14 +336,14 @@ def _more(codes: Codes, **more: int) -> Int[np.ndarray, "3"]:
 
 
 def _changed(old: Int[Array, " n"], new: Int[np.ndarray, " n"], count: int) -> float:
-    """The share of the first `count` whose code is another now."""
+    """The share of the first `count` rows whose code has changed."""
     return float((np.asarray(old)[:count] != new[:count]).mean()) if count else 0.0
 
 
 def _encoded(
     codec: vqvae.VQCodec, features: Any, actions: Any, count: int
 ) -> Int[np.ndarray, " count"]:
-    """Codes of the first `count` rows, in blocks of one size, so that one program does it."""
+    """Codes of the first `count` rows, in blocks of one size, so that one program is compiled."""
     size, found = min(BLOCK, len(features)), []
     for start in range(0, count, size):
         rows = np.minimum(np.arange(start, start + size), len(features) - 1)
@@ -356,7 +356,7 @@ def _encoded(
 def _decoded_latents(
     codec: vqvae.VQCodec, features: Float[Array, "n features"], actions: Float[Array, "n act"]
 ) -> tuple[Float[Array, "n size"], Float[Array, "n n"]]:
-    """Each row's latent, and [i, j]: how far from row j's action latent i decodes in its state."""
+    """Each row's latent; [i, j]: distance from row j's action to latent i decoded in its state."""
     latents = jax.vmap(type(codec).encoding, (None, 0, 0))(codec, features, actions)
 
     def apart(latent: Float[Array, " size"]) -> Float[Array, " n"]:
@@ -375,7 +375,7 @@ def _opened(
     agent: Any,
     axes: tuple[growth.Axes, growth.Axes, growth.Axes],
 ) -> tuple[Any, nn.MLP, Any, vqvae.State]:
-    """With `latent` as the code of row `target`: Q and probabilities begin as its nearest's."""
+    """Make `latent` the code of row `target`; Q and probabilities start as the nearest code's."""
     own, prior, moments, quantizer = state
     book = quantizer.codebook
     source = books.nearest_code(latent, book.codes, book.live)

@@ -1,6 +1,6 @@
-"""The codebook of a fine-tuning: as the run has left it (`frozen`).
+"""The codebook during fine-tuning: the run's, unchanged (`frozen`).
 
-`adapting.Adapting` is one that goes on learning.
+`adapting.Adapting` is one that keeps learning.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ from saqrl.training.online.settings import OnlineSettings
 from saqrl.training.preparation import Prepared
 from saqrl.training.stages import Learning
 
-# Exploration around decoded actions, where nothing is said of it.
+# Default noise on decoded actions.
 NOISE = 0.02
 
 
@@ -34,7 +34,7 @@ class Codebook:
     """Codes of the run, which do not change."""
 
     def __init__(self, learning: Learning, asked: OnlineSettings, agent: Any):
-        """`learning` knows the run's quantizer and prior; `agent` is the one that goes on."""
+        """`learning` has the run's quantizer and prior; `agent` is the one to fine-tune."""
         self.learning, self.asked, self.agent = learning, asked, agent
         features = learning.features
         self.known = features.held_out or features.training
@@ -42,7 +42,7 @@ class Codebook:
 
     @property
     def noise(self) -> float:
-        """Around decoded actions while exploring, as a share of half an action's range."""
+        """Noise on decoded actions while exploring, as a share of half an action's range."""
         return NOISE if self.asked.noise is None else self.asked.noise
 
     @property
@@ -52,18 +52,18 @@ class Codebook:
 
     @property
     def clone(self) -> BC | None:
-        """How the prior goes on learning, where it does."""
+        """How the prior keeps learning, if it does."""
         if not self.asked.prior_rate:
             return None
         how = {"schedule": "constant", "weight_decay": 0.0, "learning_rate": self.asked.prior_rate}
         return replace(self.learning.settings.prior, **how)  # type: ignore[arg-type]
 
     def data(self) -> engine.Rows | engine.Stream:
-        """What the learner's offline rows are drawn from."""
+        """The offline rows of the learner."""
         return self.learning.stage("agent").data()
 
     def begin(self, agent: Any) -> State:
-        """Before the first step, from the state of the agent."""
+        """The state before the first step, from the agent's state."""
         prior, live = self.learning.prior, getattr(self.learning.codec, "exists", None)
         assert prior is not None
         actions = self.known.actions.shape[1] if reads_actions(self.agent) else None
@@ -71,7 +71,7 @@ class Codebook:
         return state if live is None else self.closed(state, live)
 
     def closed(self, state: State, live: Bool[Array, " codes"]) -> State:
-        """Without probability of a row that is no code: the prior's, and the agent's own."""
+        """Set the probability of spare rows to 0, in the prior and in the agent's own networks."""
         close = partial(growth.closed, live=live)
         agent = growth.shares_changed(self.agent, state.agent, close)
         return replace(state, agent=agent, prior=close(state.prior))
@@ -89,7 +89,7 @@ class Codebook:
         return ActionQuantizer(self.learning.codec, state.prior)
 
     def policy(self, state: State) -> Policy:
-        """What the state plays."""
+        """The policy of this state."""
         make = self.learning.stage("agent").policy
         assert make is not None
         policy = make(state.agent)
@@ -103,7 +103,7 @@ class Codebook:
         return self.remembered(state, rows, count), metrics
 
     def remembered(self, state: State, rows: Prepared, count: int) -> State:
-        """With a round's decisions in the replay."""
+        """The state with a round's decisions added to the replay."""
         # Padded to few lengths, so that few programs are compiled.
         padded = rows.padded(1 << (count - 1).bit_length())
         codes = encode_all(self.quantizer(state).codec, padded.action_batch())

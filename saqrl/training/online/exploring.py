@@ -1,6 +1,6 @@
-"""A policy that explores: codes drawn by their probability, and noise around what they decode to.
+"""A policy that explores: codes sampled by their probability, and noise on decoded actions.
 
-Its starts are no evaluation's: `rollout.EVALUATION_SEEDS`.
+Its starts are not those of evaluations: `rollout.EVALUATION_SEEDS`.
 """
 
 from dataclasses import dataclass, fields
@@ -21,7 +21,7 @@ STRIDE = 7919
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Exploring(Policy):
-    """A policy with Gaussian noise around its actions."""
+    """A policy with Gaussian noise on its actions."""
 
     noise: float = 0.0
     """Its deviation, as a share of half an action's range."""
@@ -52,6 +52,6 @@ def _noise(keys: Key[Array, " n"], *, shape: tuple[int, ...]) -> Float[Array, "n
 def exploring_seed(seed: int, first: int, count: int) -> int:
     """The seed with which `Arena.play` plays the episodes first, ..., first + count - 1.
 
-    Their environment seeds lie below EVALUATION_SEEDS, beyond which evaluations begin.
+    Their environment seeds are below EVALUATION_SEEDS, where those of evaluations begin.
     """
     return (seed * STRIDE + first) % (EVALUATION_SEEDS - count) - EVALUATION_SEEDS

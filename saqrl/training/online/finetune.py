@@ -1,4 +1,4 @@
-"""From the folder of a quantized run to the folder of one that has gone on in its environment."""
+"""Fine-tune a quantized run in its environment: from its folder to a new run folder."""
 
 import contextlib
 import os
@@ -39,12 +39,12 @@ from saqrl.training.settings import Settings
 from saqrl.training.train import discarding, saved_settings, say_other_versions
 from saqrl.training.versions import versions
 
-# What a bc run goes on with, which has no values.
+# The agent that continues a bc run, which has no values.
 FIRST_AGENT = "iql"
 
 
 def default_out(parent: Path) -> Path:
-    """Beside the run that it goes on from."""
+    """A folder next to that of the original run."""
     return parent.with_name(f"{parent.name}-finetuned")
 
 
@@ -59,14 +59,14 @@ def finetune(
     resume: bool = False,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
-    """Go on from the run `parent` in the folder `out`; the summary that result.json holds.
+    """Fine-tune the run `parent` in the folder `out`; returns the content of result.json.
 
-    data or dataset: the run's data, where they lie in memory or elsewhere now. robot: where a robot
-    connects to that stands for the environment.
+    data or dataset: the run's data, if they are in memory or have moved. robot: the address at
+    which a robot connects, which plays instead of an environment.
 
-    ValueError, FileNotFoundError or ImportError where the run, its data and the environment do not
-    fit together; a new folder is removed again then. OSError where the disk is full: what has been
-    done stays, to be resumed.
+    Raises ValueError, FileNotFoundError or ImportError if the run, its data and the environment do
+    not fit together; a new folder is then removed. Raises OSError if the disk is full; the run
+    keeps its progress and can be resumed.
     """
     parent, reporter = Path(parent), reporter or Reporter()
     out = default_out(parent) if out is None else Path(out)
@@ -109,7 +109,7 @@ def finetune(
 
 
 def finetuned_settings(parent: Path, asked: OnlineSettings) -> Settings:
-    """The run's settings with what is asked for; ValueError where it cannot be fine-tuned."""
+    """The run's settings changed as requested; ValueError if it cannot be fine-tuned."""
     read_result(parent)  # it has finished
     settings = saved_settings(parent)
     if not settings.quantized:
@@ -117,14 +117,14 @@ def finetuned_settings(parent: Path, asked: OnlineSettings) -> Settings:
             f"{parent} is a continuous run, and fine-tuning needs codes: train with "
             "--actions quantized"
         )
-    if isinstance(settings.agent, BC):  # of an ensemble the first member's codes go on
+    if isinstance(settings.agent, BC):  # of an ensemble, the first member is continued
         settings = replace(settings, members=1)
-    if before := read_config(parent).get("finetune"):  # as it has gone on itself
+    if before := read_config(parent).get("finetune"):  # the parent was fine-tuned too
         earlier = OnlineSettings.from_json(before.get("settings", {}))
         agent: Any = replace(settings.agent, schedule="constant")  # type: ignore[type-var]
         quantizer = adapted(settings.quantizer, earlier)
         settings = replace(settings, agent=agent, quantizer=quantizer)
-    adapted(settings.quantizer, asked)  # it can go on as asked
+    adapted(settings.quantizer, asked)  # raises if it cannot be adapted as requested
     policy = load_policy(policy_folder(parent))
     evaluation = replace(
         settings.evaluation,
@@ -157,7 +157,7 @@ def finetuned_settings(parent: Path, asked: OnlineSettings) -> Settings:
 
 
 def _begun(out: Path, asked: OnlineSettings, robot: bool) -> tuple[Path, OnlineSettings]:
-    """What a fine-tuned run was asked for; ValueError where it is another run, or other flags."""
+    """The settings of a started fine-tuning; ValueError for another run or other flags."""
     found = read_config(out).get("finetune")
     if found is None:
         raise ValueError(
@@ -188,7 +188,7 @@ def _data(
 
 @contextlib.contextmanager
 def _listening(robot: Address | None, log: Transitions, reporter: Reporter) -> Iterator[Any]:
-    """The arena of a robot, where one is to be waited for."""
+    """The arena of a robot, if one is to be waited for."""
     if robot is None:
         yield None
         return
@@ -199,7 +199,7 @@ def _listening(robot: Address | None, log: Transitions, reporter: Reporter) -> I
 
 
 def _check(parent: Path, log: Transitions, robot: bool) -> None:
-    """ValueError, before anything is written, where there is nothing to learn from or play in."""
+    """ValueError, before anything is written, if rewards or an environment are missing."""
     if not log.has_rewards:
         raise ValueError(
             f"the data of {parent} have no rewards, and fine-tuning needs them: train on "
@@ -218,9 +218,9 @@ def _check(parent: Path, log: Transitions, robot: bool) -> None:
 def _adopted(
     parent: Path, settings: Settings
 ) -> dict[str, tuple[str, str] | tuple[str, str, bool]]:
-    """Stages that begin where the parent's have ended.
+    """Stages that begin with the final state of the parent's.
 
-    Each: its stage, where in its state, and whether that of an ensemble's first member.
+    Each: its stage, the place in its state, and whether it is an ensemble's first member.
     """
     before, own = read_config(parent).get("finetune"), saved_settings(parent)
     if isinstance(own.agent, BC):  # which is the behaviour itself

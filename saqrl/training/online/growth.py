@@ -1,7 +1,7 @@
-"""Networks with an axis of codes: wider, one code's rows copied to another's, closed again.
+"""Networks with an axis of codes: add rows, copy one code's row to another, mask rows.
 
-A row that is no code has DISALLOWED as its prior's bias and zeros as weights: its log-probability
-is DISALLOWED in every state, and no agent sums over it (`operators.exists`).
+A spare row has DISALLOWED as its prior's bias and zeros as weights: its log-probability is
+DISALLOWED in every state, and no agent sums over it (`operators.exists`).
 """
 
 from collections.abc import Callable
@@ -17,13 +17,13 @@ from jaxtyping import Array, Bool, Float, Int
 from saqrl import nn
 from saqrl.agents.operators import DISALLOWED
 
-# Of each leaf the axis that codes lie along, or None.
+# The axis of the codes in each leaf, or None.
 Axes = tuple[int | None, ...]
 LOG_2 = 0.6931472
 
 
 def code_axes(make: Callable[[int], Any]) -> Axes:
-    """Of the leaves of `make(codes)`: the axis that is another length with another number."""
+    """For each leaf of `make(codes)`: the axis whose length depends on the number of codes."""
     one, other = (jax.tree.leaves(jax.eval_shape(partial(make, codes))) for codes in (2, 3))
     return tuple(
         next((at for at, size in enumerate(a.shape) if size != b.shape[at]), None)
@@ -32,7 +32,7 @@ def code_axes(make: Callable[[int], Any]) -> Axes:
 
 
 def widened(tree: Any, axes: Axes, count: int) -> Any:
-    """With so many more rows of zeros."""
+    """Add this many rows of zeros."""
 
     def pad(leaf: Array, axis: int | None) -> Array:
         if axis is None:
@@ -44,7 +44,7 @@ def widened(tree: Any, axes: Axes, count: int) -> Any:
 
 
 def copied(tree: Any, axes: Axes, source: Int[Array, ""], target: Int[Array, ""]) -> Any:
-    """With the rows of `source` in place of those of `target`, an optimiser's moments too."""
+    """Replace the rows of `target` by those of `source`, also in the optimiser's moments."""
 
     def copy(leaf: Array, axis: int | None) -> Array:
         if axis is None:
@@ -62,7 +62,7 @@ def _mapped(change: Callable[[Array, int | None], Array], tree: Any, axes: Axes)
 
 
 def halved(network: nn.MLP, source: Int[Array, ""], target: Int[Array, ""]) -> nn.MLP:
-    """Where `target` is a copy of `source`: each with half of its probability in every state."""
+    """Give `source` and its copy `target` half of the probability each, in every state."""
     *before, last = network.biases
     for code in (source, target):
         last = last.at[..., code].add(-LOG_2)
@@ -70,14 +70,14 @@ def halved(network: nn.MLP, source: Int[Array, ""], target: Int[Array, ""]) -> n
 
 
 def shares_changed(agent: Any, state: Any, change: Callable[[nn.MLP], nn.MLP]) -> Any:
-    """The agent's state with its own networks of probabilities changed (`CodeValues.shares`)."""
+    """The agent's state with its own probability networks changed (`CodeValues.shares`)."""
     shares: Callable[[Any], list[nn.MLP]] = getattr(agent, "shares", lambda _: [])
     networks = shares(state)
     return eqx.tree_at(shares, state, [change(own) for own in networks]) if networks else state
 
 
 def closed(prior: nn.MLP, live: Bool[Array, " codes"]) -> nn.MLP:
-    """Without probability where a row is no code."""
+    """Set the probability of spare rows to 0."""
     *weights, weight = prior.weights
     *biases, bias = prior.biases
     return eqx.tree_at(
@@ -94,11 +94,11 @@ def chosen(
     limit: float,
     most: int,
 ) -> list[int]:
-    """Rows whose actions become codes: each next one is nearest to most of what is far.
+    """Rows whose actions become codes, chosen greedily by the reduction of the summed distances.
 
-    near: of each row the distance to the nearest code; apart[i, j]: of row j to what row i's latent
-    decodes to in its state. A row becomes a code only where it lies beyond the limit and its own
-    latent decodes nearer to it than every code does.
+    near: distance of each row to the nearest code; apart[i, j]: distance of row j to row i's latent
+    decoded in its state. A row becomes a code only if it is beyond the limit and its own latent
+    decodes nearer to it than every code.
     """
     found: list[int] = []
     while len(found) < most:

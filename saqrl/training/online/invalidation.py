@@ -1,4 +1,4 @@
-"""How far the codes stand for what was done: the learned discretization on new data."""
+"""How well the codes cover executed actions: the learned discretization on new data."""
 
 from typing import Any
 
@@ -10,9 +10,9 @@ from jaxtyping import Array, Float, Int
 from saqrl.quantizers import Codec
 from saqrl.training.preparation import Prepared
 
-# Rows that are looked at: all codes of each are decoded.
+# Maximum number of rows that are measured: all codes of each are decoded.
 LOOKED_AT = 256
-# Share of recorded decisions that codes count as standing for: what lies farther off is uncovered.
+# Share of recorded decisions that count as covered; decisions farther from the codes are uncovered.
 COVERED = 0.95
 
 
@@ -20,7 +20,7 @@ COVERED = 0.95
 def _nearest(
     codec: Codec, features: Float[Array, "n features"], actions: Float[Array, "n act"]
 ) -> Float[Array, " n"]:
-    """Of each row the root mean square distance to the nearest decoded code."""
+    """Root mean square distance of each row to the nearest decoded code."""
     codes = jnp.arange(codec.num_codes)
 
     def look(row: tuple[Array, Array]) -> Array:
@@ -34,26 +34,26 @@ def _nearest(
 
 
 def looked_at(rows: Prepared) -> Int[np.ndarray, " looked_at"]:
-    """Some rows, evenly; of fewer some twice."""
+    """Evenly spaced rows; if there are too few, some are repeated."""
     return np.linspace(0, len(rows.features) - 1, LOOKED_AT).astype(np.int64)
 
 
 def distances(codec: Codec, rows: Prepared) -> Float[np.ndarray, " looked_at"]:
-    """To the nearest decoded code, as a share of half an action's range; of rows `looked_at`."""
+    """Distance to the nearest decoded code, relative to half an action's range, for `looked_at`."""
     places = looked_at(rows)
     found = _nearest(codec, jnp.asarray(rows.features[places]), jnp.asarray(rows.actions[places]))
     return np.asarray(found)
 
 
 class Coverage:
-    """Judges new decisions by how near codes come to recorded ones."""
+    """Compares the distances of new decisions from codes with those of recorded decisions."""
 
     def __init__(self, codec: Codec, recorded: Prepared):
         known = distances(codec, recorded)
         self.error, self.limit = float(known.mean()), float(np.quantile(known, COVERED))
 
     def of(self, codec: Codec, rows: Prepared) -> dict[str, Any]:
-        """What `judged` says of these rows."""
+        """`judged` for these rows."""
         return self.judged(distances(codec, rows))
 
     def judged(self, found: Float[np.ndarray, " looked_at"]) -> dict[str, Any]:

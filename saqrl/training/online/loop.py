@@ -1,4 +1,4 @@
-"""The loop: rounds of episodes and updates, evaluated on the way."""
+"""The loop: rounds of episodes and updates, with evaluations in between."""
 
 import contextlib
 import time
@@ -32,13 +32,13 @@ from saqrl.training.train import Session
 ONLINE = "online"
 # Folded into the run's key for the updates; no stage of a training has this number.
 NUMBER = 4
-# Steps of all lanes in which no episode has ended: it has no end.
+# If no episode has ended in this many steps of all lanes, the environment never ends one.
 LONGEST = 20_000
 NOTHING: contextlib.nullcontext[None] = contextlib.nullcontext()
 
 
 class Online(Session):
-    """A session that goes on from another run in its environment."""
+    """A session that fine-tunes another run in its environment."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Online(Session):
         reporter: Reporter,
         robot: Arena | None = None,
     ):
-        """`robot` stands for an environment, where there is one."""
+        """`robot`, if given, plays instead of an environment."""
         super().__init__(settings, data, run, reporter)
         if robot is not None:
             self.environment = EnvironmentSpec(ROBOT)
@@ -64,7 +64,7 @@ class Online(Session):
         self.agent: Any = replace(settings.agent, schedule="constant")  # type: ignore[type-var]
 
     def _require_same_scaling(self) -> None:
-        """ValueError where an earlier version has fitted the run's scaling by another rule."""
+        """ValueError if an earlier version fitted the run's scaling by another rule."""
         ours, theirs = self.features.scaling, load_policy(policy_folder(self.parent))
         scaling, known = theirs.observation_scaling, self.features.log.action_range
         pairs = [(ours.mean, scaling.mean), (ours.inverse_scale, scaling.inverse_scale)]
@@ -76,10 +76,10 @@ class Online(Session):
             )
 
     def run_all(self) -> dict[str, Any]:
-        """Go on to the last step, score what plays, write result.json and return it."""
+        """Train up to the last step, score the policy, write result.json and return it."""
         self.codebook = self._begun_codebook()
         if self.asked.noise is None and self.asked.codebook == "grow":
-            far = "as far as 95 % of recorded actions lie from their codes at most"
+            far = "95 % of recorded actions are at most this far from their codes"
             self.reporter.say(f"noise {self.codebook.noise:.3g}: {far} (--noise)")
         with self.robot or open_arena(self.environment) as self.arena:
             agent, learned = self._values()
@@ -92,7 +92,7 @@ class Online(Session):
         return self._finished(summary, self.codebook.quantizer(state))
 
     def _begun_codebook(self) -> Codebook:
-        """The codes as the run before has left them."""
+        """The codes of the parent run."""
         for stage, (theirs, prefix, *first) in self.begun["adopted"].items():
             self.run.adopt(self.parent, theirs, own=stage, prefix=prefix, first=any(first))
         self.learning.states["quantizer"] = self._kept("quantizer")
@@ -101,7 +101,7 @@ class Online(Session):
         return kind(self.learning, self.asked, self.agent)
 
     def _kept(self, name: str) -> Any:
-        """The state in which a stage of the run before has ended; of the prior the network."""
+        """The final state of a stage of the parent run; for the prior, its network."""
         stage = self.learning.stage(name)
         algorithm, data = stage.algorithm, stage.data()
 
@@ -118,7 +118,7 @@ class Online(Session):
         return found[1]
 
     def _values(self) -> tuple[Any, int]:
-        """The agent's state, and in how many gradient steps it was learned from the run's data."""
+        """The agent's state, and the gradient steps spent to learn it from the run's data."""
         if "agent" in self.begun["adopted"]:
             return self._kept("agent"), 0
         name, steps = self.settings.agent_name, self.asked.value_steps
@@ -136,14 +136,14 @@ class Online(Session):
         return state, step
 
     def _begun_constant(self, agent: Any) -> Any:
-        """The agent's state; where its learning rate has fallen, the moments begin anew."""
+        """The agent's state; if its learning rate had decayed, with new optimiser moments."""
         if self.agent.schedule == getattr(self.settings.agent, "schedule", None):
             return agent
         parts = {"is_leaf": lambda part: isinstance(part, nn.TrainState)}
         return jax.tree.map(self._begun_anew, agent, **parts)
 
     def _begun_anew(self, part: Any) -> Any:
-        """With new moments, of every member, where the part has some."""
+        """The state with new optimiser moments for every member."""
         if not isinstance(part, nn.TrainState):
             return part
         optimiser = self.agent.optimiser()
@@ -152,7 +152,7 @@ class Online(Session):
         return jax.vmap(lambda model: nn.init_state(model, optimiser))(part.model)
 
     def _play(self, state: State) -> State:
-        """To the last environment step."""
+        """Play and learn up to the last environment step."""
         asked, run, period = self.asked, self.run, self.asked.evaluation_period
         if found := run.load_checkpoint(ONLINE, lambda: state):
             state = found[1]
@@ -181,19 +181,19 @@ class Online(Session):
                         run.append("metrics", {"stage": ONLINE, "step": steps, **metrics})
                         due = steps // period > first // period
                         late = time.perf_counter() - saved > CHECKPOINT_PERIOD
-                        late |= self.robot is not None  # whose episodes are dear
+                        late |= self.robot is not None  # a robot's episodes are expensive
                         if not due and (late or interrupts.asked()):
                             self._save(state)
                             saved = time.perf_counter()
                 if due:
-                    if self.robot is not None:  # whose evaluation takes its time
+                    if self.robot is not None:  # a robot's evaluation takes long
                         self._save(state)
                     self._evaluate(self.codebook.policy(state), ONLINE, int(state.steps))
                 self._save(state)
         return state
 
     def _unscored(self, steps: int) -> bool:
-        """Whether an evaluation is due that a kill has prevented, or the first one."""
+        """Whether the first evaluation, or one that a kill prevented, is due."""
         scored = [r for r in self.run.history("evaluations") if r["stage"] == ONLINE]
         period = self.asked.evaluation_period
         return not scored or steps // period > scored[-1]["step"] // period
@@ -202,7 +202,7 @@ class Online(Session):
         self.run.save_checkpoint(ONLINE, int(state.steps), state, spent=self._spent())
 
     def _round(self, state: State, update: Callable[[int, str], None]) -> Transitions:
-        """One episode in every lane. ValueError: one without end, or with a reward of no number."""
+        """One episode per lane. ValueError if one never ends or a reward is not finite."""
         asked, policy = self.asked, self.codebook.policy(state)
         if int(state.steps) >= asked.warm_up:
             ways = {"temperature": asked.explore_temperature, "noise": self.codebook.noise}
@@ -246,7 +246,7 @@ class Online(Session):
     def _learned(
         self, state: State, log: Transitions, trainer: engine.Trainer
     ) -> tuple[State, dict[str, float]]:
-        """After a round: its decisions in the replay, then the updates that are due."""
+        """After a round: add its decisions to the replay, then run the updates that are due."""
         asked, features = self.asked, self.features
         rows = prepare(log, self.settings, features.scaling, features.factor)
         metrics = {
@@ -267,7 +267,7 @@ class Online(Session):
         return state, metrics
 
     def _told(self, state: State) -> dict[str, Any]:
-        """For result.json: how much was played, and what of the codes held on new data."""
+        """For result.json: how much was played, and how well the codes covered new data."""
         played = [r for r in self.run.history("metrics") if r["stage"] == ONLINE]
         scored = [r for r in self.run.history("evaluations") if r["stage"] == ONLINE]
         seconds = self._spent()["seconds"].get(ONLINE, 0)

@@ -19,7 +19,7 @@ from saqrl.policy.rollout import Steps
 
 
 class Experience(eqx.Module):
-    """Decisions, as the networks read them."""
+    """Decisions in the form that the networks read."""
 
     features: Float[Array, "rows features"]
     codes: Int[Array, " rows"]
@@ -27,10 +27,10 @@ class Experience(eqx.Module):
     next_features: Float[Array, "rows features"]
     discounts: Float[Array, " rows"]
     actions: Float[Array, "rows act"] | None = None
-    """What was played, where it may be encoded again or the agent reads it."""
+    """The executed actions, if they may be encoded again or the agent reads them."""
 
     def coded(self, prior: nn.MLP, num_codes: int, *, spare: bool) -> CodedTransitions:
-        """As an agent reads them, with the log-probabilities of the prior as it is now."""
+        """Decisions in the form that an agent reads, with the present prior's log-probabilities."""
         return CodedTransitions(
             self.features,
             self.codes,
@@ -50,11 +50,11 @@ class Replay(eqx.Module):
 
     rows: Experience
     written: Int[Array, ""]
-    """Rows that were ever added."""
+    """Total number of rows added."""
 
     @classmethod
     def empty(cls, capacity: int, features: int, actions: int | None = None) -> "Replay":
-        """`actions`: numbers of a decision, where they are kept."""
+        """`actions`: size of a decision's actions, if they are stored."""
 
         def numbers(*shape: int) -> Float[Array, "..."]:
             return jnp.zeros((capacity, *shape), jnp.float32)
@@ -76,11 +76,11 @@ class Replay(eqx.Module):
 
     @property
     def length(self) -> Int[Array, ""]:
-        """Rows that hold something."""
+        """Number of rows in use."""
         return jnp.minimum(self.written, self.capacity)
 
     def add(self, rows: Experience, count: int) -> "Replay":
-        """With the first `count` of the rows too; of more than there is place for the last ones."""
+        """Add the first `count` rows; if they exceed the capacity, only the last ones."""
         index = np.arange(len(rows.codes))
         kept = (index < count) & (index >= count - self.capacity)
         places = (int(self.written) + index) % self.capacity
@@ -88,7 +88,7 @@ class Replay(eqx.Module):
         return Replay(_put(self.rows, places, rows), self.written + count)
 
     def draw(self, key: Key[Array, ""], count: int) -> Experience:
-        """Rows drawn evenly, with replacement; what an empty replay gives means nothing."""
+        """Rows drawn uniformly, with replacement; rows of an empty replay have no meaning."""
         places = jax.random.randint(key, (count,), 0, jnp.maximum(self.length, 1))
         return jax.tree.map(lambda column: column[places], self.rows)
 
@@ -99,35 +99,35 @@ def _put(old: Experience, places: Int[Array, " n"], new: Experience) -> Experien
 
 
 class State(eqx.Module):
-    """What a fine-tuning has learned and seen."""
+    """The state of a fine-tuning: agent, replay, codebook and counters."""
 
     agent: Any
     prior: nn.MLP
     replay: Replay
     steps: Int[Array, ""]
-    """Of the environment."""
+    """Environment steps."""
     episodes: Int[Array, ""]
     updates: Int[Array, ""]
     codebook: Any = None
-    """What of a codebook that goes on learning changes (`adapting.Codes`)."""
+    """The part of a codebook that keeps learning (`adapting.Codes`)."""
     moments: Any = None
-    """Of the prior's optimiser, where it goes on learning."""
+    """Moments of the prior's optimiser, if the prior keeps learning."""
 
 
 @dataclass(frozen=True)
 class Replayed:
-    """An agent whose batches are offline rows for a share, replayed ones for the rest."""
+    """An agent whose batches mix a share of offline rows with replayed rows."""
 
     agent: Any
     share: float
-    """Of offline rows."""
+    """Share of offline rows."""
     steps: int
     batch_size: int
     precision: nn.Precision
     members: int = 1
-    """That divide a batch among them, where the agent is an ensemble."""
+    """Members that divide a batch among them, if the agent is an ensemble."""
     clone: BC | None = None
-    """How the prior goes on learning; None: it stays."""
+    """How the prior keeps learning; None: it does not change."""
 
     @classmethod
     def of(cls, agent: Any, share: float, members: int = 1, clone: BC | None = None) -> "Replayed":
@@ -135,7 +135,7 @@ class Replayed:
         return cls(agent, share, *own, members, clone)
 
     def init(self, key: Key[Array, ""], example: CodedTransitions) -> Any:
-        """Of the agent alone."""
+        """The state of the agent only."""
         return self.agent.init(key, example)
 
     def update(self, state: State, batch: Any, key: Key[Array, ""]) -> tuple[State, nn.Metrics]:
@@ -150,7 +150,7 @@ class Replayed:
         return replace(state, agent=agent, updates=state.updates + 1), metrics
 
     def _renewed(self, batch: CodedTransitions, prior: nn.MLP, kept: int) -> CodedTransitions:
-        """The rows that count, with log-probabilities of the prior as it is now."""
+        """The rows with the present prior's log-probabilities."""
         if self.clone is None:
             return batch
         batch = jax.tree.map(lambda column: column[:kept], batch)
@@ -161,10 +161,10 @@ class Replayed:
         return replace(batch, log_prior=now, next_log_prior=following)
 
     def cloned(self, state: State, rows: CodedTransitions, key: Key[Array, ""]) -> State:
-        """With a step of the prior towards the codes of a mixed batch, where it goes on learning.
+        """One step of the prior towards the codes of a mixed batch, if the prior keeps learning.
 
-        Online the behaviour is what the mixture of old and new data does, so the policy may move
-        away from the old data alone.
+        The behaviour is then that of old and new data together, so the policy can move away from
+        the old data.
         """
         if self.clone is None:
             return state
@@ -172,7 +172,7 @@ class Replayed:
         return replace(state, prior=learned.model, moments=learned.moments)
 
     def mixed(self, offline: Any, online: Any, kept: int) -> Any:
-        """The first `kept` rows of the one and all of the other."""
+        """The first `kept` rows of one batch and all rows of the other."""
         # Members take blocks of a batch: each gets its share of both kinds.
         order = np.arange(self.batch_size).reshape(-1, self.members).T.ravel()
         return jax.tree.map(

@@ -1,10 +1,10 @@
-"""A robot as the environment of a fine-tuning: a client that asks for actions and tells rewards.
+"""A robot as the environment of a fine-tuning: a client that requests actions and sends rewards.
 
-Messages are those of `saqrl.deploy.server`. The first request of an episode holds an observation
-alone; each later one the next observation and the `reward` of the action before, at the end with
-`terminated` or `truncated` true; `success` may stand in any of them. An answer holds the next
-action, or `ended` when the episode has been learned from and the next one may begin. One robot at
-a time: learning never waits for a robot inside an episode, nor the other way round.
+The message format is that of `saqrl.deploy.server`. The first request of an episode has only an
+observation; each later one has the next observation and the `reward` of the previous action, and at
+the end `terminated` or `truncated` is true; `success` may be in any of these. An answer has the
+next action, or `ended` when the updates are done and the next episode may begin. One robot at a
+time: during an episode, learning and the robot never wait for each other.
 """
 
 import asyncio
@@ -37,14 +37,14 @@ from saqrl.training import interrupts
 from saqrl.training.online.address import Address
 from saqrl.training.online.loop import LONGEST
 
-# Seconds between two looks whether somebody wants the process to end.
+# Seconds between two checks for an interrupt.
 LOOK = 0.2
 # Seconds in which a last answer is sent.
 FAREWELL = 2.0
 
 
 class Said(NamedTuple):
-    """What a request tells, checked."""
+    """The checked content of a request."""
 
     observation: np.ndarray
     reward: float | None
@@ -156,10 +156,10 @@ class _Server(MessageServer):
 
 
 class Robot(gymnasium.Env[np.ndarray, np.ndarray]):
-    """Whoever connects, as an environment. Waiting for it ends where somebody asks to stop."""
+    """The connected client as an environment. An interrupt ends the wait for it."""
 
     def __init__(self, address: Address, size: int, act: int):
-        """Listens at once; ValueError where the address cannot be had, or needs a token."""
+        """Listens at once; ValueError if the address is not available, or needs a token."""
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
         self.action_space = gymnasium.spaces.Box(-np.inf, np.inf, (act,), np.float32)
         self.evaluating = self._evaluated = self.failed = False
@@ -183,16 +183,16 @@ class Robot(gymnasium.Env[np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """What a client sees at the start of an episode; whoever waits is told to begin."""
+        """The first observation of an episode; a waiting client is told to begin."""
         self._release(finished=False)
         self._evaluated = self.evaluating
         while (call := self._next()) is None:
-            pass  # who has left an episode that nobody plays any more
+            pass  # the client left an episode that is already dropped
         self._waiting = call
         return call.said.observation, {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """What the client reports after the action; ClientGone where it does not."""
+        """The client's report after the action; ClientGone if it has disconnected."""
         assert self._waiting is not None
         actions = np.asarray(action, np.float32)[None]
         self._waiting.answer(actions=actions, evaluation=self._evaluated)
@@ -205,7 +205,7 @@ class Robot(gymnasium.Env[np.ndarray, np.ndarray]):
         return said.observation, said.reward, said.terminated, said.truncated, info
 
     def close(self) -> None:
-        """Tell the client that this was all, unless it `failed`: then the connection just ends."""
+        """Tell the client that training is finished, unless it `failed`: then only disconnect."""
         if self._thread.is_alive():
             if not self.failed:
                 self._release(finished=True)
@@ -253,7 +253,7 @@ class RobotArena(Arena):
         keep_steps: bool = False,
         progress: Callable[[int], None] = lambda done: None,
     ) -> Episodes:
-        """As an arena plays; what is played without steps is an evaluation."""
+        """Play like an arena; without `keep_steps` it is an evaluation."""
         self._robot.evaluating = not keep_steps
         played: list[Episodes] = []
         while len(played) < episodes:

@@ -28,7 +28,7 @@ AT_LEAST_ONE = (
 
 @dataclass(frozen=True, kw_only=True)
 class OnlineSettings:
-    """How a run goes on in its environment."""
+    """Settings of fine-tuning a run in its environment."""
 
     steps: int = 20_000
     """environment steps; episodes in progress at the end are finished"""
@@ -50,15 +50,15 @@ class OnlineSettings:
     explore_temperature: float = 1.0
     """temperature of the softmax from which exploration samples codes"""
     noise: float | None = None
-    """deviation of the Gaussian around the decoded action, as a share of half its range; default:
-    0.02, and with grow as far as recorded actions lie from their codes, so that new ones are met"""
+    """standard deviation of noise on the decoded action, as a share of half its range; default:
+    0.02; with grow the distance of recorded actions from their codes, so that new ones are found"""
     codebook: Literal["frozen", "decoder", "grow"] = "frozen"
     """frozen: codes do not change; decoder: encoder and decoder are trained further; grow: also
     adds codes where executed actions are far from every code, and retires unused codes"""
     spare_codes: int | None = None
     """grow: rows kept free for new codes; default: half as many as there are codes"""
     prior_rate: float = 0.0
-    """learning rate at which the prior goes on learning from the mixed batches; 0: it stays"""
+    """learning rate of the prior on the mixed batches; 0: the prior does not change"""
     refine_every: int = 4
     """decoder, grow: gradient steps per step of encoder and decoder; 0: none (only with grow)"""
     refine_rate: float = 1e-3
@@ -132,7 +132,7 @@ class OnlineSettings:
         return cls(**described)
 
     def resumed(self, saved: "OnlineSettings") -> "OnlineSettings":
-        """`saved`; ValueError where something else is asked for here than it and the default."""
+        """`saved`; ValueError if a setting here differs from both `saved` and the default."""
         for each in fields(self):
             ours, theirs = getattr(self, each.name), getattr(saved, each.name)
             if ours not in (each.default, theirs):

@@ -1,4 +1,4 @@
-"""The end of a fine-tuning in words."""
+"""The result of a fine-tuning as text."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from saqrl.training.summary import score_words, summary_text
 
 
 def finetuned_text(result: Mapping[str, Any]) -> str:
-    """The score before and after, how much was played, and how well codes stand for what was."""
+    """The score before and after, how much was played, and how well codes cover the actions."""
     told = result["finetune"]
     lines = [summary_text(result)]
     if told["before"] is not None:
