@@ -300,7 +300,7 @@ def test_brac_in_closed_form_is_the_maximum_that_its_policy_looks_for(batch):  #
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"bins": 1}, r"agent.bins is 1; 0 \(regression\), or at least 2"),
+        ({"bins": 1}, r"agent.bins is 1; it must be 0 \(regression\) or at least 2"),
         ({"value_range": (1.0, 1.0)}, r"agent.value-range is \(1.0, 1.0\)"),
         ({"value_range": (1.0,)}, r"expected two numbers, the lower first"),
     ],

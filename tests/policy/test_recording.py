@@ -210,7 +210,7 @@ def test_what_cannot_be_written_is_refused_before_any_episode(trained, capsys, m
             play(make_lively_policy(), 2, record=name)
     assert (trained.parent / "kept.npz").read_bytes() == b"kept"
     assert main(["evaluate", str(trained), "--record", "p.npz", "--seed", "49999"]) == 2
-    assert "seed is 49999: with --record" in capsys.readouterr().err
+    assert "seed is 49999; with --record" in capsys.readouterr().err
     assert main(["evaluate", str(trained), "--record", "p.npz", "--offline"]) == 2
     assert "--record needs an environment and --offline uses none" in capsys.readouterr().err
 
