@@ -112,7 +112,7 @@ def test_a_data_set_with_single_seeds_is_left_out_of_the_whole_and_named(rows):
     section = by_title([*rows, *single])["All data sets together"]
     assert section.rows == by_title(rows)["All data sets together"].rows
     assert section.text.endswith("Left out, because a method has a single seed: square.")
-    assert "Only a method of 5 seeds or more" in section.text
+    assert "Only a method with 5 or more seeds" in section.text
 
 
 def test_the_whole_is_shown_without_the_source_that_flatters_most():
@@ -148,7 +148,7 @@ def test_single_seeds_everywhere_make_no_interval(rows):
         ("bc", "40.0"),
         ("gmm", "61.0"),
     ]
-    assert "Only a method of 5 seeds or more on each of them has an interval" in whole.text
+    assert "Only a method with 5 or more seeds on each has an interval" in whole.text
     assert found["Probability of improvement"].rows == (
         ("saq-bc", "bc", "1.00", "2", "2 : 2"),
         ("saq-bc", "gmm", "0.00", "2", "2 : 2"),
