@@ -330,7 +330,7 @@ def record(codes: int, error: float, used: int | None = None) -> dict[str, objec
     ("records", "codes", "reason"),
     [
         ([record(16, 0.4), record(32, 0.2), record(64, 0.19)], 32, "5 % per doubling"),
-        ([record(16, 0.4), record(64, 0.35)], 16, "under the 10 %"),
+        ([record(16, 0.4), record(64, 0.35)], 16, "less than the 10 %"),
         ([record(16, 0.4), record(32, 0.2), record(64, 0.1)], 64, "try larger"),
         ([record(16, 0.4), record(32, 0.2), record(64, 0.1, 20)], 32, "only 20 are in use"),
         ([record(16, 0.0), record(32, 0.0)], 16, "exactly"),
