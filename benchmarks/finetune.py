@@ -89,6 +89,7 @@ SETS: dict[str, Set] = {
         HOPPER,
         {**Q_OF_ACTIONS, **SHARP, "quantizer.codes": 64, "steps": 20_000},
         {**IQL, **DENSE, "steps": 20_000},
+        grow={"noise": 0.03},
     ),
     "pusht": Set(
         PUSHT_DATA,
