@@ -44,7 +44,7 @@ from saqrl.training.train import saved_settings, train
 
 RESULTS = Path(__file__).parent / "results" / "exactness.json"
 OUT = Path("runs/exactness")
-DATA = "npz:../shared/data/npz/pusht-human.npz"
+DATA = f"npz:{os.environ.get('SAQRL_DATA', '../shared/data')}/npz/pusht-human.npz"
 SAMPLES = (1, 4, 10)
 DRAWS, BATCH = 200, 256
 
