@@ -23,14 +23,11 @@ from typing import get_args
 import gymnasium
 import numpy as np
 
-from saqrl.environments.oracles.demonstrator import (
-    Demonstrator,
-    Recipe,
-    Result,
-    Style,
-    import_ogbench,
-)
+from saqrl.environments.families import family_of
+from saqrl.environments.oracles.demonstrator import Demonstrator, Recipe, Result, Style
 from saqrl.environments.oracles.manners import MANNERS
+from saqrl.environments.oracles.ogbench_tasks import OGBenchDemonstrator
+from saqrl.environments.simulators import import_simulator
 from saqrl.registry import closest
 
 CUBES = ("single", "double", "triple", "quadruple", "octuple")
@@ -75,7 +72,7 @@ def collect(
     base, task = _parse(environment_id, style)
     _check_numbers(episodes=episodes, seed=seed, noise=noise, workers=workers, max_steps=max_steps)
     recipe = Recipe(environment_id, base, task, style, seed, float(noise), max_steps)
-    import_ogbench(environment_id)  # here, so that a missing package is one clear error
+    _import_simulator(environment_id)  # here, so that a missing package is one clear error
     results = []
     for result in _run(recipe, episodes, workers):
         results.append(result)
@@ -147,6 +144,12 @@ def _versions(environment_id: str) -> dict[str, str]:
     return {**versions, "success_timing": str(timing)}
 
 
+def _import_simulator(environment_id: str) -> None:
+    """ImportError with the install command if its package is missing."""
+    family = family_of(environment_id)
+    import_simulator(environment_id, family.modules, extra=family.extra)
+
+
 # Of a worker process.
 _demonstrator: Demonstrator | None = None
 
@@ -154,7 +157,7 @@ _demonstrator: Demonstrator | None = None
 def _run(recipe: Recipe, episodes: int, workers: int) -> Iterator[Result]:
     """Episodes in their order, each with the number of its failed attempts."""
     if workers == 1 or episodes == 1:
-        yield from map(Demonstrator(recipe), range(episodes))
+        yield from map(OGBenchDemonstrator(recipe), range(episodes))
         return
     pool = ProcessPoolExecutor(
         min(workers, episodes),
@@ -172,7 +175,8 @@ def _start_worker(recipe: Recipe) -> None:
     global _demonstrator
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles an interrupt
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _demonstrator = Demonstrator(recipe)
+    _import_simulator(recipe.environment_id)  # which registers its ids
+    _demonstrator = OGBenchDemonstrator(recipe)
 
 
 def _end_with_parent() -> None:
