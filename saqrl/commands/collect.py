@@ -15,10 +15,10 @@ from saqrl.training.progress import Reporter
 
 @dataclass
 class Collect:
-    """Make demonstrations with the scripted experts of OGBench (cube, scene, puzzle)."""
+    """Make demonstrations with scripted experts: cube, scene, puzzle, two-arm transport."""
 
     env: str
-    """environment id, such as cube-single-singletask-task2-v0"""
+    """environment id, such as cube-single-singletask-task2-v0 or robosuite/TwoArmTransport"""
     out: str
     """file to write (.npz)"""
     style: Literal["expert", "human", "play", "noisy"] = "expert"

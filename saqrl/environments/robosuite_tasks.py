@@ -18,6 +18,8 @@ from saqrl.environments.robomimic_keys import default_keys
 HORIZONS = {"TwoArmTransport": 700, "ToolHang": 700}
 HORIZON = 400
 CAMERA = "agentview"
+# Names of the tasks for two robots begin with this.
+TWO_ARMS = "TwoArm"
 # Keys with this suffix are concatenations of other keys.
 JOINED = "proprio-state"
 
@@ -28,7 +30,8 @@ class RobosuiteTask(gymnasium.Env[Any, np.ndarray]):
     def __init__(self, name: str, *, render_mode: str | None = None, **keywords: Any) -> None:
         self.render_mode = render_mode
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
-        keywords = {"robots": "Panda", "reward_shaping": False} | keywords
+        robots: Any = ["Panda", "Panda"] if name.startswith(TWO_ARMS) else "Panda"
+        keywords = {"robots": robots, "reward_shaping": False} | keywords
         self._task = robosuite.make(
             name,
             **keywords

@@ -1,9 +1,9 @@
-"""Demonstrations from the scripted oracles of the `ogbench` package: cube, scene, puzzle.
+"""Demonstrations from scripted oracles: OGBench's cube, scene and puzzle; robosuite's transport.
 
 "expert" solves one fixed task of a single-task environment in every episode (narrow data); "human"
 does the same with the variation of people (`manners`); "play" and "noisy" move to random targets,
-like the benchmark's own data.
-Source of oracles and settings: Park et al. 2025, OGBench (arXiv 2410.20092).
+like OGBench's own data.
+Source of oracles and settings: Park et al. 2025, OGBench (arXiv 2410.20092); of transport, saqrl.
 
 An episode depends on (seed, its number) alone, so neither the number of workers nor the number of
 episodes changes it.
@@ -20,13 +20,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import get_args
 
-import gymnasium
 import numpy as np
 
 from saqrl.environments.families import family_of
+from saqrl.environments.make import environment_versions
 from saqrl.environments.oracles.demonstrator import Demonstrator, Recipe, Result, Style
 from saqrl.environments.oracles.manners import MANNERS
 from saqrl.environments.oracles.ogbench_tasks import OGBenchDemonstrator
+from saqrl.environments.oracles.robosuite_tasks import TASKS, TransportDemonstrator
 from saqrl.environments.simulators import import_simulator
 from saqrl.registry import closest
 
@@ -48,9 +49,10 @@ def collect(
 ) -> dict[str, np.ndarray]:
     """Demonstrate in `environment_id` and return the arrays of an npz data set.
 
-    expert: `<env>-singletask-taskN-v0`; every episode ends in success (failed ones are repeated),
-    Gaussian noise of standard deviation `noise` on each action in [-1, 1], rewards and terminals
-    of the environment, which ends one step after the goal is reached.
+    expert: `<env>-singletask-taskN-v0` or one of `robosuite_tasks.TASKS`; every episode ends in
+    success (failed ones are repeated), Gaussian noise of standard deviation `noise` on each action
+    in [-1, 1], rewards and terminals of the environment. OGBench ends an episode one step after
+    the goal is reached, robosuite at that step; its noise grows with the command.
     human: as expert, with what `manners.MANNERS` draws for each episode and leg: sides, arcs,
     speeds, rests, corrections, order; while the hand rests, the noise is a fifth.
     play: open-loop plans with correlated noise. noisy: closed-loop oracle, Gaussian noise whose
@@ -66,8 +68,8 @@ def collect(
     total).
 
     Raises ValueError for an id without an oracle, a style that does not fit it, or a number out of
-    range; ImportError if ogbench is missing; RuntimeError if an episode failed ATTEMPTS times in a
-    row.
+    range; ImportError if the simulator is missing; RuntimeError if an episode failed ATTEMPTS times
+    in a row.
     """
     base, task = _parse(environment_id, style)
     _check_numbers(episodes=episodes, seed=seed, noise=noise, workers=workers, max_steps=max_steps)
@@ -105,12 +107,19 @@ def _parse(environment_id: str, style: str) -> tuple[str, bool]:
     """(name such as 'cube-double', whether a task is fixed); ValueError if no oracle fits."""
     if style not in get_args(Style):
         raise ValueError(f"unknown style {style!r}; {closest(style, get_args(Style))}")
+    if environment_id in TASKS:
+        if style not in MANNERS:
+            raise ValueError(
+                f"style {style} is for OGBench, but {environment_id} was given: "
+                f"choose style {' or '.join(MANNERS)}"
+            )
+        return environment_id, True
     match = re.fullmatch(r"(.+?)(-singletask(-task[1-5])?)?-v0", environment_id)
     if match is None or match[1] not in BASES:
-        known = [f"{base}-singletask-task1-v0" for base in BASES]
+        known = [*(f"{base}-singletask-task1-v0" for base in BASES), *TASKS]
         raise ValueError(
-            f"no scripted oracle for {environment_id!r}: ogbench has oracles only for its cube, "
-            f"scene and puzzle environments; {closest(environment_id, known)}"
+            f"no scripted oracle for {environment_id!r}: there are oracles only for OGBench's "
+            f"cube, scene and puzzle and for {', '.join(TASKS)}; {closest(environment_id, known)}"
         )
     if style in MANNERS and match[2] is None:
         raise ValueError(
@@ -136,18 +145,21 @@ def _check_numbers(
 
 
 def _versions(environment_id: str) -> dict[str, str]:
-    versions = {
-        name: importlib.metadata.version(name)
-        for name in ("ogbench", "mujoco", "dm_control", "gymnasium", "numpy")
-    }
-    timing = gymnasium.spec(environment_id).kwargs.get("success_timing", "post")
-    return {**versions, "success_timing": str(timing)}
+    return environment_versions(environment_id) | {"numpy": importlib.metadata.version("numpy")}
 
 
 def _import_simulator(environment_id: str) -> None:
     """ImportError with the install command if its package is missing."""
     family = family_of(environment_id)
     import_simulator(environment_id, family.modules, extra=family.extra)
+
+
+def _made(recipe: Recipe) -> Demonstrator:
+    """The demonstrator of this process; the import registers the simulator's ids."""
+    _import_simulator(recipe.environment_id)
+    if recipe.environment_id in TASKS:
+        return TransportDemonstrator(recipe)
+    return OGBenchDemonstrator(recipe)
 
 
 # Of a worker process.
@@ -157,7 +169,7 @@ _demonstrator: Demonstrator | None = None
 def _run(recipe: Recipe, episodes: int, workers: int) -> Iterator[Result]:
     """Episodes in their order, each with the number of its failed attempts."""
     if workers == 1 or episodes == 1:
-        yield from map(OGBenchDemonstrator(recipe), range(episodes))
+        yield from map(_made(recipe), range(episodes))
         return
     pool = ProcessPoolExecutor(
         min(workers, episodes),
@@ -175,8 +187,7 @@ def _start_worker(recipe: Recipe) -> None:
     global _demonstrator
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles an interrupt
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _import_simulator(recipe.environment_id)  # which registers its ids
-    _demonstrator = OGBenchDemonstrator(recipe)
+    _demonstrator = _made(recipe)
 
 
 def _end_with_parent() -> None:

@@ -43,6 +43,8 @@ class Manners:
     """Per leg: steps sideways after that rest, at half speed, which the oracle then corrects."""
     hesitation: Range = (0, 0)
     """Per leg: steps of rest before the gripper opens or closes."""
+    offset: Range = (0, 0)
+    """Per leg: metres from a way-point that the free hand passes; `transport` alone uses it."""
 
 
 # Steps are 0.05 s. The reasons for these ranges: docs/how-to/collect.md.
