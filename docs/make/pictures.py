@@ -136,6 +136,7 @@ def online() -> None:
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("environment steps", fontsize=8)
         axes.tick_params(labelsize=7)
+        axes.set_xticks((0, 10_000, 20_000))
     every[0].legend(fontsize=7, loc="lower right")
     save(figure, "finetuning", ROOT / "docs" / "results")
 
