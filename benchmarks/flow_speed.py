@@ -25,9 +25,16 @@ import numpy as np
 from throughput import machine
 
 OBSERVATION, ACTION, BATCH, CODES, ROWS = 28, 5, 256, 128, 100_000
+STEPS_OF_A_CHUNK = 5
 RESULTS = Path(__file__).parent / "results" / "flow_speed.json"
 WIDTHS = {"256-256": (256, 256), "512 x 4": (512, 512, 512, 512)}
-CONTESTANTS = ("iql on codes", "iql on codes, bfloat16", "fql, ours", "fql, theirs")
+CONTESTANTS = (
+    "iql on codes",
+    "iql on codes, bfloat16",
+    "iql, Q of actions, bfloat16",
+    "fql, ours",
+    "fql, theirs",
+)
 # Steps between two looks at the clock.
 CHUNK = 50
 
@@ -138,10 +145,12 @@ def our_agent(name: str, hidden: tuple[int, ...], asked: argparse.Namespace) -> 
         data = ContinuousTransitions(seen, columns["actions"], *outcome, columns["actions"])
     else:
         precision = "bfloat16" if name.endswith("bfloat16") else "float32"
-        learner = AGENTS.load("iql")(**sizes, precision=precision)
+        q_of = "actions" if "actions" in name else "codes"
+        learner = AGENTS.load("iql")(**sizes, precision=precision, q_of=q_of)
         codes = jax.random.randint(jax.random.key(0), (ROWS,), 0, CODES)
         even = jnp.full((ROWS, CODES), -jnp.log(float(CODES)))
-        data = CodedTransitions(seen, codes, *outcome, even, even, CODES)
+        chunks = jnp.tile(columns["actions"], STEPS_OF_A_CHUNK)
+        data = CodedTransitions(seen, codes, *outcome, even, even, CODES, actions=chunks)
     training = engine.intervals(learner, data, jax.random.key(0), pauses=[CHUNK])
 
     def some_steps() -> None:
