@@ -262,7 +262,7 @@ def test_a_policys_file_sets_only_what_a_data_file_may(dataset, tmp_path, capsys
         )
         capsys.readouterr()
         assert main(["evaluate", out, "--episodes", "1"]) == 2
-        assert "'size', which a policy's file may not set by itself" in error(capsys)
+        assert "the option 'size', which a policy file may not set" in error(capsys)
         assert main(["evaluate", out, "--episodes", "1", "--env-kwargs", kwargs]) == 0
     finally:
         gymnasium.registry.pop("SaqrlPlain-v0", None)

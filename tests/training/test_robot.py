@@ -91,6 +91,7 @@ def served(parent, out, *, address=FREE, resume=False, **asked):
 
 def play(told):
     with gymnasium.make(ENVIRONMENT) as robot:
+        robot.reset(seed=0)  # the resets that follow draw from it
         return CLIENT["main"](f"ws://127.0.0.1:{told.port}", robot, say=lambda words: None)
 
 
@@ -246,6 +247,7 @@ def test_codes_go_on_learning_between_a_robots_episodes(
     near_parent, tmp_path, monkeypatch, codebook
 ):
     asked = {"codebook": codebook, "noise": 0.5, "recode_every": 20, "refine_every": 1}
+    asked["refine_rate"] = 0.01  # so that codes change within 80 steps
     out = tmp_path / "out"
     with (
         full_disk(monkeypatch, stage="online", after=4),
