@@ -2,9 +2,9 @@
 
 import abc
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,8 @@ ATTEMPTS = 20
 # The fields of one step, in the order of Step.
 STEP_FIELDS = ("observations", "actions", "rewards", "next_observations", "terminals")
 Step = tuple[np.ndarray, np.ndarray, float, np.ndarray, bool]
+# What a hand does next, from the observation and the environment's info.
+Act = Callable[[np.ndarray, dict[str, Any]], np.ndarray]
 # The arrays of an episode, and the number of failed attempts before it.
 Result = tuple[dict[str, np.ndarray], int]
 
@@ -52,6 +54,7 @@ class Demonstrator(abc.ABC):
 
     recipe: Recipe
     max_steps: int
+    world: Any
 
     def __call__(self, episode: int) -> Result:
         for attempt in range(ATTEMPTS):
@@ -75,6 +78,20 @@ class Demonstrator(abc.ABC):
     @abc.abstractmethod
     def attempt(self, draws: Draws) -> dict[str, np.ndarray] | None:
         """The arrays of one episode, or None if it failed."""
+
+    def solve(
+        self, observation: np.ndarray, info: dict[str, Any], act: Act
+    ) -> dict[str, np.ndarray] | None:
+        """Play clipped actions until the task ends, or None if `max_steps` were not enough."""
+        steps: list[Step] = []
+        while len(steps) < self.max_steps:
+            action = np.clip(act(observation, info), -1, 1).astype(np.float32)
+            following, reward, terminated, _, info = self.world.step(action)
+            steps.append((observation, action, reward, following, terminated))
+            observation = following
+            if terminated:
+                return arrays_of(steps)
+        return None
 
 
 def arrays_of(steps: Sequence[Step]) -> dict[str, np.ndarray]:

@@ -54,7 +54,7 @@ class OGBenchDemonstrator(Demonstrator):
         limit = environment.spec.max_episode_steps if environment.spec else None
         self.max_steps = recipe.max_steps or (limit if fixed and limit else PLAY_STEPS)
         # The wrappers only count steps, which this class does itself.
-        self.world: Any = environment.unwrapped
+        self.world = environment.unwrapped
         self.judge = _make(recipe.environment_id) if recipe.task and not fixed else None
         self.oracles = _oracles(recipe, self.family, self.world)
 
@@ -72,11 +72,12 @@ class OGBenchDemonstrator(Demonstrator):
         hand: Hand,
     ) -> dict[str, np.ndarray] | None:
         """One solution of the fixed task, or None if `max_steps` were not enough."""
-        steps: list[Step] = []
         plan = PLANNERS[self.family]
         subtask: Subtask | None = None
         oracle: Any = None
-        while len(steps) < self.max_steps:
+
+        def act(observation: np.ndarray, info: dict[str, Any]) -> np.ndarray:
+            nonlocal subtask, oracle
             if subtask is None or subtask.reached(info) or oracle.done:
                 subtask = plan(self.world, info, generator, hand.preference)
                 oracle = self.oracles[subtask.oracle]
@@ -87,14 +88,9 @@ class OGBenchDemonstrator(Demonstrator):
                 wanted = oracle.select_action(observation, info | subtask.target(info))
                 chosen = hand.do(np.asarray(wanted), info["proprio/effector_pos"][2])
             scale = self.recipe.noise * noise_scale(chosen)
-            noisy = chosen + generator.normal(0, scale, chosen.shape)
-            action = np.clip(noisy, -1, 1).astype(np.float32)
-            following, reward, terminated, _, info = self.world.step(action)
-            steps.append((observation, action, reward, following, terminated))
-            observation = following
-            if terminated:
-                return arrays_of(steps)
-        return None
+            return chosen + generator.normal(0, scale, chosen.shape)
+
+        return self.solve(observation, info, act)
 
     def _wander(
         self, observation: np.ndarray, info: dict[str, Any], generator: np.random.Generator

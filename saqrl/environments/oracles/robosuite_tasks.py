@@ -1,10 +1,12 @@
 """robosuite's tasks, demonstrated by experts of saqrl: TwoArmTransport."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float64
 
 from saqrl.environments.make import make_environment
-from saqrl.environments.oracles.demonstrator import Demonstrator, Draws, Recipe, Step, arrays_of
+from saqrl.environments.oracles.demonstrator import Demonstrator, Draws, Recipe
 from saqrl.environments.oracles.manners import REST_NOISE
 from saqrl.environments.oracles.transport import FIRST, MANNERS, SECOND, Arm, Scene
 
@@ -22,20 +24,15 @@ class TransportDemonstrator(Demonstrator):
         self.max_steps = recipe.max_steps or limit or 0
 
     def attempt(self, draws: Draws) -> dict[str, np.ndarray] | None:
-        observation, _ = self.world.reset(seed=draws.environment_seed)
+        observation, info = self.world.reset(seed=draws.environment_seed)
         scene = Scene(self.world.get_wrapper_attr("_task"))
         arms = [Arm(number, scene, self.manners, draws.manners) for number in (FIRST, SECOND)]
         finished: set[str] = set()
-        steps: list[Step] = []
-        while len(steps) < self.max_steps:
-            both = [self._noisy(arm.act(scene, finished), draws.noise) for arm in arms]
-            action = np.clip(np.concatenate(both), -1, 1).astype(np.float32)
-            following, reward, terminated, _, _ = self.world.step(action)
-            steps.append((observation, action, reward, following, terminated))
-            observation = following
-            if terminated:
-                return arrays_of(steps)
-        return None
+
+        def act(*_: Any) -> np.ndarray:
+            return np.concatenate([self._noisy(a.act(scene, finished), draws.noise) for a in arms])
+
+        return self.solve(observation, info, act)
 
     def _noisy(
         self, action: Float64[np.ndarray, "7"], generator: np.random.Generator
