@@ -1,7 +1,6 @@
 """Fine-tuning online: codes that stay and codes that grow, beside agents without codes.
 
-    python -m benchmarks.finetune [--only TEXT] [--method NAME] [--seeds 3] [--steps N] [--list]
-
+    python -m benchmarks.finetune [--only TEXT] [--method TEXT] [--seeds 3] [--steps N] [--list]
 
 What the rows have to answer: when do frozen codes lose, what does growing cost, and does either
 keep and raise its offline score as well as continuous agents do from the same data at one gradient
@@ -13,13 +12,12 @@ cell is added to benchmarks/results/finetune.jsonl as it finishes; one that is t
 again.
 """
 
-import argparse
-import json
 import os
-import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from argparse import Namespace
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -28,6 +26,7 @@ import saqrl
 from benchmarks import reacher
 from benchmarks.counterparts import go_on
 from benchmarks.rlpd import RLPD
+from benchmarks.rows import MACHINE, Flags, Row, arguments, fill, rows_of
 from benchmarks.values import PLAY, PUSHT
 from saqrl.training.evaluation import measure_of
 from saqrl.training.online.settings import OnlineSettings
@@ -38,8 +37,6 @@ RESULTS = Path(__file__).parent / "results" / "finetune.jsonl"
 OUT = Path("runs/finetune")
 DATA = os.environ.get("SAQRL_DATA", "../shared/data")
 EPISODES = 20
-
-Flags = Mapping[str, Any]
 
 
 class Set(NamedTuple):
@@ -117,13 +114,14 @@ METHODS: dict[str, tuple[str, Flags]] = {
 }
 
 
-def cells(asked: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
+def cells(asked: Namespace) -> Iterator[tuple[Row, Callable[[], Row]]]:
     """One seed of every method and set before the next seed."""
-    for seed in range(asked.seeds):
+    for seed in range(asked.first_seed, asked.first_seed + asked.seeds):
         for name in SETS:
             for method in METHODS:
-                if asked.only in name and asked.method in ("", method):
-                    yield name, method, seed
+                if asked.only in name and asked.method in method:
+                    key = {"set": name, "method": method, "seed": seed, "steps": asked.steps}
+                    yield key, partial(measured, name, method, seed, asked.steps)
 
 
 def offline(name: str, kind: str, seed: int) -> Path:
@@ -135,8 +133,8 @@ def offline(name: str, kind: str, seed: int) -> Path:
     return place
 
 
-def run(name: str, method: str, seed: int, steps: int) -> dict[str, Any]:
-    """Train and fine-tune one cell; its row."""
+def measured(name: str, method: str, seed: int, steps: int) -> Row:
+    """Train and fine-tune one cell; how its scores went."""
     kind, how = METHODS[method]
     chosen, out = SETS[name], OUT / f"{name}-{method}-seed{seed}-{steps}"
     shutil.rmtree(out, ignore_errors=True)
@@ -161,10 +159,6 @@ def run(name: str, method: str, seed: int, steps: int) -> dict[str, Any]:
     scored = [r for r in read_history(out, "evaluations") if r["stage"] == "online"]
     curve = [(record["step"], factor * record[measure]) for record in scored]
     return {
-        "set": name,
-        "method": method,
-        "seed": seed,
-        "steps": steps,
         "episodes": EPISODES,
         "measure": measure,
         "before": curve[0][1],
@@ -173,11 +167,11 @@ def run(name: str, method: str, seed: int, steps: int) -> dict[str, Any]:
         "finetune": {k: v for k, v in result["finetune"].items() if k != "parent"},
         "wall_seconds": result["wall_seconds"],
         "versions": read_config(out)["versions"],
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "machine": MACHINE,
     }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[Row]) -> str:
     """Markdown: of every set and method the scores before, at their lowest and at the end."""
     lines = [
         "| data | method | before | lowest | at the end | minutes |",
@@ -196,36 +190,18 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="data sets whose name holds this")
-    parser.add_argument("--method", default="", help="only this method")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = arguments(__doc__, seeds=3)
     parser.add_argument("--steps", type=int, default=20_000, help="environment steps")
-    parser.add_argument("--list", action="store_true", help="say what would be run, and stop")
     parser.add_argument("--table", action="store_true", help="print what is there, and stop")
     asked = parser.parse_args()
     if asked.table:
-        print(table([json.loads(line) for line in RESULTS.read_text().splitlines()]))
+        print(table(rows_of(RESULTS)))
         return
     saqrl.register("baseline", "rlpd", RLPD)
     reacher.register()
     if not RIGHT.exists() and not asked.list:
         reacher.demonstrate(RIGHT)
-    rows = (
-        [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-    )
-    done = {(row["set"], row["method"], row["seed"], row["steps"]) for row in rows}
-    for name, method, seed in cells(asked):
-        if (name, method, seed, asked.steps) in done:
-            continue
-        print(name, method, seed, flush=True)
-        if asked.list:
-            continue
-        row = run(name, method, seed, asked.steps)
-        told = f"{row['before']:.1f} to {row['final']:.1f} {row['measure']}"
-        print(f"  {told} in {row['wall_seconds']:.0f} s", flush=True)
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+    fill(RESULTS, cells(asked), listing=asked.list)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Good and poor demonstrations of one task: do values gain over cloning?
 
-    python benchmarks/mixture.py [--method NAME] [--seeds 2] [--list]
+    python -m benchmarks.mixture [--method TEXT] [--seeds 2] [--list]
 
 The task is robosuite's can. Good: 25 scripted demonstrations. Poor: 150 episodes, failures with
 them, recorded (`saqrl evaluate --record`) from a policy that was cloned from ten demonstrations.
@@ -10,20 +10,17 @@ counts), final policies, 50 episodes. benchmarks/results/mixture.jsonl gets a li
 it finishes; one that is there is not run again.
 """
 
-import argparse
-import json
 import os
-import platform
 import shutil
-import time
-from collections.abc import Mapping
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 import saqrl
-from saqrl.studies.table import row_of
+from benchmarks.rows import Flags, Row, arguments, fill, scored
 
 RESULTS = Path(__file__).parent / "results" / "mixture.jsonl"
 OUT = Path("runs/mixture")
@@ -53,7 +50,7 @@ VALUES = {
     "agent.temperature": 0.1,
     "steps": 10_000,
 }
-METHODS: dict[str, Mapping[str, Any]] = {
+METHODS: Mapping[str, Flags] = {
     "cloning": {**CLONING, "dataset": BOTH},
     "cloning-successes": {**CLONING, "dataset": BOTH, "dataset.min_reward": 1.0},
     "cloning-good": {**CLONING, "dataset": f"npz:{GOOD}"},
@@ -99,50 +96,27 @@ def good(place: Path, played: Path) -> None:
     )
 
 
-def run(method: str, seed: int) -> dict[str, Any]:
-    """Train and score one cell; its row."""
+def cells(asked: Namespace) -> Iterator[tuple[Row, Callable[[], Row]]]:
+    """One seed of every method before the next seed."""
+    for seed in range(asked.first_seed, asked.first_seed + asked.seeds):
+        for method in METHODS:
+            if asked.method in method:
+                yield {"method": method, "seed": seed}, partial(measured, method, seed)
+
+
+def measured(method: str, seed: int) -> Row:
+    """Train one cell, from episodes that are made first where they are not there; its score."""
+    OUT.mkdir(parents=True, exist_ok=True)
+    if not POOR.exists():
+        poor(POOR)
+    if not GOOD.exists():
+        good(GOOD, POOR)
     out = OUT / f"{method}-seed{seed}"
     shutil.rmtree(out, ignore_errors=True)
-    begun = time.perf_counter()
-    trained = saqrl.fit(out=out, quiet=True, seed=seed, eval_episodes=EPISODES, **METHODS[method])
-    row = row_of(out)
-    kept = ("measure", "final", "episodes", "act", "gradient_steps", "wall_seconds", "versions")
-    return {
-        "method": method,
-        "seed": seed,
-        **{name: row[name] for name in kept},
-        "agent": trained.settings.agent_name,
-        "seconds_of_cell": round(time.perf_counter() - begun),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
-    }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--method", default="", choices=("", *METHODS))
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--list", action="store_true", help="say what would be trained, and stop")
-    asked = parser.parse_args()
-    rows = (
-        [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-    )
-    done = {(row["method"], row["seed"]) for row in rows}
-    OUT.mkdir(parents=True, exist_ok=True)
-    for seed in range(asked.seeds):
-        for method in METHODS:
-            if asked.method in ("", method) and (method, seed) not in done:
-                print(method, seed, flush=True)
-                if asked.list:
-                    continue
-                if not POOR.exists():
-                    poor(POOR)
-                if not GOOD.exists():
-                    good(GOOD, POOR)
-                row = run(method, seed)
-                print(f"  {row['final']:.1f} in {row['seconds_of_cell']} s", flush=True)
-                with RESULTS.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+    saqrl.fit(out=out, quiet=True, seed=seed, eval_episodes=EPISODES, **METHODS[method])
+    return scored(out)
 
 
 if __name__ == "__main__":
-    main()
+    asked = arguments(__doc__, seeds=2).parse_args()
+    fill(RESULTS, cells(asked), listing=asked.list)

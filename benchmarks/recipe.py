@@ -1,6 +1,6 @@
 """The recipe alone against fixed defaults, the best hand-set codes, and regression.
 
-    python benchmarks/recipe.py [--only TEXT] [--method NAME] [--seeds 3] [--list]
+    python -m benchmarks.recipe [--only TEXT] [--method TEXT] [--seeds 3] [--list]
 
 Nothing but `--dataset` (and an environment to score in) is said for the recipe. Every cell is a
 final policy over 50 episodes. benchmarks/results/recipe.jsonl gets a line for each cell as it
@@ -10,17 +10,16 @@ What the columns have to answer: is the recipe ever below 95 % of the best quant
 known for a set, or below the best regression by more than its standard error?
 """
 
-import argparse
-import json
 import os
-import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import saqrl
-from saqrl.studies.table import row_of
+from benchmarks.rows import Flags, Row, arguments, fill, rows_of, scored
 from saqrl.training.run_folder import read_config
 
 RESULTS = Path(__file__).parent / "results" / "recipe.jsonl"
@@ -31,8 +30,6 @@ EPISODES = 50
 STEPS = {"steps": 5_000, "quantizer_steps": 6_000}
 FEW = {"quantizer.codes": 16, "quantizer.state_scale": 0.3}
 WIDE, WIDEST = {"feature_deviation": 0.3}, {"feature_deviation": 1.0}
-
-Flags = Mapping[str, Any]
 
 
 class Set(NamedTuple):
@@ -113,40 +110,30 @@ def methods(chosen: Set) -> dict[str, Flags]:
     }
 
 
-def cells(asked: argparse.Namespace) -> Iterator[tuple[Set, str, Flags, int]]:
+def cells(asked: Namespace) -> Iterator[tuple[Row, Callable[[], Row]]]:
     """One seed of every method and set before the next seed."""
-    for seed in range(asked.seeds):
+    for seed in range(asked.first_seed, asked.first_seed + asked.seeds):
         for chosen in SETS:
             for method, flags in methods(chosen).items():
-                if asked.only in chosen.name and asked.method in ("", method):
-                    yield chosen, method, flags, seed
+                if asked.only in chosen.name and asked.method in method:
+                    key = {"set": chosen.name, "method": method, "seed": seed}
+                    said = {**chosen.said, **flags, "seed": seed, "eval_episodes": EPISODES}
+                    out = OUT / f"{chosen.name}-{method}-seed{seed}"
+                    yield key, partial(measured, said, out)
 
 
-def run(chosen: Set, method: str, flags: Flags, seed: int) -> dict[str, Any]:
-    """Train and score one cell; its row of the table."""
-    out = OUT / f"{chosen.name}-{method}-seed{seed}"
+def measured(said: Flags, out: Path) -> Row:
+    """Train one cell; what it scored, and what the recipe chose."""
     shutil.rmtree(out, ignore_errors=True)
-    said = {**chosen.said, **flags, "seed": seed, "eval_episodes": EPISODES}
     trained = saqrl.fit(out=out, quiet=True, **said)
-    row = row_of(out)
-    recipe = read_config(out)["recipe"]
-    kept = ("measure", "final", "episodes", "act", "gradient_steps", "wall_seconds", "versions")
-    described = {name: row[name] for name in kept}
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
-    return {
-        "set": chosen.name,
-        "method": method,
-        "seed": seed,
-        **described,
+    return scored(out) | {
         "actions": trained.settings.actions,
-        "agent": trained.settings.agent_name,
         "said": {name: value for name, value in said.items() if name != "dataset"},
-        "recipe": {choice["flag"]: choice["value"] for choice in recipe},
-        "machine": machine,
+        "recipe": {choice["flag"]: choice["value"] for choice in read_config(out)["recipe"]},
     }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[Row]) -> str:
     """Markdown: each set's finals of every method, all seeds shown where they are few."""
     names = [*methods(SETS[0])]
     lines = ["| data | " + " | ".join(names) + " |", "|" + "---|" * (len(names) + 1)]
@@ -162,30 +149,13 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="data sets whose name holds this")
-    parser.add_argument("--method", default="", help="only this method")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--list", action="store_true", help="say what would be trained, and stop")
+    parser = arguments(__doc__, seeds=3)
     parser.add_argument("--table", action="store_true", help="print what is there, and stop")
     asked = parser.parse_args()
-    rows = (
-        [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-    )
     if asked.table:
-        print(table(rows))
-        return
-    done = {(row["set"], row["method"], row["seed"]) for row in rows}
-    for chosen, method, flags, seed in cells(asked):
-        if (chosen.name, method, seed) in done:
-            continue
-        print(chosen.name, method, seed, flush=True)
-        if asked.list:
-            continue
-        row = run(chosen, method, flags, seed)
-        print(f"  {row['final']:.1f} {row['measure']} in {row['wall_seconds']:.0f} s", flush=True)
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        print(table(rows_of(RESULTS)))
+    else:
+        fill(RESULTS, cells(asked), listing=asked.list)
 
 
 if __name__ == "__main__":

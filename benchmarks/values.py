@@ -1,6 +1,6 @@
 """Values on chunk codes: the goal configuration, each lever off or on, and FQL beside it.
 
-    python benchmarks/values.py [--only TEXT] [--method TEXT] [--seeds 1] [--episodes 50] [--list]
+    python -m benchmarks.values [--only TEXT] [--method TEXT] [--seeds 1] [--episodes 50] [--list]
 
 Every cell is a final policy. The runs of one set and seed share one quantizer and one prior, so a
 row of a lever differs from the goal's in the agent alone. benchmarks/results/values.jsonl gets a
@@ -12,29 +12,29 @@ data of 1M steps are made by `saqrl collect --env cube-single-v0 --style play --
 --seed 1 --out cube-single-play-v0.npz` (scene alike), in the folder that --large names.
 """
 
-import argparse
-import json
 import os
-import platform
 import shutil
-import time
-from collections.abc import Iterator, Mapping
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.rows import Flags, Row, arguments, fill, scored
 from saqrl.studies.shared_codes import share_codes
-from saqrl.studies.table import row_of
 from saqrl.training.presets import settings_from
 from saqrl.training.progress import Reporter
 from saqrl.training.settings import Settings
 from saqrl.training.train import train
 
 RESULTS = Path(__file__).parent / "results" / "values.jsonl"
+TRIALS = RESULTS.with_name("value_trials.jsonl")
+# Trials have training seeds from here on, and episodes of their own.
+TRIAL_SEED, TRIAL_EPISODE = 100, 300_000
 OUT = Path("runs/values")
 DATA = os.environ.get("SAQRL_DATA", "../shared/data")
 
-Flags = Mapping[str, Any]
 PLAY = {
     "preset": "cube-single-play",
     "chunk": 5,
@@ -123,67 +123,61 @@ LEVERS: Mapping[str, Flags] = {
 }
 
 
-def cells(asked: argparse.Namespace) -> Iterator[tuple[Set, str, Flags, int]]:
+# What is tried of the opponent, on seeds from TRIAL_SEED on: chunks as our own agents have them,
+# and how strongly it holds on to the data.
+OPPONENTS: Mapping[str, Flags] = {
+    f"opponent, alpha {alpha:g}, chunks of {chunk}": {
+        "agent.alpha": alpha,
+        "chunk": chunk,
+        "action_horizon": chunk,
+    }
+    for chunk in (5, 1)
+    for alpha in (30.0, 10.0, 3.0, 100.0)
+}
+
+
+def cells(asked: Namespace) -> Iterator[tuple[Row, Callable[[], Row]]]:
     """One seed of every set and method before the next seed."""
+    earlier: list[tuple[Settings, Path]] = []
     for seed in range(asked.first_seed, asked.first_seed + asked.seeds):
+        trial = seed >= TRIAL_SEED
         for chosen in sets(asked.large):
             methods = {name: {**chosen.goal, **flags} for name, flags in LEVERS.items()}
-            for method, flags in {**methods, "opponent": chosen.opponent}.items():
-                if asked.only in chosen.name and asked.method in method:
-                    yield chosen, method, flags, seed
+            opponents = {"opponent": {}, **(OPPONENTS if trial else {})}
+            methods |= {name: {**chosen.opponent, **flags} for name, flags in opponents.items()}
+            for method, flags in methods.items():
+                if asked.only not in chosen.name or asked.method not in method:
+                    continue
+                flags = {**flags, "eval_episodes": asked.episodes}
+                if trial:
+                    flags["eval_first"] = TRIAL_EPISODE
+                if asked.steps:
+                    flags["steps"] = asked.steps
+                key = {"set": chosen.name, "method": method, "seed": seed}
+                settings = replace(settings_from(flags), seed=seed)
+                out = OUT / f"{chosen.name}-{method}-seed{seed}"
+                yield key, partial(measured, settings, flags, out, earlier)
 
 
-def run(
-    chosen: Set, method: str, flags: Flags, seed: int, earlier: list[tuple[Settings, Path]]
-) -> dict[str, Any]:
-    """Train and score one cell; its row of the table."""
-    out = OUT / f"{chosen.name}-{method}-seed{seed}"
+def measured(
+    settings: Settings, flags: Flags, out: Path, earlier: list[tuple[Settings, Path]]
+) -> Row:
+    """Train one cell, with the codes of an earlier one that has the same; what it scored."""
     shutil.rmtree(out, ignore_errors=True)
-    settings = replace(settings_from(flags), seed=seed)
     share_codes(settings, out, earlier)
-    begun = time.perf_counter()
     train(settings, out, resume=out.exists(), reporter=Reporter(quiet=True))
     earlier.append((settings, out))
-    row = row_of(out)
-    kept = ("measure", "final", "episodes", "act", "gradient_steps", "wall_seconds", "versions")
-    return {
-        "set": chosen.name,
-        "method": method,
-        "seed": seed,
-        **{name: row[name] for name in kept},
-        "agent": settings.agent_name,
-        "seconds_of_cell": round(time.perf_counter() - begun),
-        "said": {name: value for name, value in flags.items() if name != "dataset"},
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
-    }
+    return scored(out) | {"said": {k: v for k, v in flags.items() if k != "dataset"}}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="data sets whose name holds this")
-    parser.add_argument("--method", default="", help="methods whose name holds this")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--first-seed", type=int, default=0)
+    parser = arguments(__doc__, seeds=1)
+    parser.add_argument("--steps", type=int, help="of the agents: for trials")
     parser.add_argument("--episodes", type=int, default=50)
     parser.add_argument("--large", default="data", help="folder of the collected data of 1M steps")
-    parser.add_argument("--list", action="store_true", help="say what would be trained, and stop")
     asked = parser.parse_args()
-    rows = (
-        [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-    )
-    done = {(row["set"], row["method"], row["seed"]) for row in rows}
-    earlier: list[tuple[Settings, Path]] = []
-    for chosen, method, flags, seed in cells(asked):
-        flags = {**flags, "eval_episodes": asked.episodes}
-        if (chosen.name, method, seed) in done:
-            continue
-        print(chosen.name, method, seed, flush=True)
-        if asked.list:
-            continue
-        row = run(chosen, method, flags, seed, earlier)
-        print(f"  {row['final']:.1f} {row['measure']} in {row['seconds_of_cell']} s", flush=True)
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+    table = TRIALS if asked.first_seed >= TRIAL_SEED else RESULTS
+    fill(table, cells(asked), listing=asked.list)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,61 @@
+"""Rows of a benchmark: a line of JSON for each cell as it ends; what is there is not run again."""
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from saqrl.studies.table import append_row, row_of
+from saqrl.training.train import saved_settings
+
+MACHINE = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
+
+Flags = Mapping[str, Any]
+Row = dict[str, Any]
+
+
+def rows_of(table: Path) -> list[Row]:
+    """All lines of a table in their order; none where it is not there."""
+    return [json.loads(line) for line in table.read_text().splitlines()] if table.exists() else []
+
+
+def scored(out: Path) -> Row:
+    """What a finished run's row says in every table."""
+    row = row_of(out)
+    kept = ("measure", "final", "episodes", "act", "gradient_steps", "wall_seconds", "versions")
+    agent = saved_settings(out).agent_name
+    return {**{name: row[name] for name in kept}, "agent": agent, "machine": MACHINE}
+
+
+def fill(table: Path, cells: Iterable[tuple[Row, Callable[[], Row]]], *, listing: bool) -> None:
+    """Run each cell that the table does not have; where `listing`, only say which.
+
+    A cell is what tells its row from the others (set, method, seed) and what measures the rest.
+    """
+    rows = rows_of(table)
+    for key, measure in cells:
+        if any(key.items() <= row.items() for row in rows):
+            continue
+        print(*key.values(), flush=True)
+        if listing:
+            continue
+        begun = time.perf_counter()
+        row = {**key, **measure()}
+        row["seconds_of_cell"] = round(time.perf_counter() - begun)
+        print(f"  {row['final']:.1f} {row['measure']} in {row['seconds_of_cell']} s", flush=True)
+        append_row(table, row)
+
+
+def arguments(doc: str, *, seeds: int) -> argparse.ArgumentParser:
+    """The options that all have: what is asked for, and of how many seeds."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--only", default="", help="data sets whose name has this in it")
+    parser.add_argument("--method", default="", help="methods whose name has this in it")
+    parser.add_argument("--seeds", type=int, default=seeds)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--list", action="store_true", help="say what would be run, and stop")
+    return parser
