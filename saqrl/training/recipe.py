@@ -21,6 +21,9 @@ from saqrl.training.settings import Settings
 # Spread of the returns over their mean size from which quality counts as mixed, and the steps
 # that values need to be learned from.
 MIXED_RETURNS, STEPS_FOR_VALUES = 0.5, 50_000
+# Rewards of at most so many values count what has been solved. Where the best of them is reached in
+# fewer episodes than this share, most were recorded for something else.
+STAGES, REACHED = 20, 0.5
 # An ensemble evens out what single networks make of few steps: of codes below STEPS_FOR_ONE, of
 # regression only where so few are left that a strong decay keeps them from learning the noise.
 MEMBERS, STEPS_FOR_ONE = 3, 50_000
@@ -102,6 +105,10 @@ class _Recipe:
         returns = log.episode_returns.astype(np.float64)
         self.spread = float(returns.std() / max(abs(float(returns.mean())), 1e-12))
         self.mixed = log.has_rewards and self.spread >= MIXED_RETURNS
+        levels = np.unique(log.rewards) if log.has_rewards else np.zeros(1)
+        best = np.maximum.reduceat(log.rewards, log.episode_starts)
+        self.stages, self.reached = len(levels), float((best == levels[-1]).mean())
+        self.unsolved = 1 < self.stages <= STAGES and self.reached < REACHED
         self.demonstrations = found.has_choices or not found.known
 
     def __iter__(self) -> Iterator[Choice]:
@@ -124,17 +131,20 @@ class _Recipe:
         return self.known.get("actions", "quantized") == "quantized"
 
     def agent(self) -> Iterator[Choice]:
-        log, percent = self.log, f"returns differ by {100 * self.spread:.0f} % of their mean"
+        log, episodes = self.log, f"{self.log.num_episodes:,} episodes"
+        reason = f"returns of {episodes} differ by {100 * self.spread:.0f} % of their mean"
+        if self.unsolved and not self.mixed:
+            reason = f"{100 * self.reached:.0f} % of {episodes} reach the highest reward"
         if not log.has_rewards:
             yield Choice("agent", "bc", "the data have no rewards")
-        elif not self.mixed:
+        elif not (self.mixed or self.unsolved):
             most = f"less than the {100 * MIXED_RETURNS:.0f} % from which values are learned"
-            yield Choice("agent", "bc", f"{percent}, {most}: clone them")
+            yield Choice("agent", "bc", f"{reason}, {most}: clone them")
         elif len(log) < STEPS_FOR_VALUES:
             few = f"{len(log):,} steps are too few to learn values from"
-            yield Choice("agent", "bc", f"{percent}, but {few} (under {STEPS_FOR_VALUES:,})")
+            yield Choice("agent", "bc", f"{reason}, but {few} (under {STEPS_FOR_VALUES:,})")
         else:
-            yield Choice("agent", "iql", f"{percent} over {log.num_episodes:,} episodes")
+            yield Choice("agent", "iql", reason)
 
     def actions(self) -> Iterator[Choice]:
         codes = any(name.startswith(("quantizer", "prior")) for name in self.known)
@@ -172,8 +182,13 @@ class _Recipe:
 
     def values(self) -> Iterator[Choice]:
         if self.known["agent"] == "iql" and self.quantized and int(self.known["chunk"]) > 1:
-            noisy = "results of several steps are noisy; a higher one takes noise for skill"
-            yield Choice("agent.expectile", 0.7, noisy)
+            if 2 < self.stages <= STAGES:
+                far = f"the reward has {self.stages} values, as of a task of several parts"
+                yield Choice("agent.expectile", 0.9, f"{far}: parts are seldom done in a row")
+                yield Choice("agent.discount", 0.995, f"{far}: the last ones are far away")
+            else:
+                noisy = "results of several steps are noisy; a higher one takes noise for skill"
+                yield Choice("agent.expectile", 0.7, noisy)
             yield Choice("agent.temperature", 0.3, "prefers the better of several ways")
             share = "near codes share what is known of what their actions lead to"
             yield Choice("agent.q_of", "actions", share)

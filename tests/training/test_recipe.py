@@ -115,6 +115,24 @@ def test_mixed_returns_ask_for_values_where_there_are_steps_enough():
     assert (noise.agent_name, noise.quantized) == ("iql", False)
 
 
+def staged(log: Transitions, reached: float) -> Transitions:
+    """Costs of -2 and -1 by turns; a share of the episodes ends with 0."""
+    rewards = np.where(np.arange(len(log)) % 7, -2.0, -1.0).astype(np.float32)
+    solved = np.arange(log.num_episodes) < reached * log.num_episodes
+    rewards[log.episode_ends[solved] - 1] = 0.0
+    return Transitions(**{**vars(log), "rewards": rewards, "has_rewards": True})
+
+
+def test_a_task_that_few_episodes_solve_asks_for_values_that_reach_far():
+    log = log_of(KEPT, episodes=1_100)
+    few, most = (recommended(staged(log, share), said()) for share in (0.1, 0.9))
+    assert (few[0].agent_name, most[0].agent_name) == ("iql", "bc")
+    assert "10 % of 1,100 episodes reach the highest reward" in str(few[2][0])
+    assert (few[0].agent.expectile, few[0].agent.discount) == (0.9, 0.995)
+    single = recommended(staged(log, 0.1), said(chunk=1))[0].agent
+    assert (single.expectile, single.discount) == (IQL().expectile, IQL().discount)
+
+
 @pytest.mark.parametrize(
     "flags", [{"chunk": 3}, {"act": "greedy"}, {"quantizer.codes": 5}, {"agent": "bc"}]
 )
