@@ -1,6 +1,7 @@
 """Values on chunk codes: the goal configuration, each lever off or on, and FQL beside it.
 
     python -m benchmarks.values [--only TEXT] [--method TEXT] [--seeds 1] [--episodes 50] [--list]
+    python -m benchmarks.values --first-seed 100 --only cube-100k --method goal --try steps=15000
 
 Every cell is a final policy. The runs of one set and seed share one quantizer and one prior, so a
 row of a lever differs from the goal's in the agent alone. benchmarks/results/values.jsonl gets a
@@ -123,39 +124,22 @@ LEVERS: Mapping[str, Flags] = {
 }
 
 
-# What is tried of the opponent, on seeds from TRIAL_SEED on: chunks as our own agents have them,
-# and how strongly it holds on to the data.
-OPPONENTS: Mapping[str, Flags] = {
-    f"opponent, alpha {alpha:g}, chunks of {chunk}": {
-        "agent.alpha": alpha,
-        "chunk": chunk,
-        "action_horizon": chunk,
-    }
-    for chunk in (5, 1)
-    for alpha in (30.0, 10.0, 3.0, 100.0)
-}
-
-
 def cells(asked: Namespace) -> Iterator[tuple[Row, Callable[[], Row]]]:
     """One seed of every set and method before the next seed."""
     earlier: list[tuple[Settings, Path]] = []
+    tried = dict(each.split("=", 1) for each in asked.tried)
+    apart = {"eval_first": TRIAL_EPISODE} if asked.first_seed >= TRIAL_SEED else {}
     for seed in range(asked.first_seed, asked.first_seed + asked.seeds):
-        trial = seed >= TRIAL_SEED
         for chosen in sets(asked.large):
             methods = {name: {**chosen.goal, **flags} for name, flags in LEVERS.items()}
-            opponents = {"opponent": {}, **(OPPONENTS if trial else {})}
-            methods |= {name: {**chosen.opponent, **flags} for name, flags in opponents.items()}
-            for method, flags in methods.items():
+            for method, flags in {**methods, "opponent": chosen.opponent}.items():
                 if asked.only not in chosen.name or asked.method not in method:
                     continue
-                flags = {**flags, "eval_episodes": asked.episodes}
-                if trial:
-                    flags["eval_first"] = TRIAL_EPISODE
-                if asked.steps:
-                    flags["steps"] = asked.steps
-                key = {"set": chosen.name, "method": method, "seed": seed}
+                flags = {**flags, "eval_episodes": asked.episodes, **apart, **tried}
+                name = ", ".join((method, *asked.tried))
                 settings = replace(settings_from(flags), seed=seed)
-                out = OUT / f"{chosen.name}-{method}-seed{seed}"
+                out = OUT / f"{chosen.name}-{name}-seed{seed}"
+                key = {"set": chosen.name, "method": name, "seed": seed}
                 yield key, partial(measured, settings, flags, out, earlier)
 
 
@@ -172,10 +156,14 @@ def measured(
 
 def main() -> None:
     parser = arguments(__doc__, seeds=1)
-    parser.add_argument("--steps", type=int, help="of the agents: for trials")
+    parser.add_argument(
+        "--try", dest="tried", nargs="+", default=(), metavar="FLAG=VALUE", help="for trials"
+    )
     parser.add_argument("--episodes", type=int, default=50)
     parser.add_argument("--large", default="data", help="folder of the collected data of 1M steps")
     asked = parser.parse_args()
+    if asked.tried and asked.first_seed < TRIAL_SEED:
+        parser.error(f"trials have seeds from {TRIAL_SEED} on: pass --first-seed {TRIAL_SEED}")
     table = TRIALS if asked.first_seed >= TRIAL_SEED else RESULTS
     fill(table, cells(asked), listing=asked.list)
 
