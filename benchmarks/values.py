@@ -76,6 +76,11 @@ def _play(name: str, dataset: str, task: str, steps: int, **acting: Any) -> Set:
         "preset": "cube-single-play",
         "agent": "fql",
         "actions": "continuous",
+        "chunk": 5,
+        "action_horizon": acting.get("action_horizon", 5),
+        # Chosen by trials on cube-100k-task2 (value_trials.jsonl); published: 30, 3e-4, chunk 1.
+        "agent.alpha": 100.0,
+        "agent.learning_rate": 1e-3,
         "agent.precision": "bfloat16",
         "steps": steps + PRIOR,
     }
