@@ -15,7 +15,6 @@ constant action. benchmarks/results/claims.jsonl gets a line for each cell as it
 is there is not run again. The cheap studies come first, one seed of all before the next seed.
 """
 
-import os
 import shutil
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +28,8 @@ import jax
 from jaxtyping import Array, Float, Int
 
 import saqrl
+from benchmarks import logs
+from benchmarks.logs import d4rl
 from benchmarks.rows import Flags, Row, arguments, fill, rows_of, scored
 from saqrl.quantizers import ActionBatch, autoencoder
 from saqrl.quantizers import codebook as books
@@ -38,7 +39,6 @@ from saqrl.training.run_folder import read_result
 
 RESULTS = Path(__file__).parent / "results" / "claims.jsonl"
 OUT = Path("runs/claims")
-DATA = os.environ.get("SAQRL_DATA", "../shared/data")
 STEPS = {"recipe": "plain", "steps": 5_000, "quantizer_steps": 6_000, "prior.steps": 2_500}
 LONG = {
     "feature_deviation": 1.0,
@@ -80,7 +80,7 @@ class ApartCodec(VQCodec):
 
 
 def _d4rl(name: str, env: str, **flags: Any) -> Flags:
-    return {"dataset": f"d4rl:{DATA}/d4rl/{name}.hdf5", "env": env, **flags}
+    return {"dataset": d4rl(name), "env": env, **flags}
 
 
 HOPPER, MIXED = (_d4rl(f"hopper-{kind}", "Hopper-v4") for kind in ("expert", "mixed"))
@@ -88,7 +88,7 @@ MEDIUM = _d4rl("hopper-medium", "Hopper-v4", feature_deviation=1.0)
 DOOR = _d4rl("door-expert", "AdroitHandDoor-v1", data_episodes=25)
 PEN = _d4rl("pen-expert", "AdroitHandPen-v1", data_episodes=25)
 PUSHT = {
-    "dataset": f"npz:{DATA}/npz/pusht-human.npz",
+    "dataset": logs.PUSHT,
     "env": "gym_pusht/PushT-v0",
     "angles": (4,),
     "feature_deviation": 0.3,

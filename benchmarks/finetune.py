@@ -12,7 +12,6 @@ cell is added to benchmarks/results/finetune.jsonl as it finishes; one that is t
 again.
 """
 
-import os
 import shutil
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import saqrl
-from benchmarks import reacher
+from benchmarks import logs, reacher
 from benchmarks.counterparts import go_on
 from benchmarks.rlpd import RLPD
 from benchmarks.rows import MACHINE, Flags, Row, arguments, fill, rows_of
@@ -35,7 +34,6 @@ from saqrl.training.train import saved_settings
 
 RESULTS = Path(__file__).parent / "results" / "finetune.jsonl"
 OUT = Path("runs/finetune")
-DATA = os.environ.get("SAQRL_DATA", "../shared/data")
 EPISODES = 20
 
 
@@ -56,7 +54,7 @@ class Set(NamedTuple):
 
 
 HOPPER = {
-    "dataset": f"d4rl:{DATA}/d4rl/hopper-medium.hdf5",
+    "dataset": logs.d4rl("hopper-medium"),
     "env": "Hopper-v4",
     "recipe": "plain",
     "feature_deviation": 1.0,
@@ -64,7 +62,7 @@ HOPPER = {
 RIGHT = OUT / "reacher-right.npz"
 REACHER = {"dataset": f"npz:{RIGHT}", "env": reacher.RIGHT, "recipe": "plain"}
 CUBE = {
-    "dataset": f"ogbench:{DATA}/ogbench/cube-single-play-v0.npz",
+    "dataset": logs.CUBE,
     "env": "cube-single-singletask-task2-v0",
 }
 Q_OF_ACTIONS = {"agent": "iql", "agent.q_of": "actions"}

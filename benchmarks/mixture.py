@@ -10,7 +10,6 @@ counts), final policies, 50 episodes. benchmarks/results/mixture.jsonl gets a li
 it finishes; one that is there is not run again.
 """
 
-import os
 import shutil
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
@@ -20,12 +19,12 @@ from pathlib import Path
 import numpy as np
 
 import saqrl
+from benchmarks.logs import robomimic
 from benchmarks.rows import Flags, Row, arguments, fill, scored
 
 RESULTS = Path(__file__).parent / "results" / "mixture.jsonl"
 OUT = Path("runs/mixture")
-DATA = os.environ.get("SAQRL_DATA", "../shared/data")
-CAN = f"robomimic:{DATA}/robomimic/can/ph-scripted/low_dim.hdf5"
+CAN = robomimic("can")
 GOOD, POOR = OUT / "good.npz", OUT / "poor.npz"
 DEMONSTRATIONS, RECORDED, EPISODES = 25, 150, 50
 

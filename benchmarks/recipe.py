@@ -10,7 +10,6 @@ What the columns have to answer: is the recipe ever below 95 % of the best quant
 known for a set, or below the best regression by more than its standard error?
 """
 
-import os
 import shutil
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -19,12 +18,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import saqrl
+from benchmarks import logs
 from benchmarks.rows import Flags, Row, arguments, fill, rows_of, scored
 from saqrl.training.run_folder import read_config
 
 RESULTS = Path(__file__).parent / "results" / "recipe.jsonl"
 OUT = Path("runs/recipe")
-DATA = os.environ.get("SAQRL_DATA", "../shared/data")
 EPISODES = 50
 # Steps of the opponents, as in compare.py: what was tuned there on seeds from 100 on.
 STEPS = {"steps": 5_000, "quantizer_steps": 6_000}
@@ -44,17 +43,17 @@ class Set(NamedTuple):
 
 
 def _d4rl(name: str, env: str, **flags: Any) -> Flags:
-    return {"dataset": f"d4rl:{DATA}/d4rl/{name}.hdf5", "env": env, **flags}
+    return {"dataset": logs.d4rl(name), "env": env, **flags}
 
 
 def _robomimic(task: str, **flags: Any) -> Flags:
-    return {"dataset": f"robomimic:{DATA}/robomimic/{task}/ph-scripted/low_dim.hdf5", **flags}
+    return {"dataset": logs.robomimic(task), **flags}
 
 
 DOOR, PEN, HAMMER = (f"AdroitHand{name}-v1" for name in ("Door", "Pen", "Hammer"))
-PUSHT = {"dataset": f"npz:{DATA}/npz/pusht-human.npz", "env": "gym_pusht/PushT-v0"}
+PUSHT = {"dataset": logs.PUSHT, "env": "gym_pusht/PushT-v0"}
 CUBE = {
-    "dataset": f"ogbench:{DATA}/ogbench/cube-single-play-v0.npz",
+    "dataset": logs.CUBE,
     "env": "cube-single-singletask-task2-v0",
 }
 CHUNKED = {"chunk": 8, "quantizer.codes": 64, "act_temperature": 0.5, **WIDE}

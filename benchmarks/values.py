@@ -13,7 +13,6 @@ data of 1M steps are made by `saqrl collect --env cube-single-v0 --style play --
 --seed 1 --out cube-single-play-v0.npz` (scene alike), in the folder that --large names.
 """
 
-import os
 import shutil
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks import logs
 from benchmarks.rows import Flags, Row, arguments, fill, scored
 from saqrl.studies.shared_codes import share_codes
 from saqrl.training.presets import settings_from
@@ -34,7 +34,6 @@ TRIALS = RESULTS.with_name("value_trials.jsonl")
 # Trials have training seeds from here on, and episodes of their own.
 TRIAL_SEED, TRIAL_EPISODE = 100, 300_000
 OUT = Path("runs/values")
-DATA = os.environ.get("SAQRL_DATA", "../shared/data")
 
 PLAY = {
     "preset": "cube-single-play",
@@ -50,7 +49,7 @@ LARGE = {"action_horizon": 2, "act_temperature": 0.5}
 # Several objects one after the other: values have to reach farther back, and nearer to the best.
 LONG = {**LARGE, "agent.expectile": 0.9, "agent.discount": 0.995}
 PUSHT = {
-    "dataset": f"npz:{DATA}/npz/pusht-human.npz",
+    "dataset": logs.PUSHT,
     "preset": "pusht-chunk8",
     "agent": "iql",
     "agent.temperature": 1.0,
@@ -70,7 +69,7 @@ class Set(NamedTuple):
 
 
 def _play(name: str, dataset: str, task: str, steps: int, **acting: Any) -> Set:
-    said = {"dataset": f"ogbench:{dataset}", "env": f"{task}-v0", "steps": steps}
+    said = {"dataset": dataset, "env": f"{task}-v0", "steps": steps}
     opponent = {
         **said,
         "preset": "cube-single-play",
@@ -89,10 +88,9 @@ def _play(name: str, dataset: str, task: str, steps: int, **acting: Any) -> Set:
 
 def sets(large: str) -> list[Set]:
     """Cheap ones first."""
-    small = f"{DATA}/ogbench/cube-single-play-v0.npz"
-    cube, scene = (f"{large}/{name}-play-v0.npz" for name in ("cube-single", "scene"))
+    cube, scene = (f"ogbench:{large}/{name}-play-v0.npz" for name in ("cube-single", "scene"))
     return [
-        _play("cube-100k-task2", small, "cube-single-singletask-task2", 30_000),
+        _play("cube-100k-task2", logs.CUBE, "cube-single-singletask-task2", 30_000),
         Set(
             "pusht",
             PUSHT,
