@@ -26,7 +26,7 @@ from benchmarks import logs, reacher
 from benchmarks.counterparts import go_on
 from benchmarks.rlpd import RLPD
 from benchmarks.rows import MACHINE, Flags, Row, arguments, fill, rows_of
-from benchmarks.values import PLAY, PUSHT
+from benchmarks.values import PLAY, PUSHT_IQL
 from saqrl.training.evaluation import measure_of
 from saqrl.training.online.settings import OnlineSettings
 from saqrl.training.run_folder import read_config, read_history
@@ -70,7 +70,7 @@ Q_OF_ACTIONS = {"agent": "iql", "agent.q_of": "actions"}
 DENSE = {"reward_scale": "return-range"}
 SHARP = {**DENSE, "agent.temperature": 0.33}
 IQL = {"agent": "iql", "actions": "continuous"}
-PUSHT_DATA = {k: v for k, v in PUSHT.items() if not k.startswith(("agent", "act_", "steps"))}
+PUSHT_DATA = {k: v for k, v in PUSHT_IQL.items() if not k.startswith(("agent", "act_", "steps"))}
 # Cheap ones first.
 SETS: dict[str, Set] = {
     "reacher-moved": Set(
@@ -88,7 +88,7 @@ SETS: dict[str, Set] = {
     ),
     "pusht": Set(
         PUSHT_DATA,
-        {k: v for k, v in PUSHT.items() if k not in PUSHT_DATA} | Q_OF_ACTIONS,
+        {k: v for k, v in PUSHT_IQL.items() if k not in PUSHT_DATA} | Q_OF_ACTIONS,
         {**IQL, "steps": 20_000},
     ),
     "cube-single-task2": Set(

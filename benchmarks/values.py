@@ -48,24 +48,45 @@ PLAY = {
 LARGE = {"action_horizon": 2, "act_temperature": 0.5}
 # Several objects one after the other: values have to reach farther back, and nearer to the best.
 LONG = {**LARGE, "agent.expectile": 0.9, "agent.discount": 0.995}
-PUSHT = {
-    "dataset": logs.PUSHT,
-    "preset": "pusht-chunk8",
-    "agent": "iql",
-    "agent.temperature": 1.0,
-    "act_temperature": 0.5,
-    "steps": 10_000,
-}
+PUSHT = {"dataset": logs.PUSHT, "preset": "pusht-chunk8", "agent": "cql", "steps": 10_000}
+PUSHT_IQL = {**PUSHT, "agent": "iql", "agent.temperature": 1.0, "act_temperature": 0.5}
 # Steps of the behaviour prior, which count: the opponent has as many more.
 PRIOR = 10_000
 
 
+# What is changed of the goal configuration, one at a time.
+LEVERS: Mapping[str, Flags] = {
+    "goal": {},
+    "members": {"members": 3},
+    "chunk-discount": {"agent.discount": 0.9, "agent.chunk_discount": 0.99},
+    "deviations": {"agent.critics": 4, "agent.deviations": 1.0},
+    "weight-decay": {"agent.weight_decay": 0.3},
+}
+PLAY_LEVERS = {
+    **LEVERS,
+    "bins": {"agent.bins": 51, "agent.value_range": (-12.0, 2.0)},
+    "supported": {"act": "greedy", "agent.extraction": "supported"},
+    "weighted-prior": {"agent.prior_temperature": 0.3},
+    "expectile": {"agent.expectile": 0.9},
+    "q-of-codes": {"agent.q_of": "codes"},
+    "float32": {"agent.precision": "float32"},
+}
+PUSHT_LEVERS = {
+    **LEVERS,
+    "bins": {"agent.bins": 51, "agent.value_range": (-2.0, 12.0)},
+    "even-share": {"agent.threshold": 0.0, "agent.support": 0.5},
+    "mass": {"agent.threshold": 0.0, "agent.mass": 0.95},
+    "greedy": {"act": "greedy"},
+    "alpha": {"agent.alpha": 1.0},
+    "bfloat16": {"agent.precision": "bfloat16"},
+}
+
+
 class Set(NamedTuple):
-    """A data set with the goal configuration on it, and its continuous opponent."""
+    """A data set, and the flags of each method on it."""
 
     name: str
-    goal: Flags
-    opponent: Flags
+    methods: Mapping[str, Flags]
 
 
 def _play(name: str, dataset: str, task: str, steps: int, **acting: Any) -> Set:
@@ -83,7 +104,9 @@ def _play(name: str, dataset: str, task: str, steps: int, **acting: Any) -> Set:
         "agent.precision": "bfloat16",
         "steps": steps + PRIOR,
     }
-    return Set(name, {**PLAY, **said, **acting}, opponent)
+    goal = {**PLAY, **said, **acting}
+    levers = {method: {**goal, **flags} for method, flags in PLAY_LEVERS.items()}
+    return Set(name, {**levers, "opponent": opponent})
 
 
 def sets(large: str) -> list[Set]:
@@ -93,14 +116,10 @@ def sets(large: str) -> list[Set]:
         _play("cube-100k-task2", logs.CUBE, "cube-single-singletask-task2", 30_000),
         Set(
             "pusht",
-            PUSHT,
             {
-                **{k: v for k, v in PUSHT.items() if not k.startswith(("agent", "act_"))},
-                "agent": "fql",
-                "actions": "continuous",
-                "agent.normalize_q": True,
-                "agent.alpha": 1.0,
-                "steps": 10_000 + PRIOR,
+                **{method: {**PUSHT, **flags} for method, flags in PUSHT_LEVERS.items()},
+                "iql": PUSHT_IQL,
+                "iql, members": {**PUSHT_IQL, "members": 3},
             },
         ),
         *(
@@ -111,22 +130,6 @@ def sets(large: str) -> list[Set]:
     ]
 
 
-# What is changed of the goal configuration, one at a time.
-LEVERS: Mapping[str, Flags] = {
-    "goal": {},
-    "bins": {"agent.bins": 51, "agent.value_range": (-12.0, 2.0)},
-    "supported": {"act": "greedy", "agent.extraction": "supported"},
-    "members": {"members": 3},
-    "chunk-discount": {"agent.discount": 0.9, "agent.chunk_discount": 0.99},
-    "deviations": {"agent.critics": 4, "agent.deviations": 1.0},
-    "weight-decay": {"agent.weight_decay": 0.3},
-    "weighted-prior": {"agent.prior_temperature": 0.3},
-    "expectile": {"agent.expectile": 0.9},
-    "q-of-codes": {"agent.q_of": "codes"},
-    "float32": {"agent.precision": "float32"},
-}
-
-
 def cells(asked: Namespace) -> Iterator[tuple[Row, Callable[[], Row]]]:
     """One seed of every set and method before the next seed."""
     earlier: list[tuple[Settings, Path]] = []
@@ -134,8 +137,7 @@ def cells(asked: Namespace) -> Iterator[tuple[Row, Callable[[], Row]]]:
     apart = {"eval_first": TRIAL_EPISODE} if asked.first_seed >= TRIAL_SEED else {}
     for seed in range(asked.first_seed, asked.first_seed + asked.seeds):
         for chosen in sets(asked.large):
-            methods = {name: {**chosen.goal, **flags} for name, flags in LEVERS.items()}
-            for method, flags in {**methods, "opponent": chosen.opponent}.items():
+            for method, flags in chosen.methods.items():
                 if asked.only not in chosen.name or asked.method not in method:
                     continue
                 flags = {**flags, "eval_episodes": asked.episodes, **apart, **tried}

@@ -1,0 +1,154 @@
+"""Where actions have no primitives: torques of the DeepMind Control suite, expert and replay logs.
+
+    python -m benchmarks.control learn --task walker-walk [--steps 200000]
+    python -m benchmarks.control [--only TEXT] [--method TEXT] [--seeds 3] [--list] [--table]
+
+The paper (arXiv 2310.11731, section 7) leaves open whether codes help there. `learn` makes the
+logs with a known learner, SAC of stable-baselines3 (`pip install stable-baselines3`; an hour or
+less of one core): all it met while it learned (replay), and EXPERT episodes of what it had learned
+in the end, sampled (expert). Then agents on codes and their continuous counterparts learn from the
+same log: as many gradient steps (a prior's count), final policies, 50 episodes of at most 1000
+reward each. benchmarks/results/control.jsonl gets a line for each cell as it finishes; one that is
+there is not run again.
+"""
+
+import shutil
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+import saqrl
+from benchmarks.rows import Flags, Row, arguments, fill, rows_of, scored
+
+RESULTS = Path(__file__).parent / "results" / "control.jsonl"
+OUT = Path("runs/control")
+TASKS, KINDS, EXPERT = ("walker-walk", "cheetah-run"), ("expert", "replay"), 25
+STEPS, PRIOR = 15_000, 5_000
+CODES = {"recipe": "plain", "quantizer.codes": 64, "quantizer_steps": 6_000, "prior.steps": PRIOR}
+WITHOUT = {"recipe": "plain", "actions": "continuous", "steps": STEPS}
+VALUES = {"feature_deviation": 1.0, "reward_scale": "return-range", "steps": STEPS - PRIOR}
+METHODS: dict[str, Flags] = {
+    "recipe": {},
+    "saq-bc": {**CODES, "agent": "bc", "steps": STEPS},
+    "bc": {**WITHOUT, "agent": "bc"},
+    "gmm": {**WITHOUT, "agent": "gmm"},
+    "saq-iql": {
+        **CODES,
+        **VALUES,
+        "agent": "iql",
+        "agent.q_of": "actions",
+        "agent.temperature": 0.33,
+    },
+    "iql": {**WITHOUT, **VALUES, "agent": "iql", "steps": STEPS},
+    "saq-cql": {**CODES, **VALUES, "agent": "cql"},
+    "saq-brac": {**CODES, **VALUES, "agent": "brac"},
+    "rebrac": {**WITHOUT, **VALUES, "agent": "rebrac", "steps": STEPS},
+}
+
+
+def learn(task: str, steps: int) -> None:
+    """Train SAC and write both logs."""
+    import torch
+    from stable_baselines3 import SAC
+
+    torch.set_num_threads(1)
+    env = _flat(task)
+    learner = SAC("MlpPolicy", env, buffer_size=steps, train_freq=2, gradient_steps=1, seed=0)
+    learner.learn(steps, log_interval=10)
+    met: Any = learner.replay_buffer
+    last = np.arange(steps) % 1000 == 999  # episodes of the suite have 1000 steps, and no other end
+    columns = {
+        "observations": met.observations[:steps, 0],
+        "actions": met.actions[:steps, 0],
+        "rewards": met.rewards[:steps, 0],
+        "next_observations": met.next_observations[:steps, 0],
+        "terminals": np.zeros(steps, bool),
+        "timeouts": last,
+    }
+    OUT.mkdir(parents=True, exist_ok=True)
+    np.savez(OUT / f"{task}-replay.npz", **columns)
+    returns = met.rewards[: steps // 1000 * 1000, 0].reshape(-1, 1000).sum(1)
+    print("returns along the way:", *np.round(returns[:: max(1, len(returns) // 20)]))
+    np.savez(OUT / f"{task}-expert.npz", **_played(env, learner))
+
+
+def _flat(task: str) -> gymnasium.Env[Any, Any]:
+    import_module("saqrl.environments.control_suite")  # registers the tasks
+    return gymnasium.wrappers.FlattenObservation(gymnasium.make(f"dm_control/{task}-v0"))
+
+
+def _played(env: gymnasium.Env[Any, Any], learner: Any) -> dict[str, np.ndarray]:
+    names = ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts")
+    columns: dict[str, list[Any]] = {name: [] for name in names}
+    for episode in range(EXPERT):
+        seen, _ = env.reset(seed=episode)
+        ended = False
+        while not ended:
+            action, _ = learner.predict(seen, deterministic=False)
+            after, reward, terminated, truncated, _ = env.step(action)
+            row = (seen, action, reward, after, terminated, truncated)
+            for name, value in zip(names, row, strict=True):
+                columns[name].append(value)
+            seen, ended = after, terminated or truncated
+    return {name: np.asarray(column) for name, column in columns.items()}
+
+
+def cells(asked: Namespace) -> Iterator[tuple[Row, Callable[[], Row]]]:
+    """One seed of every method and log before the next seed."""
+    for seed in range(asked.first_seed, asked.first_seed + asked.seeds):
+        for log in (f"{task}-{kind}" for task in TASKS for kind in KINDS):
+            for method in METHODS:
+                if asked.only in log and asked.method in method:
+                    key = {"set": log, "method": method, "seed": seed}
+                    yield key, partial(measured, log, method, seed)
+
+
+def measured(log: str, method: str, seed: int) -> Row:
+    """Train one cell; what it scored."""
+    out = OUT / f"{log}-{method}-seed{seed}"
+    shutil.rmtree(out, ignore_errors=True)
+    env = f"dm_control/{log.rpartition('-')[0]}-v0"
+    said: Flags = {"env": env, "seed": seed, "eval_episodes": 50, **METHODS[method]}
+    saqrl.fit(f"npz:{OUT}/{log}.npz", out=out, quiet=True, **said)
+    return scored(out)
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown: the finals of every method on every log."""
+    logs = [f"{task}-{kind}" for task in TASKS for kind in KINDS]
+    lines = ["| method | " + " | ".join(logs) + " |", "|---" * (len(logs) + 1) + "|"]
+    for method in METHODS:
+        found: dict[str, list[str]] = {log: [] for log in logs}
+        for row in rows:
+            if row["method"] == method:
+                found[row["set"]].append(f"{row['final']:.0f}")
+        lines.append(f"| {method} | " + " | ".join(", ".join(found[log]) for log in logs) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["learn"]:
+        parser = ArgumentParser(description="Make the logs of a task with SAC.")
+        parser.add_argument("--task", choices=TASKS, required=True)
+        parser.add_argument("--steps", type=int, default=200_000)
+        chosen = parser.parse_args(sys.argv[2:])
+        learn(chosen.task, chosen.steps)
+        return
+    parser = arguments(__doc__, seeds=3)
+    parser.add_argument("--table", action="store_true", help="print what is there, and stop")
+    asked = parser.parse_args()
+    if asked.table:
+        print(table(rows_of(RESULTS)))
+    else:
+        fill(RESULTS, cells(asked), listing=asked.list)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""The comparison by the protocol: equal steps, as many trials for every method, final policies.
+
+    python -m benchmarks.grid [--only TEXT] [--rounds 5] [--few] [--list]
+
+Four sets stand for the kinds of data: people's demonstrations (Push-T), few expert ones (five of
+the door's), mixed skill (hopper-mixed), a sparse reward (can). On each every method gets TRIALS
+settings from the one list of `saqrl.studies.tuning`, on a training seed and episodes of their own;
+the other sets take what their kind chose. A policy's steps include its prior's. Runs lie under
+runs/grid; benchmarks/results/grid.jsonl gets a line for each as it finishes, grid_tuning.json has
+the trials, grid.json the machine and every setting. It can be stopped anywhere and called again:
+one seed of everything comes before the next seed.
+
+    saqrl report benchmarks/results/grid.jsonl --out docs/results
+"""
+
+import argparse
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.compare import describe, known_rows
+from benchmarks.logs import CUBE, PUSHT, d4rl, robomimic
+from benchmarks.rows import Flags
+from saqrl.arrays import write_atomically
+from saqrl.studies.grid import Cell, Task, plan, run_grid
+from saqrl.studies.methods import Method, methods
+from saqrl.studies.table import TABLE
+from saqrl.studies.tuning import CHOSEN, FOLDER, TRIAL_EPISODE, TRIAL_SEED, Tuned, tune
+from saqrl.training.progress import Reporter
+
+RESULTS = Path(__file__).parent / "results"
+OUT = Path("runs/grid")
+TRIALS, STEPS = 5, {"steps": 10_000, "quantizer_steps": 6_000, "eval_episodes": 50}
+COMMON = methods(("bc", "iql", "saq-cql", "saq-brac", "gmm", "rebrac"), ("quantized", "continuous"))
+# Slow, or behind wherever they were tried: on six sets.
+FURTHER = methods(("cql", "brac", "fql"), ("continuous",))
+# It draws this many actions for each state at each step; ten times more made it 15 times slower.
+FEWER_DRAWS = ("cql.samples=3",)
+
+
+@dataclass(frozen=True)
+class Set:
+    """A data set, where it begins, and whose trials it takes."""
+
+    name: str
+    dataset: str
+    preset: str = "default"
+    kind: str = ""
+    """The set whose trials decide; empty: its own."""
+    changes: Flags = field(default_factory=dict)
+    rounds: int = 3
+    """Seeds at most."""
+    further: bool = False
+    """Whether all methods are trained on it."""
+
+    def cells(self, compared: list[Method], seed: int, **more: Any) -> list[Cell]:
+        task = Task(self.name, self.dataset, self.preset)
+        changes = {**STEPS, **self.changes, **more.pop("apart", {})}
+        return plan([task], compared, [seed], changes=changes, evaluations=1, **more)
+
+
+FIVE, MORE = {"data_episodes": 5}, {"data_episodes": 25}
+WIDE, WIDEST = {"feature_deviation": 0.3}, {"feature_deviation": 1.0}
+MIXED = {**WIDEST, "env": "Hopper-v4"}
+# Cheap ones first, those that decide for others first of all.
+SETS = (
+    Set("pusht", PUSHT, "pusht", "", WIDE, 5, further=True),
+    Set("door-5", d4rl("door-expert"), "door-expert", "", FIVE, 5, further=True),
+    Set("hopper-mixed", d4rl("hopper-mixed"), "default", "", MIXED, further=True),
+    Set("can-50", robomimic("can"), "default", "", {"data_episodes": 50}, further=True),
+    Set("pusht-chunk8", PUSHT, "pusht-chunk8", "pusht", WIDE, 5, further=True),
+    Set("door-25", d4rl("door-expert"), "door-expert-25", "door-5", MORE, 5),
+    Set("pen-25", d4rl("pen-expert"), "default", "door-5", MORE, 5),
+    Set("hammer-25", d4rl("hammer-expert"), "default", "door-5", MORE),
+    Set("door-human", d4rl("door-human"), "default", "pusht"),
+    Set("hopper-expert", d4rl("hopper-expert"), "default", "door-5", {"env": "Hopper-v4"}),
+    Set("hopper-medium", d4rl("hopper-medium"), "default", "hopper-mixed", MIXED, further=True),
+    Set(
+        "halfcheetah-medium",
+        d4rl("halfcheetah-medium"),
+        kind="hopper-mixed",
+        changes={**WIDEST, "env": "HalfCheetah-v4"},
+    ),
+    Set(
+        "cube-task2",
+        CUBE,
+        "cube-single-play",
+        "hopper-mixed",
+        {"env": "cube-single-singletask-task2-v0"},
+    ),
+    Set("lift", robomimic("lift"), "default", "can-50"),
+)
+
+
+def tuned(asked: argparse.Namespace, reporter: Reporter) -> dict[tuple[str, str], Tuned]:
+    """What the trials chose for each set of its own and method; made first where they are not."""
+    apart = {"eval_first": TRIAL_EPISODE}
+    planned: list[Cell] = []
+    for chosen in SETS:
+        if not chosen.kind:
+            compared = COMMON if asked.few else [*COMMON, *FURTHER]
+            planned += chosen.cells(compared, TRIAL_SEED, apart=apart, assignments=FEWER_DRAWS)
+    return tune(planned, OUT, reporter, trials=TRIALS)
+
+
+def batches(
+    asked: argparse.Namespace, decided: dict[tuple[str, str], Tuned]
+) -> Iterator[list[Cell]]:
+    """One seed of one data set at a time."""
+    for seed in range(asked.rounds):
+        for each in SETS:
+            if asked.only in each.name and seed < each.rounds:
+                compared = [*COMMON, *(FURTHER if each.further and not asked.few else ())]
+                flags = {
+                    (each.name, method): found.flags
+                    for (name, method), found in decided.items()
+                    if name == (each.kind or each.name)
+                }
+                yield each.cells(compared, seed, chosen=flags, assignments=FEWER_DRAWS)
+
+
+def keep(record: dict[str, Any]) -> None:
+    """Copy what the runs' folder has of rows, trials and choices to the committed results."""
+    for place, name in (
+        (OUT / TABLE, "grid.jsonl"),
+        (OUT / FOLDER / TABLE, "grid_trials.jsonl"),
+        (OUT / CHOSEN, "grid_tuning.json"),
+    ):
+        if place.exists():
+            shutil.copyfile(place, RESULTS / name)
+    write_atomically(RESULTS / "grid.json", json.dumps(record, indent=1).encode())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="data sets whose name has this in it")
+    parser.add_argument("--rounds", type=int, default=5, help="seeds of each data set at most")
+    parser.add_argument("--few", action="store_true", help="not continuous CQL, BRAC and FQL")
+    parser.add_argument("--list", action="store_true", help="say what would be trained, and stop")
+    asked = parser.parse_args()
+    if asked.list:
+        for cells in batches(asked, {}):
+            print(cells[0].task, f"seed {cells[0].seed}:", *(cell.method.name for cell in cells))
+        return
+    known_rows(RESULTS / "grid.jsonl", OUT)
+    known_rows(RESULTS / "grid_trials.jsonl", OUT / FOLDER)
+    if (RESULTS / "grid_tuning.json").exists() and not (OUT / CHOSEN).exists():
+        shutil.copyfile(RESULTS / "grid_tuning.json", OUT / CHOSEN)
+    reporter = Reporter()
+    grid = list(batches(asked, tuned(asked, reporter)))
+    path = RESULTS / "grid.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    first = [cell for cells in grid for cell in cells if cell.seed == 0]
+    record = describe(first, known, OUT / TABLE) | {"command": "python -m benchmarks.grid"}
+    for cells in grid:
+        run_grid(cells, OUT, reporter)
+        keep(record)
+
+
+if __name__ == "__main__":
+    main()
