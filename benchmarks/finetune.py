@@ -65,6 +65,7 @@ CUBE = {
     "dataset": logs.CUBE,
     "env": "cube-single-singletask-task2-v0",
 }
+WHOLE_CHUNKS = {"action_horizon": 5, "act_temperature": 1.0}
 Q_OF_ACTIONS = {"agent": "iql", "agent.q_of": "actions"}
 # Dense rewards as IQL's authors scale them, with their inverse temperature of 3.
 DENSE = {"reward_scale": "return-range"}
@@ -93,9 +94,10 @@ SETS: dict[str, Set] = {
     ),
     "cube-single-task2": Set(
         CUBE,
-        {**PLAY, "steps": 30_000},
+        {**PLAY, **WHOLE_CHUNKS, "steps": 30_000},
         {
             **{k: v for k, v in PLAY.items() if not k.startswith(("agent", "quantizer"))},
+            **WHOLE_CHUNKS,
             **IQL,
             "steps": 40_000,
         },
