@@ -47,8 +47,9 @@ PLAY = {
 }
 # Several objects one after the other: values have to reach farther back, and nearer to the best.
 LONG = {"agent.expectile": 0.9, "agent.discount": 0.995}
-PUSHT = {"dataset": logs.PUSHT, "preset": "pusht-chunk8", "agent": "cql", "steps": 10_000}
-PUSHT_IQL = {**PUSHT, "agent": "iql", "agent.temperature": 1.0, "act_temperature": 0.5}
+_PUSHT = {"dataset": logs.PUSHT, "preset": "pusht-chunk8", "steps": 10_000}
+PUSHT = {**_PUSHT, "agent": "cql", "members": 3}
+PUSHT_IQL = {**_PUSHT, "agent": "iql", "agent.temperature": 1.0, "act_temperature": 0.5}
 # Steps of the behaviour prior, which count: the opponent has as many more.
 PRIOR = 10_000
 
@@ -56,13 +57,13 @@ PRIOR = 10_000
 # What is changed of the goal configuration, one at a time.
 LEVERS: Mapping[str, Flags] = {
     "goal": {},
-    "members": {"members": 3},
     "chunk-discount": {"agent.discount": 0.9, "agent.chunk_discount": 0.99},
     "deviations": {"agent.critics": 4, "agent.deviations": 1.0},
     "weight-decay": {"agent.weight_decay": 0.3},
 }
 PLAY_LEVERS = {
     **LEVERS,
+    "members": {"members": 3},
     "bins": {"agent.bins": 51, "agent.value_range": (-12.0, 2.0)},
     "supported": {"act": "greedy", "agent.extraction": "supported"},
     "weighted-prior": {"agent.prior_temperature": 0.3},
@@ -72,6 +73,7 @@ PLAY_LEVERS = {
 }
 PUSHT_LEVERS = {
     **LEVERS,
+    "single": {"members": 1},
     "bins": {"agent.bins": 51, "agent.value_range": (-2.0, 12.0)},
     "even-share": {"agent.threshold": 0.0, "agent.support": 0.5},
     "mass": {"agent.threshold": 0.0, "agent.mass": 0.95},
