@@ -47,9 +47,15 @@ PLAY = {
 }
 # Several objects one after the other: values have to reach farther back, and nearer to the best.
 LONG = {"agent.expectile": 0.9, "agent.discount": 0.995}
-_PUSHT = {"dataset": logs.PUSHT, "preset": "pusht-chunk8", "steps": 10_000}
-PUSHT = {**_PUSHT, "agent": "cql", "members": 3}
-PUSHT_IQL = {**_PUSHT, "agent": "iql", "agent.temperature": 1.0, "act_temperature": 0.5}
+PUSHT = {"dataset": logs.PUSHT, "preset": "pusht-chunk8-values"}
+PUSHT_IQL = {
+    "dataset": logs.PUSHT,
+    "preset": "pusht-chunk8",
+    "agent": "iql",
+    "agent.temperature": 1.0,
+    "act_temperature": 0.5,
+    "steps": 10_000,
+}
 # Steps of the behaviour prior, which count: the opponent has as many more.
 PRIOR = 10_000
 

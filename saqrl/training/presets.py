@@ -186,9 +186,22 @@ def _pusht(chunk: int) -> Preset:
     )
 
 
+def _pusht_values() -> Preset:
+    # Conservative values that three members agree on: docs/results/values.md.
+    cloned = _pusht(8)
+    return replace(
+        cloned,
+        summary="Push-T, human demonstrations, chunks of 8, values of three members",
+        agent="cql",
+        agents={"cql": {"steps": 10_000}},
+        settings={**cloned.settings, "members": 3},
+    )
+
+
 _PUBLISHED = {
     "pusht": _pusht(1),
     "pusht-chunk8": _pusht(8),
+    "pusht-chunk8-values": _pusht_values(),
     "door-expert": Preset(
         summary="Adroit door, expert data, all episodes",
         settings={"env": "AdroitHandDoor-v1"},
