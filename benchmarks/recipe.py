@@ -88,6 +88,13 @@ SETS = (
         },
         {},
     ),
+    # A million steps that `saqrl collect` makes; see values.py.
+    Set(
+        "scene-task2",
+        {"dataset": "ogbench:data/scene-play-v0.npz", "env": "scene-singletask-task2-v0"},
+        {"preset": "scene-play-chunk5", "steps": 60_000, "quantizer_steps": 20_000},
+        {},
+    ),
     Set("lift-50", _robomimic("lift", data_episodes=50), {"quantizer.codes": 16}, {}),
     Set("can-50", _robomimic("can", data_episodes=50), {"chunk": 8, **WIDE}, {}),
     Set("lift-200", _robomimic("lift"), {"quantizer.codes": 16}, {}),

@@ -24,6 +24,8 @@ MIXED_RETURNS, STEPS_FOR_VALUES = 0.5, 50_000
 # Rewards of at most so many values count what has been solved. Where the best of them is reached in
 # fewer episodes than this share, most were recorded for something else.
 STAGES, REACHED = 20, 0.5
+# A reward that more steps than this share are without is paid for success alone.
+SELDOM = 0.9
 # An ensemble evens out what single networks make of few steps: of codes below STEPS_FOR_ONE, of
 # regression only where so few are left that a strong decay keeps them from learning the noise.
 MEMBERS, STEPS_FOR_ONE = 3, 50_000
@@ -109,6 +111,7 @@ class _Recipe:
         best = np.maximum.reduceat(log.rewards, log.episode_starts)
         self.stages, self.reached = len(levels), float((best == levels[-1]).mean())
         self.unsolved = 1 < self.stages <= STAGES and self.reached < REACHED
+        self.seldom = self.stages == 2 and float((log.rewards == 0).mean()) > SELDOM
         self.demonstrations = found.has_choices or not found.known
 
     def __iter__(self) -> Iterator[Choice]:
@@ -189,7 +192,12 @@ class _Recipe:
             else:
                 noisy = "results of several steps are noisy; a higher one takes noise for skill"
                 yield Choice("agent.expectile", 0.7, noisy)
-            yield Choice("agent.temperature", 0.3, "prefers the better of several ways")
+            if self.seldom:
+                success = f"only {100 * (self.log.rewards != 0).mean():.1f} % of the steps pay"
+                yield Choice("reward_scale", "none", f"{success}: scaled up, errors decide")
+                yield Choice("agent.temperature", 0.1, f"{success}: values differ little")
+            else:
+                yield Choice("agent.temperature", 0.3, "prefers the better of several ways")
             share = "near codes share what is known of what their actions lead to"
             yield Choice("agent.q_of", "actions", share)
 

@@ -133,6 +133,20 @@ def test_a_task_that_few_episodes_solve_asks_for_values_that_reach_far():
     assert (single.expectile, single.discount) == (IQL().expectile, IQL().discount)
 
 
+def test_a_reward_for_success_alone_is_not_scaled_up():
+    log = log_of(KEPT, episodes=1_100)
+    rewards = np.zeros(len(log), np.float32)
+    rewards[log.episode_ends[::2] - 1] = 1.0
+    paid = Transitions(**{**vars(log), "rewards": rewards, "has_rewards": True})
+    settings, _, choices = recommended(paid, said())
+    assert (settings.agent_name, settings.agent.temperature) == ("iql", 0.1)
+    assert settings.features.reward_scale == "none"
+    assert any("only 1.0 % of the steps pay" in str(choice) for choice in choices)
+    everywhere = Transitions(**{**vars(paid), "rewards": rewards - 1})  # a cost of each step
+    settings, _, _ = recommended(everywhere, said(agent="iql"))
+    assert (settings.agent.temperature, settings.features.reward_scale) == (0.3, "unit")
+
+
 @pytest.mark.parametrize(
     "flags", [{"chunk": 3}, {"act": "greedy"}, {"quantizer.codes": 5}, {"agent": "bc"}]
 )
