@@ -60,7 +60,7 @@ class SeenApart(VQVAE):
 
     def _encode(self, encoder: Any, batch: ActionBatch) -> Float[Array, "batch size"]:
         seen = autoencoder.join(batch.observations, batch.actions, scale=self.encoder_scale)
-        return books.bounded(encoder(seen))
+        return books.bounded(encoder(seen))  # the default of `encodings`, which nothing changes
 
 
 class ApartCodec(VQCodec):
@@ -95,6 +95,7 @@ PUSHT = {
 }
 BC, CONTINUOUS = {"agent": "bc"}, {"agent": "bc", "actions": "continuous"}
 FEW = {**BC, "quantizer.codes": 16, "quantizer.state_scale": 0.3}
+COMPARED = tuple(QUANTIZERS)  # before this file registers its own
 SEEN = {"both": (1.0, 1.0), "encoder": (1.0, 0.0), "decoder": (0.0, 1.0), "neither": (0.0, 0.0)}
 
 
@@ -116,7 +117,7 @@ def studies() -> Iterator[tuple[str, str, Flags]]:
             own = {"agent": "cql", "quantizer": "seen-apart", **scales}
             yield "state", f"{place} {seen}", {**data, **own}
     for place, data in (("pusht", PUSHT), ("door", DOOR), ("pen", PEN), ("hopper", MEDIUM)):
-        for quantizer in QUANTIZERS:
+        for quantizer in COMPARED:
             if quantizer != "bins" or data not in (DOOR, PEN):  # bins are for few dimensions
                 for agent in ("bc", "iql"):
                     own = {"agent": agent, "quantizer": quantizer}
@@ -164,7 +165,7 @@ def table(rows: list[Row]) -> str:
 
 
 def main() -> None:
-    parser = arguments(__doc__, seeds=1)
+    parser = arguments(__doc__, seeds=1, only="studies")
     parser.add_argument("--table", action="store_true", help="print what is there, and stop")
     asked = parser.parse_args()
     if asked.table:

@@ -19,8 +19,9 @@ Row = dict[str, Any]
 
 
 def rows_of(table: Path) -> list[Row]:
-    """All lines of a table in their order; none where it is not there."""
-    return [json.loads(line) for line in table.read_text().splitlines()] if table.exists() else []
+    """All lines of a table in their order, without a torn last one; none where it is not there."""
+    whole, _, _ = table.read_text().rpartition("\n") if table.exists() else ("", "", "")
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def scored(out: Path) -> Row:
@@ -50,11 +51,16 @@ def fill(table: Path, cells: Iterable[tuple[Row, Callable[[], Row]]], *, listing
         append_row(table, row)
 
 
-def arguments(doc: str, *, seeds: int) -> argparse.ArgumentParser:
-    """The options that all have: what is asked for, and of how many seeds."""
+def asked_for(name: str, wanted: str, known: Iterable[str]) -> bool:
+    """Whether an option means this name: the one called so, else all that have it in them."""
+    return name == wanted if wanted in known else wanted in name
+
+
+def arguments(doc: str, *, seeds: int, only: str = "data sets") -> argparse.ArgumentParser:
+    """The options of every benchmark; `only` is what its --only chooses from."""
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
-    parser.add_argument("--only", default="", help="data sets whose name has this in it")
-    parser.add_argument("--method", default="", help="methods whose name has this in it")
+    parser.add_argument("--only", default="", help=f"{only} whose name has this in it")
+    parser.add_argument("--method", default="", help="this method, or those with this in the name")
     parser.add_argument("--seeds", type=int, default=seeds)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--list", action="store_true", help="say what would be run, and stop")

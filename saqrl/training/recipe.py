@@ -14,6 +14,8 @@ import numpy as np
 from saqrl.datasets import Transitions
 from saqrl.datasets.audit.behaviour import Behaviour, behaviour
 from saqrl.datasets.audit.findings import codes_for, likely_angles
+from saqrl.datasets.errors import counted
+from saqrl.datasets.statistics import blocks
 from saqrl.registry import BASELINES
 from saqrl.training.flags import canonical, known_flags, typed
 from saqrl.training.settings import Settings
@@ -24,8 +26,8 @@ MIXED_RETURNS, STEPS_FOR_VALUES = 0.5, 50_000
 # Rewards of at most so many values count what has been solved. Where the best of them is reached in
 # fewer episodes than this share, most were recorded for something else.
 STAGES, REACHED = 20, 0.5
-# A reward that more steps than this share are without is paid for success alone.
-SELDOM = 0.9
+# A reward that is 0 on more than this share of the steps is sparse.
+SPARSE = 0.9
 # An ensemble evens out what single networks make of few steps: of codes below STEPS_FOR_ONE, of
 # regression only where so few are left that a strong decay keeps them from learning the noise.
 MEMBERS, STEPS_FOR_ONE = 3, 50_000
@@ -99,6 +101,42 @@ def choices(
     return tuple(choice for choice in (*first, *recipe) if choice.flag not in said)
 
 
+@dataclass(frozen=True)
+class Stages:
+    """What a reward of few different values says of its task; of any other reward all are 0."""
+
+    count: int = 0
+    """Number of different values."""
+    highest: float = 0.0
+    reached: float = 0.0
+    """Share of the episodes that reach the highest."""
+    paid: float = 0.0
+    """Share of the steps whose reward is not 0."""
+
+    @property
+    def sparse(self) -> bool:
+        """Whether the only reward is for success, and seldom paid."""
+        return self.count == 2 and self.highest > 0 and self.paid < 1 - SPARSE
+
+
+def stages_of(log: Transitions) -> Stages:
+    """Of at most STAGES values, all gains or all costs: a win and a loss count no parts."""
+    levels = np.zeros(0)
+    for block in blocks(log.rewards):
+        levels = np.union1d(levels, np.round(block, 4))
+        if len(levels) > STAGES:
+            return Stages()
+    if not log.has_rewards or levels[0] < 0 < levels[-1]:
+        return Stages()
+    best = np.round(np.maximum.reduceat(log.rewards, log.episode_starts), 4)
+    return Stages(
+        len(levels),
+        float(levels[-1]),
+        float((best == levels[-1]).mean()),
+        float((log.rewards != 0).mean()),
+    )
+
+
 class _Recipe:
     """The rules in their order; each sees what was said, and chosen before it."""
 
@@ -107,11 +145,8 @@ class _Recipe:
         returns = log.episode_returns.astype(np.float64)
         self.spread = float(returns.std() / max(abs(float(returns.mean())), 1e-12))
         self.mixed = log.has_rewards and self.spread >= MIXED_RETURNS
-        levels = np.unique(log.rewards) if log.has_rewards else np.zeros(1)
-        best = np.maximum.reduceat(log.rewards, log.episode_starts)
-        self.stages, self.reached = len(levels), float((best == levels[-1]).mean())
-        self.unsolved = 1 < self.stages <= STAGES and self.reached < REACHED
-        self.seldom = self.stages == 2 and float((log.rewards == 0).mean()) > SELDOM
+        self.stages = stages_of(log)
+        self.unsolved = self.stages.count > 1 and self.stages.reached < REACHED
         self.demonstrations = found.has_choices or not found.known
 
     def __iter__(self) -> Iterator[Choice]:
@@ -134,10 +169,10 @@ class _Recipe:
         return self.known.get("actions", "quantized") == "quantized"
 
     def agent(self) -> Iterator[Choice]:
-        log, episodes = self.log, f"{self.log.num_episodes:,} episodes"
+        log, episodes = self.log, counted(self.log.num_episodes, "episode")
         reason = f"returns of {episodes} differ by {100 * self.spread:.0f} % of their mean"
         if self.unsolved and not self.mixed:
-            reason = f"{100 * self.reached:.0f} % of {episodes} reach the highest reward"
+            reason = f"{100 * self.stages.reached:.0f} % of {episodes} reach the highest reward"
         if not log.has_rewards:
             yield Choice("agent", "bc", "the data have no rewards")
         elif not (self.mixed or self.unsolved):
@@ -185,17 +220,21 @@ class _Recipe:
 
     def values(self) -> Iterator[Choice]:
         if self.known["agent"] == "iql" and self.quantized and int(self.known["chunk"]) > 1:
-            if 2 < self.stages <= STAGES:
-                far = f"the reward has {self.stages} values, as of a task of several parts"
-                yield Choice("agent.expectile", 0.9, f"{far}: parts are seldom done in a row")
-                yield Choice("agent.discount", 0.995, f"{far}: the last ones are far away")
+            if self.stages.count > 2:
+                parts = f"the reward has {self.stages.count} values, as of a task of several parts"
+                together = "the data seldom solve all of them in one episode"
+                yield Choice("agent.expectile", 0.9, f"{parts}; {together}")
+                yield Choice("agent.discount", 0.995, f"{parts}; the last reward is far away")
             else:
-                noisy = "results of several steps are noisy; a higher one takes noise for skill"
+                noisy = "results of several steps are noisy; a higher expectile overfits noise"
                 yield Choice("agent.expectile", 0.7, noisy)
-            if self.seldom:
-                success = f"only {100 * (self.log.rewards != 0).mean():.1f} % of the steps pay"
-                yield Choice("reward_scale", "none", f"{success}: scaled up, errors decide")
-                yield Choice("agent.temperature", 0.1, f"{success}: values differ little")
+            scaled = self.known.get("reward_scale", "none") != "none"
+            if self.stages.sparse and not scaled and "agent.temperature" not in self.known:
+                few = f"only {100 * self.stages.paid:.1f} % of the steps have a reward"
+                yield Choice("reward_scale", "none", f"{few}; scaling up lets errors of Q decide")
+                yield Choice(
+                    "agent.temperature", 0.1 * self.stages.highest, f"{few}; values differ little"
+                )
             else:
                 yield Choice("agent.temperature", 0.3, "prefers the better of several ways")
             share = "near codes share what is known of what their actions lead to"

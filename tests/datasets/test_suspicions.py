@@ -98,8 +98,11 @@ def test_a_flag_that_stays_set_is_found():
     warnings = found(arrays)
     assert "terminals is set on 4 rows that follow another such row" in warnings[0]
     # Rows of play data that stay solved are no fault of the recording.
-    log = assemble(arrays, source="made here", provenance={"success_timing": "pre"})
-    assert suspicions(log) == ()
+    computed, recorded = {"success_timing": "pre"}, {}
+    for provenance in (computed, {"parts": [computed, computed]}):
+        assert suspicions(assemble(arrays, source="made here", provenance=provenance)) == ()
+    mixed = assemble(arrays, source="made here", provenance={"parts": [computed, recorded]})
+    assert "that follow another such row" in suspicions(mixed)[0]
 
 
 def test_next_observations_of_a_reset_are_found():

@@ -1,6 +1,7 @@
 """What the recipe chooses from a log, and that flags come before it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from saqrl.registry import AGENTS
 from saqrl.run import fit
 from saqrl.training.flags import changed
 from saqrl.training.presets import settings_from
-from saqrl.training.recipe import applies, recommended
+from saqrl.training.recipe import Stages, applies, recommended, stages_of
 from saqrl.training.run_folder import read_config
 
 KEPT, DRAWN = 1.0, 0.0
@@ -141,10 +142,26 @@ def test_a_reward_for_success_alone_is_not_scaled_up():
     settings, _, choices = recommended(paid, said())
     assert (settings.agent_name, settings.agent.temperature) == ("iql", 0.1)
     assert settings.features.reward_scale == "none"
-    assert any("only 1.0 % of the steps pay" in str(choice) for choice in choices)
+    assert any("only 1.0 % of the steps have a reward" in str(choice) for choice in choices)
     everywhere = Transitions(**{**vars(paid), "rewards": rewards - 1})  # a cost of each step
     settings, _, _ = recommended(everywhere, said(agent="iql"))
     assert (settings.agent.temperature, settings.features.reward_scale) == (0.3, "unit")
+    hundred = Transitions(**{**vars(paid), "rewards": 100 * rewards})
+    assert recommended(hundred, said())[0].agent.temperature == pytest.approx(10.0)
+    crashes = Transitions(**{**vars(paid), "rewards": -rewards})
+    assert recommended(crashes, said(agent="iql"))[0].features.reward_scale == "unit"
+    for flag, value in (("reward_scale", "unit"), ("agent.temperature", 0.3)):
+        settings, _, _ = recommended(paid, said(**{flag: value}))
+        assert (settings.agent.temperature, settings.features.reward_scale) == (0.3, "unit")
+
+
+def test_wins_and_losses_are_no_parts_of_a_task():
+    log = log_of(KEPT, episodes=60)
+    rewards = np.zeros(len(log), np.float32)
+    rewards[log.episode_ends - 1] = np.resize([-1.0, 1.0], 60)
+    assert stages_of(replace(log, rewards=rewards, has_rewards=True)) == Stages()
+    costs = replace(log, rewards=np.minimum(rewards, 0), has_rewards=True)
+    assert stages_of(costs) == Stages(2, 0.0, 1.0, pytest.approx(0.5 / 49, rel=0.01))
 
 
 @pytest.mark.parametrize(

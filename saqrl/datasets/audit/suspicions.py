@@ -4,6 +4,7 @@ A training tells these too; `findings` has them among all others.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -73,7 +74,8 @@ def _own_limit(log: Transitions) -> int | None:
 
 def _held(log: Transitions) -> Iterator[str]:
     """Episodes of one terminated row behind a terminated row: a flag that stays set."""
-    if "success_timing" in log.provenance:  # ends of a task that was computed for play data
+    parts: Any = log.provenance.get("parts") or [log.provenance]
+    if all("success_timing" in part for part in parts):  # computed for play data, not recorded
         return
     ended = log.terminated[log.episode_ends - 1]
     single = log.episode_lengths == 1
