@@ -7,7 +7,8 @@ The paper (arXiv 2310.11731, section 7) leaves open whether codes help there. `l
 logs with a known learner, SAC of stable-baselines3 (`pip install stable-baselines3`; an hour or
 less of one core): all it met while it learned (replay), and EXPERT episodes of what it had learned
 in the end, sampled (expert). Then agents on codes and their continuous counterparts learn from the
-same log: as many gradient steps (a prior's count), final policies, 50 episodes of at most 1000
+same log: as many gradient steps (a prior's count, a quantizer's do not; `recipe` chooses its own
+number), final policies, 50 episodes of at most 1000
 reward each. benchmarks/results/control.jsonl gets a line for each cell as it finishes; one that is
 there is not run again.
 """
@@ -25,7 +26,7 @@ import gymnasium
 import numpy as np
 
 import saqrl
-from benchmarks.rows import Flags, Row, arguments, fill, rows_of, scored
+from benchmarks.rows import Flags, Row, arguments, asked_for, fill, rows_of, scored
 
 RESULTS = Path(__file__).parent / "results" / "control.jsonl"
 OUT = Path("runs/control")
@@ -55,13 +56,16 @@ METHODS: dict[str, Flags] = {
 
 def learn(task: str, steps: int) -> None:
     """Train SAC and write both logs."""
-    import torch
-    from stable_baselines3 import SAC
+    try:
+        import torch
+        from stable_baselines3 import SAC
+    except ImportError as error:
+        raise ImportError("learn needs SAC: pip install stable-baselines3") from error
 
     torch.set_num_threads(1)
     env = _flat(task)
     learner = SAC("MlpPolicy", env, buffer_size=steps, train_freq=2, gradient_steps=1, seed=0)
-    learner.learn(steps, log_interval=10)
+    learner.learn(steps)
     met: Any = learner.replay_buffer
     last = np.arange(steps) % 1000 == 999  # episodes of the suite have 1000 steps, and no other end
     columns = {
@@ -105,7 +109,7 @@ def cells(asked: Namespace) -> Iterator[tuple[Row, Callable[[], Row]]]:
     for seed in range(asked.first_seed, asked.first_seed + asked.seeds):
         for log in (f"{task}-{kind}" for task in TASKS for kind in KINDS):
             for method in METHODS:
-                if asked.only in log and asked.method in method:
+                if asked.only in log and asked_for(method, asked.method, METHODS):
                     key = {"set": log, "method": method, "seed": seed}
                     yield key, partial(measured, log, method, seed)
 
@@ -139,6 +143,8 @@ def main() -> None:
         parser.add_argument("--task", choices=TASKS, required=True)
         parser.add_argument("--steps", type=int, default=200_000)
         chosen = parser.parse_args(sys.argv[2:])
+        if chosen.steps < 1_000 or chosen.steps % 1_000:
+            parser.error(f"--steps {chosen.steps}: expected whole episodes of 1,000 steps")
         learn(chosen.task, chosen.steps)
         return
     parser = arguments(__doc__, seeds=3)

@@ -25,7 +25,7 @@ import saqrl
 from benchmarks import logs, reacher
 from benchmarks.counterparts import go_on
 from benchmarks.rlpd import RLPD
-from benchmarks.rows import MACHINE, Flags, Row, arguments, fill, rows_of
+from benchmarks.rows import MACHINE, Flags, Row, arguments, asked_for, fill, rows_of
 from benchmarks.values import PLAY, PUSHT_IQL
 from saqrl.training.evaluation import measure_of
 from saqrl.training.online.settings import OnlineSettings
@@ -119,7 +119,7 @@ def cells(asked: Namespace) -> Iterator[tuple[Row, Callable[[], Row]]]:
     for seed in range(asked.first_seed, asked.first_seed + asked.seeds):
         for name in SETS:
             for method in METHODS:
-                if asked.only in name and asked.method in method:
+                if asked.only in name and asked_for(method, asked.method, METHODS):
                     key = {"set": name, "method": method, "seed": seed, "steps": asked.steps}
                     yield key, partial(measured, name, method, seed, asked.steps)
 

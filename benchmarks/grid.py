@@ -6,9 +6,9 @@ Four sets stand for the kinds of data: people's demonstrations (Push-T), few exp
 the door's), mixed skill (hopper-mixed), a sparse reward (can). On each every method gets TRIALS
 settings from the one list of `saqrl.studies.tuning`, on a training seed and episodes of their own;
 the other sets take what their kind chose. A policy's steps include its prior's. Runs lie under
-runs/grid; benchmarks/results/grid.jsonl gets a line for each as it finishes, grid_tuning.json has
-the trials, grid.json the machine and every setting. It can be stopped anywhere and called again:
-one seed of everything comes before the next seed.
+runs/grid; after each set and seed benchmarks/results has its rows in grid.jsonl, the trials in
+grid_trials.jsonl, what they chose in grid_tuning.json, the machine and every setting in grid.json.
+It can be stopped anywhere and called again: one seed of everything comes before the next seed.
 
     saqrl report benchmarks/results/grid.jsonl --out docs/results
 """
@@ -17,7 +17,7 @@ import argparse
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ from saqrl.arrays import write_atomically
 from saqrl.studies.grid import Cell, Task, plan, run_grid
 from saqrl.studies.methods import Method, methods
 from saqrl.studies.table import TABLE
-from saqrl.studies.tuning import CHOSEN, FOLDER, TRIAL_EPISODE, TRIAL_SEED, Tuned, tune
+from saqrl.studies.tuning import CHOSEN, FOLDER, TRIAL_EPISODE, TRIAL_SEED, Tuned, ideas, tune
+from saqrl.training.flags import changed
 from saqrl.training.progress import Reporter
 
 RESULTS = Path(__file__).parent / "results"
@@ -99,8 +100,9 @@ def tuned(asked: argparse.Namespace, reporter: Reporter) -> dict[tuple[str, str]
     """What the trials chose for each set of its own and method; made first where they are not."""
     apart = {"eval_first": TRIAL_EPISODE}
     planned: list[Cell] = []
+    needed = {each.kind or each.name for each in SETS if asked.only in each.name}
     for chosen in SETS:
-        if not chosen.kind:
+        if chosen.name in needed:
             compared = COMMON if asked.few else [*COMMON, *FURTHER]
             planned += chosen.cells(compared, TRIAL_SEED, apart=apart, assignments=FEWER_DRAWS)
     return tune(planned, OUT, reporter, trials=TRIALS)
@@ -114,12 +116,17 @@ def batches(
         for each in SETS:
             if asked.only in each.name and seed < each.rounds:
                 compared = [*COMMON, *(FURTHER if each.further and not asked.few else ())]
-                flags = {
-                    (each.name, method): found.flags
-                    for (name, method), found in decided.items()
-                    if name == (each.kind or each.name)
-                }
-                yield each.cells(compared, seed, chosen=flags, assignments=FEWER_DRAWS)
+                planned = each.cells(compared, seed, assignments=FEWER_DRAWS)
+                kind = each.kind or each.name
+                yield [_with(cell, decided.get((kind, cell.method.name))) for cell in planned]
+
+
+def _with(cell: Cell, found: Tuned | None) -> Cell:
+    """The cell with the idea that won: three times a strength is that of its own."""
+    known = dict(ideas(cell.settings))
+    if found is None or found.idea not in known:  # it has that already
+        return cell
+    return replace(cell, settings=changed(cell.settings, known[found.idea]))
 
 
 def keep(record: dict[str, Any]) -> None:

@@ -12,5 +12,5 @@ def d4rl(name: str) -> str:
 
 
 def robomimic(task: str) -> str:
-    """Its scripted demonstrations."""
+    """The scripted demonstrations of a task."""
     return f"robomimic:{DATA}/robomimic/{task}/ph-scripted/low_dim.hdf5"

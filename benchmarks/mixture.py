@@ -20,7 +20,7 @@ import numpy as np
 
 import saqrl
 from benchmarks.logs import robomimic
-from benchmarks.rows import Flags, Row, arguments, fill, scored
+from benchmarks.rows import Flags, Row, arguments, asked_for, fill, scored
 
 RESULTS = Path(__file__).parent / "results" / "mixture.jsonl"
 OUT = Path("runs/mixture")
@@ -99,7 +99,7 @@ def cells(asked: Namespace) -> Iterator[tuple[Row, Callable[[], Row]]]:
     """One seed of every method before the next seed."""
     for seed in range(asked.first_seed, asked.first_seed + asked.seeds):
         for method in METHODS:
-            if asked.method in method:
+            if asked_for(method, asked.method, METHODS):
                 yield {"method": method, "seed": seed}, partial(measured, method, seed)
 
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import saqrl
 from benchmarks import logs
-from benchmarks.rows import Flags, Row, arguments, fill, rows_of, scored
+from benchmarks.rows import Flags, Row, arguments, asked_for, fill, rows_of, scored
 from saqrl.training.run_folder import read_config
 
 RESULTS = Path(__file__).parent / "results" / "recipe.jsonl"
@@ -120,8 +120,9 @@ def cells(asked: Namespace) -> Iterator[tuple[Row, Callable[[], Row]]]:
     """One seed of every method and set before the next seed."""
     for seed in range(asked.first_seed, asked.first_seed + asked.seeds):
         for chosen in SETS:
-            for method, flags in methods(chosen).items():
-                if asked.only in chosen.name and asked.method in method:
+            own = methods(chosen)
+            for method, flags in own.items():
+                if asked.only in chosen.name and asked_for(method, asked.method, own):
                     key = {"set": chosen.name, "method": method, "seed": seed}
                     said = {**chosen.said, **flags, "seed": seed, "eval_episodes": EPISODES}
                     out = OUT / f"{chosen.name}-{method}-seed{seed}"

@@ -1,14 +1,15 @@
-"""Values on chunk codes: the goal configuration, each lever off or on, and FQL beside it.
+"""Values on chunk codes: the goal configuration, each lever off or on, and FQL on play data.
 
     python -m benchmarks.values [--only TEXT] [--method TEXT] [--seeds 1] [--episodes 50] [--list]
-    python -m benchmarks.values --first-seed 100 --only cube-100k --method goal --try steps=15000
+    python -m benchmarks.values --first-seed 100 --only cube-100k --method goal --try steps=30000
 
 Every cell is a final policy. The runs of one set and seed share one quantizer and one prior, so a
 row of a lever differs from the goal's in the agent alone. benchmarks/results/values.jsonl gets a
 line for each cell as it finishes; one that is there is not run again.
 
 What the rows have to answer: what each lever is worth on play data and on Push-T, and whether
-exact values on codes reach a flow policy (FQL, arXiv 2502.02538) at the same data and steps. The
+exact values on codes reach a flow policy (FQL, arXiv 2502.02538) that has the same data and at
+least as many gradient steps. The
 data of 1M steps are made by `saqrl collect --env cube-single-v0 --style play --episodes 1000
 --seed 1 --out cube-single-play-v0.npz` (scene alike), in the folder that --large names.
 """
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import logs
-from benchmarks.rows import Flags, Row, arguments, fill, scored
+from benchmarks.rows import Flags, Row, arguments, asked_for, fill, scored
 from saqrl.studies.shared_codes import share_codes
 from saqrl.training.presets import settings_from
 from saqrl.training.progress import Reporter
@@ -56,7 +57,7 @@ PUSHT_IQL = {
     "act_temperature": 0.5,
     "steps": 10_000,
 }
-# Steps of the behaviour prior, which count: the opponent has as many more.
+# Steps of the behaviour prior, which count: the opponent has at least as many in all.
 PRIOR = 10_000
 
 
@@ -109,7 +110,7 @@ def _play(name: str, dataset: str, task: str, steps: int, **own: Any) -> Set:
         "agent.alpha": 100.0,
         "agent.learning_rate": 1e-3,
         "agent.precision": "bfloat16",
-        "steps": max(steps, 30_000) + PRIOR,  # fewer were not better for it
+        "steps": max(steps, 30_000) + PRIOR,
     }
     goal = {**PLAY, **said, **own}
     levers = {method: {**goal, **flags} for method, flags in PLAY_LEVERS.items()}
@@ -146,7 +147,9 @@ def cells(asked: Namespace) -> Iterator[tuple[Row, Callable[[], Row]]]:
     for seed in range(asked.first_seed, asked.first_seed + asked.seeds):
         for chosen in sets(asked.large):
             for method, flags in chosen.methods.items():
-                if asked.only not in chosen.name or asked.method not in method:
+                if asked.only not in chosen.name:
+                    continue
+                if not asked_for(method, asked.method, chosen.methods):
                     continue
                 flags = {**flags, "eval_episodes": asked.episodes, **apart, **tried}
                 name = ", ".join((method, *asked.tried))
@@ -159,7 +162,7 @@ def cells(asked: Namespace) -> Iterator[tuple[Row, Callable[[], Row]]]:
 def measured(
     settings: Settings, flags: Flags, out: Path, earlier: list[tuple[Settings, Path]]
 ) -> Row:
-    """Train one cell, with the codes of an earlier one that has the same; what it scored."""
+    """Train one cell, sharing the codes of an equal earlier run; what it scored."""
     shutil.rmtree(out, ignore_errors=True)
     share_codes(settings, out, earlier)
     train(settings, out, resume=out.exists(), reporter=Reporter(quiet=True))
@@ -177,6 +180,11 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.tried and asked.first_seed < TRIAL_SEED:
         parser.error(f"trials have seeds from {TRIAL_SEED} on: pass --first-seed {TRIAL_SEED}")
+    if asked.first_seed < TRIAL_SEED < asked.first_seed + asked.seeds:
+        parser.error(f"seeds from {TRIAL_SEED} on are for trials: choose lower ones")
+    for each in asked.tried:
+        if "=" not in each:
+            parser.error(f"--try {each}: expected FLAG=VALUE")
     table = TRIALS if asked.first_seed >= TRIAL_SEED else RESULTS
     fill(table, cells(asked), listing=asked.list)
 
