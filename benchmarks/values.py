@@ -70,13 +70,13 @@ LEVERS: Mapping[str, Flags] = {
 }
 PLAY_LEVERS = {
     **LEVERS,
-    "members": {"members": 3},
     "bins": {"agent.bins": 51, "agent.value_range": (-12.0, 2.0)},
     "supported": {"act": "greedy", "agent.extraction": "supported"},
     "weighted-prior": {"agent.prior_temperature": 0.3},
     "expectile": {"agent.expectile": 0.9},
     "q-of-codes": {"agent.q_of": "codes"},
     "float32": {"agent.precision": "float32"},
+    "members": {"members": 3},
 }
 PUSHT_LEVERS = {
     **LEVERS,
