@@ -162,6 +162,7 @@ def main() -> None:
     known = json.loads(path.read_text()) if path.exists() else {}
     first = [cell for cells in grid for cell in cells if cell.seed == 0]
     record = describe(first, known, OUT / TABLE) | {"command": "python -m benchmarks.grid"}
+    keep(record)  # the trials
     for cells in grid:
         run_grid(cells, OUT, reporter)
         keep(record)

@@ -117,5 +117,5 @@ def measured(method: str, seed: int) -> Row:
 
 
 if __name__ == "__main__":
-    asked = arguments(__doc__, seeds=2).parse_args()
+    asked = arguments(__doc__, seeds=2, only="").parse_args()
     fill(RESULTS, cells(asked), listing=asked.list)

@@ -57,9 +57,10 @@ def asked_for(name: str, wanted: str, known: Iterable[str]) -> bool:
 
 
 def arguments(doc: str, *, seeds: int, only: str = "data sets") -> argparse.ArgumentParser:
-    """The options of every benchmark; `only` is what its --only chooses from."""
+    """The options of every benchmark; `only` is what its --only chooses from, if it has several."""
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
-    parser.add_argument("--only", default="", help=f"{only} whose name has this in it")
+    if only:
+        parser.add_argument("--only", default="", help=f"{only} whose name has this in it")
     parser.add_argument("--method", default="", help="this method, or those with this in the name")
     parser.add_argument("--seeds", type=int, default=seeds)
     parser.add_argument("--first-seed", type=int, default=0)
