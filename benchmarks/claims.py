@@ -30,7 +30,7 @@ from jaxtyping import Array, Float, Int
 import saqrl
 from benchmarks import logs
 from benchmarks.logs import d4rl
-from benchmarks.rows import Flags, Row, arguments, fill, rows_of, scored
+from benchmarks.rows import Flags, Row, arguments, scored, show_or_fill, with_table
 from saqrl.quantizers import ActionBatch, autoencoder
 from saqrl.quantizers import codebook as books
 from saqrl.quantizers.vqvae import VQVAE, State, VQCodec
@@ -165,14 +165,9 @@ def table(rows: list[Row]) -> str:
 
 
 def main() -> None:
-    parser = arguments(__doc__, seeds=1, only="studies")
-    parser.add_argument("--table", action="store_true", help="print what is there, and stop")
-    asked = parser.parse_args()
-    if asked.table:
-        print(table(rows_of(RESULTS)))
-        return
+    asked = with_table(arguments(__doc__, seeds=1, only="studies")).parse_args()
     saqrl.register("quantizer", "seen-apart", SeenApart)
-    fill(RESULTS, cells(asked), listing=asked.list)
+    show_or_fill(asked, RESULTS, cells, table)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,8 @@ logs with a known learner, SAC of stable-baselines3 (`pip install stable-baselin
 less of one core): all it met while it learned (replay), and EXPERT episodes of what it had learned
 in the end, sampled (expert). Then agents on codes and their continuous counterparts learn from the
 same log: as many gradient steps (a prior's count, a quantizer's do not; `recipe` chooses its own
-number), final policies, 50 episodes of at most 1000
-reward each. benchmarks/results/control.jsonl gets a line for each cell as it finishes; one that is
-there is not run again.
+number), final policies, 50 episodes of at most 1000 reward each. benchmarks/results/control.jsonl
+gets a line for each cell as it finishes; one that is there is not run again.
 """
 
 import shutil
@@ -26,7 +25,7 @@ import gymnasium
 import numpy as np
 
 import saqrl
-from benchmarks.rows import Flags, Row, arguments, asked_for, fill, rows_of, scored
+from benchmarks.rows import Flags, Row, arguments, asked_for, scored, show_or_fill, with_table
 
 RESULTS = Path(__file__).parent / "results" / "control.jsonl"
 OUT = Path("runs/control")
@@ -147,13 +146,8 @@ def main() -> None:
             parser.error(f"--steps {chosen.steps}: expected whole episodes of 1,000 steps")
         learn(chosen.task, chosen.steps)
         return
-    parser = arguments(__doc__, seeds=3)
-    parser.add_argument("--table", action="store_true", help="print what is there, and stop")
-    asked = parser.parse_args()
-    if asked.table:
-        print(table(rows_of(RESULTS)))
-    else:
-        fill(RESULTS, cells(asked), listing=asked.list)
+    asked = with_table(arguments(__doc__, seeds=3)).parse_args()
+    show_or_fill(asked, RESULTS, cells, table)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import saqrl
 from benchmarks import logs, reacher
 from benchmarks.counterparts import go_on
 from benchmarks.rlpd import RLPD
-from benchmarks.rows import MACHINE, Flags, Row, arguments, asked_for, fill, rows_of
+from benchmarks.rows import MACHINE, Flags, Row, arguments, asked_for, fill, rows_of, with_table
 from benchmarks.values import PLAY, PUSHT_IQL
 from saqrl.training.evaluation import measure_of
 from saqrl.training.online.settings import OnlineSettings
@@ -190,9 +190,8 @@ def table(rows: list[Row]) -> str:
 
 
 def main() -> None:
-    parser = arguments(__doc__, seeds=3)
+    parser = with_table(arguments(__doc__, seeds=3))
     parser.add_argument("--steps", type=int, default=20_000, help="environment steps")
-    parser.add_argument("--table", action="store_true", help="print what is there, and stop")
     asked = parser.parse_args()
     if asked.table:
         print(table(rows_of(RESULTS)))

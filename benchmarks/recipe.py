@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import saqrl
 from benchmarks import logs
-from benchmarks.rows import Flags, Row, arguments, asked_for, fill, rows_of, scored
+from benchmarks.rows import Flags, Row, arguments, asked_for, scored, show_or_fill, with_table
 from saqrl.training.run_folder import read_config
 
 RESULTS = Path(__file__).parent / "results" / "recipe.jsonl"
@@ -156,13 +156,8 @@ def table(rows: list[Row]) -> str:
 
 
 def main() -> None:
-    parser = arguments(__doc__, seeds=3)
-    parser.add_argument("--table", action="store_true", help="print what is there, and stop")
-    asked = parser.parse_args()
-    if asked.table:
-        print(table(rows_of(RESULTS)))
-    else:
-        fill(RESULTS, cells(asked), listing=asked.list)
+    asked = with_table(arguments(__doc__, seeds=3)).parse_args()
+    show_or_fill(asked, RESULTS, cells, table)
 
 
 if __name__ == "__main__":

@@ -51,6 +51,19 @@ def fill(table: Path, cells: Iterable[tuple[Row, Callable[[], Row]]], *, listing
         append_row(table, row)
 
 
+def show_or_fill(
+    asked: argparse.Namespace,
+    table: Path,
+    cells: Callable[[argparse.Namespace], Iterable[tuple[Row, Callable[[], Row]]]],
+    shown: Callable[[list[Row]], str],
+) -> None:
+    """Print what is there where --table asks for it, else run what is missing."""
+    if asked.table:
+        print(shown(rows_of(table)))
+    else:
+        fill(table, cells(asked), listing=asked.list)
+
+
 def asked_for(name: str, wanted: str, known: Iterable[str]) -> bool:
     """Whether an option means this name: the one called so, else all that have it in them."""
     return name == wanted if wanted in known else wanted in name
@@ -65,4 +78,10 @@ def arguments(doc: str, *, seeds: int, only: str = "data sets") -> argparse.Argu
     parser.add_argument("--seeds", type=int, default=seeds)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--list", action="store_true", help="say what would be run, and stop")
+    return parser
+
+
+def with_table(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The option that `show_or_fill` reads."""
+    parser.add_argument("--table", action="store_true", help="print what is there, and stop")
     return parser

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from benchmarks import logs
 from benchmarks.rows import Flags, Row, arguments, asked_for, fill, scored
 from saqrl.studies.shared_codes import share_codes
+from saqrl.studies.tuning import TRIAL_SEED
 from saqrl.training.presets import settings_from
 from saqrl.training.progress import Reporter
 from saqrl.training.settings import Settings
@@ -32,8 +33,7 @@ from saqrl.training.train import train
 
 RESULTS = Path(__file__).parent / "results" / "values.jsonl"
 TRIALS = RESULTS.with_name("value_trials.jsonl")
-# Trials have training seeds from here on, and episodes of their own.
-TRIAL_SEED, TRIAL_EPISODE = 100, 300_000
+TRIAL_EPISODE = 300_000  # the first of the trials' own
 OUT = Path("runs/values")
 
 PLAY = {
@@ -121,7 +121,7 @@ def sets(large: str) -> list[Set]:
     """Cheap ones first."""
     cube, scene = (f"ogbench:{large}/{name}-play-v0.npz" for name in ("cube-single", "scene"))
     return [
-        # With 30,000 steps values overfit what so few transitions have of noise.
+        # 30,000 steps were no better.
         _play("cube-100k-task2", logs.CUBE, "cube-single-singletask-task2", 15_000),
         Set(
             "pusht",
