@@ -131,8 +131,8 @@ def _cube_play(chunk: int = 1) -> Preset:
     iql: dict[str, Any] = {"steps": 30_000, "temperature": 0.3}
     if chunk > 1:
         # docs/results/values.md: Q of decoded actions, not of codes, is what play data need; with
-        # 100,000 transitions 30,000 steps were no better.
-        settings |= {"chunk": chunk, "action_horizon": 2, "act_temperature": 0.5}
+        # 100,000 transitions 30,000 steps were no better, and three members were.
+        settings |= {"chunk": chunk, "action_horizon": 2, "act_temperature": 0.5, "members": 3}
         iql |= {"steps": 15_000, "expectile": 0.7, "q_of": "actions"}
     return Preset(
         summary="OGBench cube-single, play data, task 2 of 5"
@@ -154,7 +154,7 @@ def _scene_play() -> Preset:
     # As on the cube; a task of several parts asks for values that reach farther back and nearer
     # to the best (docs/results/values.md).
     cube = _cube_play(chunk=5)
-    task = {"env": "scene-singletask-task2-v0"}
+    task = {"env": "scene-singletask-task2-v0", "members": 1}
     iql = {"steps": 60_000, "expectile": 0.9, "discount": 0.995}
     return replace(
         cube,
