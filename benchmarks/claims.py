@@ -102,7 +102,7 @@ SEEN = {"both": (1.0, 1.0), "encoder": (1.0, 0.0), "decoder": (0.0, 1.0), "neith
 def studies() -> Iterator[tuple[str, str, Flags]]:
     """(study, method, flags) of every cell; cheap studies first."""
     for codes in (16, 32, 64, 128):
-        for act in ("greedy", "mean"):  # of the decoded codes: it averages the expert's noise away
+        for act in ("greedy", "mean"):  # the mean of the decoded codes averages noise away
             own = {"agent": "cql", "act": act, "quantizer.codes": codes}
             yield "codes", f"saq-cql {codes} {act}", {**HOPPER, **own}
     for place, data, widest in (("pusht", PUSHT, 32), ("door", DOOR, 8)):

@@ -28,6 +28,7 @@ from saqrl.studies.shared_codes import share_codes
 from saqrl.studies.tuning import TRIAL_SEED
 from saqrl.training.presets import settings_from
 from saqrl.training.progress import Reporter
+from saqrl.training.run_folder import read_result
 from saqrl.training.settings import Settings
 from saqrl.training.train import train
 
@@ -167,7 +168,11 @@ def measured(
     share_codes(settings, out, earlier)
     train(settings, out, resume=out.exists(), reporter=Reporter(quiet=True))
     earlier.append((settings, out))
-    return scored(out) | {"said": {k: v for k, v in flags.items() if k != "dataset"}}
+    success = read_result(out)["success_rate"]
+    return scored(out) | {
+        "success_rate": success,
+        "said": {k: v for k, v in flags.items() if k != "dataset"},
+    }
 
 
 def main() -> None:
