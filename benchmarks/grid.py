@@ -40,6 +40,9 @@ COMMON = methods(("bc", "iql", "saq-cql", "saq-brac", "gmm", "rebrac"), ("quanti
 FURTHER = methods(("cql", "brac", "fql"), ("continuous",))
 # It draws this many actions for each state at each step; ten times more made it 15 times slower.
 FEWER_DRAWS = ("cql.samples=3",)
+# Its published penalty never leaves zero on few demonstrations: where its trials begin.
+ON_DEMONSTRATIONS = ("rebrac.actor_penalty=30.0", "rebrac.learning_rate=0.001")
+ON_MIXED = ("rebrac.actor_penalty=1.0", "rebrac.critic_penalty=0.1")
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,16 @@ class Set:
     further: bool = False
     """Whether all methods are trained on it."""
 
+    @property
+    def assignments(self) -> tuple[str, ...]:
+        mixed = "hopper-mixed" in (self.name, self.kind)
+        return (*FEWER_DRAWS, *(ON_MIXED if mixed else ON_DEMONSTRATIONS))
+
     def cells(self, compared: list[Method], seed: int, **more: Any) -> list[Cell]:
         task = Task(self.name, self.dataset, self.preset)
         changes = {**STEPS, **self.changes, **more.pop("apart", {})}
-        return plan([task], compared, [seed], changes=changes, evaluations=1, **more)
+        own = {"assignments": self.assignments, "evaluations": 1, **more}
+        return plan([task], compared, [seed], changes=changes, **own)
 
 
 FIVE, MORE = {"data_episodes": 5}, {"data_episodes": 25}
@@ -104,7 +113,7 @@ def tuned(asked: argparse.Namespace, reporter: Reporter) -> dict[tuple[str, str]
     for chosen in SETS:
         if chosen.name in needed:
             compared = COMMON if asked.few else [*COMMON, *FURTHER]
-            planned += chosen.cells(compared, TRIAL_SEED, apart=apart, assignments=FEWER_DRAWS)
+            planned += chosen.cells(compared, TRIAL_SEED, apart=apart)
     return tune(planned, OUT, reporter, trials=TRIALS)
 
 
@@ -116,7 +125,7 @@ def batches(
         for each in SETS:
             if asked.only in each.name and seed < each.rounds:
                 compared = [*COMMON, *(FURTHER if each.further and not asked.few else ())]
-                planned = each.cells(compared, seed, assignments=FEWER_DRAWS)
+                planned = each.cells(compared, seed)
                 kind = each.kind or each.name
                 yield [_with(cell, decided.get((kind, cell.method.name))) for cell in planned]
 

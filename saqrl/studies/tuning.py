@@ -42,7 +42,8 @@ class Tuned:
 def ideas(settings: Settings) -> Iterator[tuple[str, Flags]]:
     """(name, flags) of what is worth trying, in one order for all methods.
 
-    A method leaves out what it has no setting for, and what it has already.
+    A method leaves out what it has no setting for, and what it has already. The length of a chunk
+    is no idea: it is part of what is compared.
     """
     listed: list[tuple[str, Flags]] = [
         ("as it is", {}),
@@ -61,7 +62,7 @@ def ideas(settings: Settings) -> Iterator[tuple[str, Flags]]:
         ("inputs of deviation 1", {"feature_deviation": 1.0}),
         ("learning rate 1e-3", {"agent.learning_rate": 1e-3}),
         ("learning rate 1e-4", {"agent.learning_rate": 1e-4}),
-        ("chunks of 8", {"chunk": 8}),
+        ("learning rate 3e-4", {"agent.learning_rate": 3e-4}),
     ]
     if settings.quantized:
         sharper = {"act": "sample", "act_temperature": 0.5}
