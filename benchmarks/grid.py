@@ -86,7 +86,7 @@ SETS = (
     Set("pen-25", d4rl("pen-expert"), "default", "door-5", MORE, 5),
     Set("hammer-25", d4rl("hammer-expert"), "default", "door-5", MORE),
     Set("door-human", d4rl("door-human"), "default", "pusht"),
-    Set("hopper-expert", d4rl("hopper-expert"), "default", "door-5", {"env": "Hopper-v4"}),
+    Set("hopper-expert", d4rl("hopper-expert"), "hopper-expert", "door-5"),
     Set("hopper-medium", d4rl("hopper-medium"), "default", "hopper-mixed", MIXED, further=True),
     Set(
         "halfcheetah-medium",
