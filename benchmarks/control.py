@@ -8,7 +8,7 @@ logs with a known learner, SAC of stable-baselines3 (`pip install stable-baselin
 less of one core): all it met while it learned (replay), and EXPERT episodes of what it had learned
 in the end, sampled (expert). Then agents on codes and their continuous counterparts learn from the
 same log: as many gradient steps (a prior's count, a quantizer's do not; `recipe` chooses its own
-number), final policies, 50 episodes of at most 1000 reward each. benchmarks/results/control.jsonl
+number), final policies, EPISODES episodes of at most 1000 reward each. benchmarks/results/control.jsonl
 gets a line for each cell as it finishes; one that is there is not run again.
 """
 
@@ -30,7 +30,7 @@ from benchmarks.rows import Flags, Row, arguments, asked_for, scored, show_or_fi
 RESULTS = Path(__file__).parent / "results" / "control.jsonl"
 OUT = Path("runs/control")
 TASKS, KINDS, EXPERT = ("walker-walk", "cheetah-run"), ("expert", "replay"), 25
-STEPS, PRIOR = 15_000, 5_000
+STEPS, PRIOR, EPISODES = 10_000, 3_000, 20
 CODES = {"recipe": "plain", "quantizer.codes": 64, "quantizer_steps": 6_000, "prior.steps": PRIOR}
 WITHOUT = {"recipe": "plain", "actions": "continuous", "steps": STEPS}
 VALUES = {"feature_deviation": 1.0, "reward_scale": "return-range", "steps": STEPS - PRIOR}
@@ -118,7 +118,7 @@ def measured(log: str, method: str, seed: int) -> Row:
     out = OUT / f"{log}-{method}-seed{seed}"
     shutil.rmtree(out, ignore_errors=True)
     env = f"dm_control/{log.rpartition('-')[0]}-v0"
-    said: Flags = {"env": env, "seed": seed, "eval_episodes": 50, **METHODS[method]}
+    said: Flags = {"env": env, "seed": seed, "eval_episodes": EPISODES, **METHODS[method]}
     saqrl.fit(f"npz:{OUT}/{log}.npz", out=out, quiet=True, **said)
     return scored(out)
 
