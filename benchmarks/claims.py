@@ -3,6 +3,7 @@
     python -m benchmarks.claims [--only STUDY] [--method TEXT] [--seeds 1] [--list] [--table]
 
 codes       hopper-expert: does any of 16 to 128 codes do, and acted how? (Paper: 103 to 112.)
+continuous  CQL without codes on the same log, as many steps with the prior's: experiment 2.
 width       how do error and score change with the width of what one code stands for?
 few         how does the score grow with the number of demonstrations?
 state       what is the state worth in the encoder, the decoder, both? (The paper: 74.5 with both,
@@ -105,6 +106,9 @@ def studies() -> Iterator[tuple[str, str, Flags]]:
         for act in ("greedy", "mean"):  # the mean of the decoded codes averages noise away
             own = {"agent": "cql", "act": act, "quantizer.codes": codes}
             yield "codes", f"saq-cql {codes} {act}", {**HOPPER, **own}
+    for samples in (3, 10):  # drawn in each state at each step, from each of three distributions
+        own = {"agent": "cql", "actions": "continuous", "agent.samples": samples, "steps": 7_500}
+        yield "continuous", f"cql {samples} samples", {**HOPPER, **own}
     for place, data, widest in (("pusht", PUSHT, 32), ("door", DOOR, 8)):
         for chunk in (1, 2, 4, 8, 16, 32):
             if chunk <= widest:

@@ -8,8 +8,8 @@ logs with a known learner, SAC of stable-baselines3 (`pip install stable-baselin
 less of one core): all it met while it learned (replay), and EXPERT episodes of what it had learned
 in the end, sampled (expert). Then agents on codes and their continuous counterparts learn from the
 same log: as many gradient steps (a prior's count, a quantizer's do not; `recipe` chooses its own
-number), final policies, EPISODES episodes of at most 1000 reward each. benchmarks/results/control.jsonl
-gets a line for each cell as it finishes; one that is there is not run again.
+number), final policies, EPISODES episodes of at most 1000 reward each. A line for each cell goes
+to benchmarks/results/control.jsonl as it finishes; one that is there is not run again.
 """
 
 import shutil
