@@ -1,6 +1,7 @@
 """Environments by id. Simulators that are not installed are skipped, saying so."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -33,7 +34,15 @@ IDS = [
     pytest.param("FrankaKitchen-v1", 93, 9, marks=needs("gymnasium_robotics", "mujoco")),
     pytest.param("PointMaze_UMaze-v3", 8, 2, marks=needs("gymnasium_robotics", "mujoco")),
     pytest.param("dm_control/cartpole-swingup-v0", 5, 1, marks=needs("dm_control")),
-    pytest.param("robosuite/Lift", 19, 7, marks=[needs("robosuite", "numba"), pytest.mark.slow]),
+    # As many numbers as robomimic's files of the tasks have under their usual keys.
+    *(
+        pytest.param(name, *sizes, marks=[needs("robosuite", "numba"), pytest.mark.slow])
+        for name, sizes in {
+            "robosuite/Lift": (19, 7),
+            "robosuite/ToolHang": (53, 7),
+            "robosuite/TwoArmTransport": (59, 14),
+        }.items()
+    ),
 ]
 # These report no success of their own.
 SILENT = ("Hopper", "HalfCheetah", "dm_control")
@@ -209,6 +218,37 @@ def test_robosuite_replays_a_recorded_demonstration(real_data):
     first, _ = environment.reset(seed=1)
     assert first[-3:].all(), "the cube relative to the gripper is zeros unless forced"
     environment.close()
+
+
+@needs("robosuite", "numba")
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ToolHang", "TwoArmTransport"])
+def test_a_file_of_one_arm_or_two_is_read_trained_and_evaluated(name, tmp_path):
+    import h5py
+
+    import saqrl
+
+    environment = make_environment(f"robosuite/{name}")
+    path, draw = tmp_path / "low_dim.hdf5", np.random.default_rng(0)
+    with h5py.File(path, "w") as file:
+        file.create_group("data").attrs["env_args"] = json.dumps({"env_name": name, "type": 1})
+        for number in range(3):
+            seen = [environment.reset(seed=number)[0]]
+            actions = draw.uniform(-1, 1, (12, *environment.action_space.shape))
+            seen += [environment.step(action.astype(np.float32))[0] for action in actions]
+            demo, ends = file.create_group(f"data/demo_{number}"), np.arange(12) == 11
+            demo["actions"], demo["rewards"], demo["dones"] = actions, 0.0 * ends, ends
+            for place, rows in (("obs", seen[:-1]), ("next_obs", seen[1:])):
+                ends_at = np.cumsum([size for _, size in environment.layout])[:-1]
+                parts = np.split(np.stack(rows), ends_at, axis=1)
+                for (key, _), part in zip(environment.layout, parts, strict=True):
+                    demo[f"{place}/{key}"] = part
+    environment.close()
+    short = {"steps": 5, "quantizer_steps": 5, "quantizer.codes": 8, "eval_episodes": 1}
+    said = {"out": tmp_path / "run", "recipe": "plain", "quiet": True, **short}
+    run = saqrl.fit(f"robomimic:{path}", **said)
+    assert run.policy.act(np.asarray(seen[0])).shape == actions[0].shape
+    assert (run.result["success_rate"], run.result["length_mean"]) == (0, 700)
 
 
 @needs("robosuite", "numba")
