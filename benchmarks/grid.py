@@ -72,7 +72,7 @@ class Set:
         return plan([task], compared, [seed], changes=changes, **own)
 
 
-FIVE, MORE = {"data_episodes": 5}, {"data_episodes": 25}
+FIVE, MORE, FIFTY = ({"data_episodes": count} for count in (5, 25, 50))
 WIDE, WIDEST = {"feature_deviation": 0.3}, {"feature_deviation": 1.0}
 MIXED = {**WIDEST, "env": "Hopper-v4"}
 # Cheap ones first, those that decide for others first of all.
@@ -80,7 +80,8 @@ SETS = (
     Set("pusht", PUSHT, "pusht", "", WIDE, 5, further=True),
     Set("door-5", d4rl("door-expert"), "door-expert", "", FIVE, 5, further=True),
     Set("hopper-mixed", d4rl("hopper-mixed"), "default", "", MIXED, further=True),
-    Set("can-50", robomimic("can"), "default", "", {"data_episodes": 50}, further=True),
+    Set("can-50", robomimic("can"), "default", "", FIFTY, further=True),
+    Set("can-50-chunk8", robomimic("can"), "default", "can-50", {**WIDE, **FIFTY, "chunk": 8}),
     Set("pusht-chunk8", PUSHT, "pusht-chunk8", "pusht", WIDE, 5, further=True),
     Set("door-25", d4rl("door-expert"), "door-expert-25", "door-5", MORE, 5),
     Set("pen-25", d4rl("pen-expert"), "default", "door-5", MORE, 5),
