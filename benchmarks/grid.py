@@ -80,8 +80,8 @@ SETS = (
     Set("pusht", PUSHT, "pusht", "", WIDE, 5, further=True),
     Set("door-5", d4rl("door-expert"), "door-expert", "", FIVE, 5, further=True),
     Set("hopper-mixed", d4rl("hopper-mixed"), "default", "", MIXED, further=True),
-    Set("can-50", robomimic("can"), "default", "", FIFTY, further=True),
-    Set("can-50-chunk8", robomimic("can"), "default", "can-50", {**WIDE, **FIFTY, "chunk": 8}),
+    Set("can-50-chunk8", robomimic("can"), "default", "", {**WIDE, **FIFTY, "chunk": 8}),
+    Set("can-50", robomimic("can"), "default", "can-50-chunk8", {**WIDE, **FIFTY}, further=True),
     Set("pusht-chunk8", PUSHT, "pusht-chunk8", "pusht", WIDE, 5, further=True),
     Set("door-25", d4rl("door-expert"), "door-expert-25", "door-5", MORE, 5),
     Set("pen-25", d4rl("pen-expert"), "default", "door-5", MORE, 5),
@@ -102,7 +102,7 @@ SETS = (
         "hopper-mixed",
         {"env": "cube-single-singletask-task2-v0"},
     ),
-    Set("lift", robomimic("lift"), "default", "can-50"),
+    Set("lift", robomimic("lift"), "default", "can-50-chunk8"),
 )
 
 
