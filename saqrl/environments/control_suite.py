@@ -13,11 +13,14 @@ from dm_control import suite
 class ControlTask(gymnasium.Env[Any, np.ndarray]):
     """One task of the suite; an episode has 1000 steps with rewards in [0, 1]."""
 
+    # Gymnasium reads it before there is an instance, and declares it so.
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+
     def __init__(self, domain: str, task: str, *, render_mode: str | None = None) -> None:
         self.render_mode = render_mode
         self._suite = suite.load(domain, task, task_kwargs={"random": 0})
         rate = round(1 / self._suite.control_timestep())
-        self.metadata = {"render_modes": ["rgb_array"], "render_fps": rate}
+        self.metadata = self.metadata | {"render_fps": rate}
         spec, box = self._suite.action_spec(), gymnasium.spaces.Box
         self.action_space = box(spec.minimum.astype(np.float32), spec.maximum.astype(np.float32))
         parts = self._suite.observation_spec()

@@ -27,9 +27,11 @@ JOINED = "proprio-state"
 class RobosuiteTask(gymnasium.Env[Any, np.ndarray]):
     """One task; keywords are robosuite's own, as in robomimic's env_args["env_kwargs"]."""
 
+    # Gymnasium reads it before there is an instance, and declares it so.
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012
+
     def __init__(self, name: str, *, render_mode: str | None = None, **keywords: Any) -> None:
         self.render_mode = render_mode
-        self.metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
         robots: Any = ["Panda", "Panda"] if name.startswith(TWO_ARMS) else "Panda"
         keywords = {"robots": robots, "reward_shaping": False} | keywords
         self._task = robosuite.make(

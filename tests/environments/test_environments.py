@@ -76,6 +76,14 @@ def test_an_episode_depends_on_its_seed_alone(environment_id, observed, acted, c
     assert set(environment_versions(environment_id)) >= {"gymnasium"}
 
 
+@needs("dm_control")
+def test_pictures_are_asked_for_without_a_warning():
+    make_environment("dm_control/cartpole-swingup-v0").close()  # registers it
+    environment = gymnasium.make("dm_control/cartpole-swingup-v0", render_mode="rgb_array")
+    assert environment.metadata["render_fps"] == 100
+    environment.close()
+
+
 @needs("ogbench")
 def test_versions_name_what_changes_ogbenchs_reward():
     make_environment("cube-single-singletask-task1-v0").close()
