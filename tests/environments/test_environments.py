@@ -237,6 +237,7 @@ def test_a_file_of_one_arm_or_two_is_read_trained_and_evaluated(name, tmp_path):
     import saqrl
 
     environment = make_environment(f"robosuite/{name}")
+    sizes = [size for _, size in environment.layout]
     path, draw = tmp_path / "low_dim.hdf5", np.random.default_rng(0)
     with h5py.File(path, "w") as file:
         file.create_group("data").attrs["env_args"] = json.dumps({"env_name": name, "type": 1})
@@ -247,8 +248,7 @@ def test_a_file_of_one_arm_or_two_is_read_trained_and_evaluated(name, tmp_path):
             demo, ends = file.create_group(f"data/demo_{number}"), np.arange(12) == 11
             demo["actions"], demo["rewards"], demo["dones"] = actions, 0.0 * ends, ends
             for place, rows in (("obs", seen[:-1]), ("next_obs", seen[1:])):
-                ends_at = np.cumsum([size for _, size in environment.layout])[:-1]
-                parts = np.split(np.stack(rows), ends_at, axis=1)
+                parts = np.split(np.stack(rows), np.cumsum(sizes)[:-1], axis=1)
                 for (key, _), part in zip(environment.layout, parts, strict=True):
                     demo[f"{place}/{key}"] = part
     environment.close()
