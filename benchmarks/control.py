@@ -25,7 +25,16 @@ import gymnasium
 import numpy as np
 
 import saqrl
-from benchmarks.rows import Flags, Row, arguments, asked_for, scored, show_or_fill, with_table
+from benchmarks.rows import (
+    Flags,
+    Row,
+    arguments,
+    asked_for,
+    scored,
+    scores_table,
+    show_or_fill,
+    with_table,
+)
 
 RESULTS = Path(__file__).parent / "results" / "control.jsonl"
 OUT = Path("runs/control")
@@ -124,16 +133,8 @@ def measured(log: str, method: str, seed: int) -> Row:
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown: the finals of every method on every log."""
-    logs = [f"{task}-{kind}" for task in TASKS for kind in KINDS]
-    lines = ["| method | " + " | ".join(logs) + " |", "|---" * (len(logs) + 1) + "|"]
-    for method in METHODS:
-        found: dict[str, list[str]] = {log: [] for log in logs}
-        for row in rows:
-            if row["method"] == method:
-                found[row["set"]].append(f"{row['final']:.0f}")
-        lines.append(f"| {method} | " + " | ".join(", ".join(found[log]) for log in logs) + " |")
-    return "\n".join(lines)
+    logs = (f"{task}-{kind}" for task in TASKS for kind in KINDS)
+    return scores_table(rows, ("method", METHODS), ("set", logs))
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """The comparison by the protocol: equal steps, as many trials for every method, final policies.
 
-    python -m benchmarks.grid [--only TEXT] [--rounds 5] [--few] [--list]
+    python -m benchmarks.grid [--only TEXT] [--rounds 5] [--few] [--list] [--table]
 
 Four sets stand for the kinds of data: people's demonstrations (Push-T), few expert ones (five of
 the door's), mixed skill (hopper-mixed), a sparse reward (can). On each every method gets TRIALS
@@ -21,9 +21,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compare import describe, known_rows
 from benchmarks.logs import CUBE, PUSHT, d4rl, robomimic
-from benchmarks.rows import Flags
+from benchmarks.rows import Flags, describe, known_rows, rows_of, scores_table, with_table
 from saqrl.arrays import write_atomically
 from saqrl.studies.grid import Cell, Task, plan, run_grid
 from saqrl.studies.methods import Method, methods
@@ -81,7 +80,6 @@ SETS = (
     Set("door-5", d4rl("door-expert"), "door-expert", "", FIVE, 5, further=True),
     Set("hopper-mixed", d4rl("hopper-mixed"), "default", "", MIXED, further=True),
     Set("can-50-chunk8", robomimic("can"), "default", "", {**WIDE, **FIFTY, "chunk": 8}),
-    Set("can-50", robomimic("can"), "default", "can-50-chunk8", {**WIDE, **FIFTY}, further=True),
     Set("pusht-chunk8", PUSHT, "pusht-chunk8", "pusht", WIDE, 5, further=True),
     Set("door-25", d4rl("door-expert"), "door-expert-25", "door-5", MORE, 5),
     Set("pen-25", d4rl("pen-expert"), "default", "door-5", MORE, 5),
@@ -152,12 +150,16 @@ def keep(record: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = with_table(argparse.ArgumentParser(description=__doc__.splitlines()[0]))
     parser.add_argument("--only", default="", help="data sets whose name has this in it")
     parser.add_argument("--rounds", type=int, default=5, help="seeds of each data set at most")
     parser.add_argument("--few", action="store_true", help="not continuous CQL, BRAC and FQL")
     parser.add_argument("--list", action="store_true", help="say what would be trained, and stop")
     asked = parser.parse_args()
+    if asked.table:
+        sets, compared = (one.name for one in SETS), (one.name for one in [*COMMON, *FURTHER])
+        print(scores_table(rows_of(RESULTS / "grid.jsonl"), ("task", sets), ("method", compared)))
+        return
     if asked.list:
         for cells in batches(asked, {}):
             print(cells[0].task, f"seed {cells[0].seed}:", *(cell.method.name for cell in cells))

@@ -19,7 +19,16 @@ from typing import Any, NamedTuple
 
 import saqrl
 from benchmarks import logs
-from benchmarks.rows import Flags, Row, arguments, asked_for, scored, show_or_fill, with_table
+from benchmarks.rows import (
+    Flags,
+    Row,
+    arguments,
+    asked_for,
+    scored,
+    scores_table,
+    show_or_fill,
+    with_table,
+)
 from saqrl.training.run_folder import read_config
 
 RESULTS = Path(__file__).parent / "results" / "recipe.jsonl"
@@ -141,18 +150,8 @@ def measured(said: Flags, out: Path) -> Row:
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown: each set's finals of every method, all seeds shown where they are few."""
-    names = [*methods(SETS[0])]
-    lines = ["| data | " + " | ".join(names) + " |", "|" + "---|" * (len(names) + 1)]
-    for chosen in SETS:
-        scores = {name: [] for name in names}
-        for row in rows:
-            if row["set"] == chosen.name:
-                scores[row["method"]].append(row["final"])
-        if any(scores.values()):
-            cells = (", ".join(f"{score:.0f}" for score in scores[name]) for name in names)
-            lines.append(f"| {chosen.name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    sets = (chosen.name for chosen in SETS)
+    return scores_table(rows, ("set", sets), ("method", methods(SETS[0])))
 
 
 def main() -> None:
