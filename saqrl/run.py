@@ -204,18 +204,20 @@ def _environment_of(
     policy: Policy, env: str | None, asked: Mapping[str, object]
 ) -> EnvironmentSpec:
     """Where to play. Policy files are untrusted: they set only what a data file may set."""
-    if env:
-        return EnvironmentSpec(env, asked)
     own = policy.environment
+    if env and (own is None or env != own.id):
+        return EnvironmentSpec(env, asked)
     if own is None:
         raise ValueError("the policy was trained without an environment: give one with --env")
-    if ":" in own.id:
+    kept, left = permitted(own.id, own.options)
+    missing = [name for name in left if name not in asked]
+    if ":" in own.id and not env:
+        also = f" and {missing[0]!r} with --env-kwargs" if missing else ""
         raise ValueError(
             f"the policy's environment is {own.id}: a module is imported only if you name it: "
-            f"add --env {own.id}"
+            f"add --env {own.id}{also}"
         )
-    kept, left = permitted(own.id, own.options)
-    if missing := [name for name in left if name not in asked]:
+    if missing:
         raise ValueError(
             f"the policy was trained in {own.id} with the option {missing[0]!r}, which a policy "
             "file may not set: give it with --env-kwargs"

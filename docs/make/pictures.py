@@ -3,7 +3,7 @@
 Made by python docs/make/pictures.py (extra `plots`).
 
 What is drawn is what saqrl learns: codes of the flights past a pillar in examples/own_arrays.py,
-and rows of benchmarks/results/compare.jsonl.
+and rows of benchmarks/results/grid.jsonl.
 """
 
 import json
@@ -26,11 +26,11 @@ CONTINUOUS = ("bc", "gaussian", "gmm", "cql", "iql", "brac", "rebrac")
 SETS = {
     "pusht-chunk8": "Push-T, chunks of 8 (human)",
     "pusht": "Push-T (human)",
-    "can-50": "can, 50 (several ways)",
-    "door-expert-5": "door, 5 (expert)",
-    "pen-expert-25": "pen, 25 (expert)",
-    "hammer-expert-25": "hammer, 25 (expert)",
+    "can-50-chunk8": "can, 50, chunks of 8 (several ways)",
     "hopper-mixed": "hopper, mixed skill",
+    "door-25": "door, 25 (expert)",
+    "door-5": "door, 5 (expert)",
+    "hopper-expert": "hopper (expert)",
 }
 
 
@@ -79,14 +79,14 @@ def exact_and_sampled(quantizer) -> None:
 
 def when_it_helps() -> None:
     """SAQ-BC less the best continuous method of each data set, seed by seed where both have it."""
-    lines = (ROOT / "benchmarks/results/compare.jsonl").read_text().splitlines()
+    lines = (ROOT / "benchmarks/results/grid.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     figure, axes = plt.subplots(figsize=(6, 2.8), layout="constrained")
     for place, (task, name) in enumerate(reversed(SETS.items())):
         scores: dict[str, list[float]] = {}
         for row in rows:
             if row["task"] == task:
-                scores.setdefault(row["method"], []).append(row["score"])
+                scores.setdefault(row["method"], []).append(row["final"])
         rivals = {m: np.mean(s) for m, s in scores.items() if m in CONTINUOUS}
         best = max(rivals, key=lambda method: rivals[method])
         gains = np.asarray(scores["saq-bc"]) - rivals[best]

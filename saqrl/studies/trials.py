@@ -25,6 +25,7 @@ from saqrl.studies.page import to_columns
 from saqrl.studies.sweep import Plan, Trial, plain
 from saqrl.training.interrupts import ENDS_WITH_INPUT, stop_if_asked
 from saqrl.training.presets import settings_from
+from saqrl.training.recipe import applies
 from saqrl.training.settings import Settings, first_difference
 from saqrl.training.train import saved_settings
 
@@ -62,23 +63,29 @@ Finished = Callable[[Outcome], None]
 def jobs_of(plan: Plan, out: Path) -> list[Job]:
     """Every trial as a process; ValueError where `saqrl train` would refuse its flags.
 
-    Also where a folder of this name holds a run with other settings.
+    Also where a folder of this name holds a run with other settings. Without `recipe` in the file
+    it is `plain`: trials differ only in what varies.
     """
     jobs = []
     for trial in plan.trials:
         folder = out / trial.name
+        flags = {"recipe": "plain", **trial.flags}
         try:
-            said = {name: value for name, value in trial.flags.items() if name not in BESIDE}
+            said = {name: value for name, value in flags.items() if name not in BESIDE}
             if ours := [name for name in said if name in OURS]:
                 raise ValueError(f"the sweep sets --{ours[0]} itself: remove it from the file")
             settings = settings_from(said)
         except ValueError as error:
             raise ValueError(f"trial {trial.name}: {error}") from error
-        if (folder / "config.json").is_file() and (
-            difference := first_difference(saved_settings(folder), settings)
-        ):
-            raise ValueError(f"{folder}: {difference}: choose another --out for the changed sweep")
-        words = [word for flag in trial.flags.items() for word in _words(*flag)]
+        if (folder / "config.json").is_file():
+            saved = saved_settings(folder)
+            # What the recipe chose stays; only what the file says can differ.
+            asked = settings_from(said, base=saved) if applies(said) else settings
+            if difference := first_difference(saved, asked):
+                raise ValueError(
+                    f"{folder}: {difference}: choose another --out for the changed sweep"
+                )
+        words = [word for flag in flags.items() for word in _words(*flag)]
         words = ["train", *words, "--out", str(folder), "--resume"]
         log = out / "logs" / f"{trial.name}.log"
         jobs.append(Job(trial, tuple(words), folder, log, settings))

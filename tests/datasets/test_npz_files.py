@@ -49,6 +49,21 @@ def test_what_was_written_is_read(path, log, save):
     json.dumps(transitions.provenance)
 
 
+@pytest.mark.parametrize("rate", [30, 12.5, np.array([50.0])])
+def test_the_rate_of_the_recording_is_read(path, log, rate):
+    np.savez(path, **log, control_rate=rate)
+    assert read(path).control_rate == float(np.squeeze(rate))
+
+
+@pytest.mark.parametrize(
+    ("rate", "given"),
+    [(0, "0"), (np.nan, "nan"), (np.zeros(3), "(3,)"), (np.array("30"), "()"), (True, "()")],
+)
+def test_a_rate_that_is_none_is_refused(path, log, rate, given):
+    np.savez(path, **log, control_rate=rate)
+    assert f"control_rate is {given}; a single number of steps per second (Hz)" in refusal(path)
+
+
 def test_a_record_that_is_no_json_is_kept_as_text(path, log):
     np.savez(path, **log, provenance=np.array("by hand"))
     assert read(path).provenance["recorded"] == "by hand"

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -202,6 +203,23 @@ def test_a_sweep_finishes_reports_and_goes_on(place, engine):
     changed = saqrl(*words, cwd=place)
     assert changed.returncode == 2
     assert "choose another --out for the changed sweep" in changed.stderr
+
+
+def test_trials_have_fixed_settings_unless_the_file_asks_for_the_recipe(place):
+    (job, *_) = running.jobs_of(read_plan(place / "a.toml"), place / "out")
+    assert " ".join(job.words).startswith("train --recipe plain ")
+    text = SMALL.replace("[train]", '[train]\nrecipe = "auto"')
+    (place / "a.toml").write_text(text)
+    (job, *_) = running.jobs_of(read_plan(place / "a.toml"), place / "out")
+    assert " ".join(job.words).startswith("train --recipe auto ")
+    job.folder.mkdir(parents=True)
+    chosen = replace(job.settings, members=3).to_json()  # as the recipe may
+    config = {"settings": chosen, "versions": {}, "data": {}}
+    (job.folder / "config.json").write_text(json.dumps(config))
+    running.jobs_of(read_plan(place / "a.toml"), place / "out")  # resumes it
+    (place / "a.toml").write_text(text.replace("steps = 10", "steps = 9"))
+    with pytest.raises(ValueError, match="steps is 10 in the run and 9 here"):
+        running.jobs_of(read_plan(place / "a.toml"), place / "out")
 
 
 def long_sweep(place: Path) -> subprocess.Popen[str]:

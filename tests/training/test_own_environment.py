@@ -106,6 +106,10 @@ def test_what_is_on_disk_imports_no_module_and_the_flag_does(trained, capsys, ar
     assert f"a module is imported only if you name it: add --env {MINE}" in error(capsys)
     assert load_policy(trained / "policy").environment.id == MINE
     assert MODULE not in sys.modules
+    if not unfinished:  # its options are said again too: the file may be somebody else's
+        assert main([*arguments, "--env", MINE]) == 2
+        assert "the option 'size', which a policy file may not set" in error(capsys)
+        arguments = (*arguments, "--env-kwargs", '{"size": 2.5}')
     assert main([*arguments, "--env", MINE]) == 0
     assert MODULE in sys.modules
     assert not unfinished or read_result(trained)["success_rate"] == 1.0

@@ -29,6 +29,7 @@ from saqrl.datasets.source import (
     plain,
 )
 from saqrl.datasets.transitions import EnvironmentSpec, Transitions
+from saqrl.environments.rates import as_rate
 
 SUMMARY = "npz with observations, actions, terminals and/or timeouts, optionally rewards"
 SUFFIXES = (".npz",)
@@ -59,7 +60,10 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
         bounds = {key: members.array(key) for key in KEYS if key in members.names}
         arrays |= {bound: members.array(bound) for bound in BOUNDS if bound in members.names}
         named, recorded = members.text("environment_id"), members.text("provenance")
-        added = members.text(NAME)
+        text, rate = members.text(NAME), members.rate("control_rate")
+    added = {} if text is None else parsed_object(path, NAME, text)
+    if rate is not None:
+        added = {**added, "control_rate": rate}
     require_done_is_termination(path, keys, arrays)
     arrays = with_boundaries(path, arrays, bounds, notes)
     record: dict[str, object] = {"format": "npz", **file_record(file)}
@@ -72,7 +76,7 @@ def read(path: Path, options: ReadOptions = DEFAULT, environment: str | None = N
         provenance=record,
         notes=notes,
         keys=keys,
-        extras=None if added is None else parsed_object(path, NAME, added),
+        extras=added or None,
     )
 
 
@@ -194,6 +198,21 @@ class Members:
             )
         value = array.item()
         return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+    def rate(self, key: str) -> float | None:
+        """A single number of steps per second, or None where there is none."""
+        if key not in self.names:
+            return None
+        array = self.array(key)
+        number = array.item() if array.size == 1 and array.dtype.kind in "fiu" else None
+        found = as_rate(number)
+        if found is None:
+            given = array.shape if number is None else number
+            raise DatasetError(
+                f"{self.path}: {key} is {given}; a single number of steps per second (Hz), from "
+                "0.01 to 100,000, is expected"
+            )
+        return found
 
 
 def _parsed(recorded: str) -> object:

@@ -33,7 +33,15 @@ FILE_NAME = re.compile(rf"(?P<base>.+)-({KINDS})-(?P<version>v\d+)(-val)?\.npz")
 DATASET_NAME = re.compile(rf"(?P<base>.+?)-({KINDS})(-singletask(-task\d+)?)?-v\d+")
 # Names that the benchmark does not use: the file is somebody's own.
 OTHERS = {"environment_id", "saqrl", *KEYS, *ALIASES["timeouts"], "timeouts"}
-OTHERS |= {"terminated", "terminations", "dones", "done", "action_low", "action_high"}
+OTHERS |= {
+    "terminated",
+    "terminations",
+    "dones",
+    "done",
+    "action_low",
+    "action_high",
+    "control_rate",
+}
 STATE = ("qpos", "qvel", "button_states")
 FOLDER = Path("~/.ogbench/data")
 
