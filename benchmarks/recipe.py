@@ -34,7 +34,7 @@ from saqrl.training.run_folder import read_config
 RESULTS = Path(__file__).parent / "results" / "recipe.jsonl"
 OUT = Path("runs/recipe")
 EPISODES = 50
-# Steps of the opponents, as in compare.py: what was tuned there on seeds from 100 on.
+# Steps of the opponents; their settings were tuned on seeds from 100 on (results/tuning.jsonl).
 STEPS = {"steps": 5_000, "quantizer_steps": 6_000}
 FEW = {"quantizer.codes": 16, "quantizer.state_scale": 0.3}
 WIDE, WIDEST = {"feature_deviation": 0.3}, {"feature_deviation": 1.0}

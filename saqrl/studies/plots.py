@@ -87,19 +87,26 @@ def intervals(
 def bars(
     panels: Mapping[str, Mapping[str, Estimate]],
     *,
+    seeds: Mapping[str, Mapping[str, Sequence[float]]],
     labels: Mapping[str, str],
     shown: Mapping[str, str],
 ) -> bytes:
-    """A panel for every data set, a bar for every method, in the colours `shown`."""
+    """A panel for every data set, a bar for every method, in the colours `shown`.
+
+    With its interval, or else a dot for each of its seeds.
+    """
     height = 1.0 + 0.27 * max(map(len, panels.values()))
     figure, grid = canvas(len(panels), width=3.9, height=height)
     for axes, (task, panel) in zip(grid, panels.items(), strict=True):
         places = np.arange(len(panel))
         values = [estimate.value for estimate in panel.values()]
         axes.barh(places, values, color=[shown[method] for method in panel], height=0.7)
-        for place, estimate in zip(places, panel.values(), strict=True):
+        for place, (method, estimate) in zip(places, panel.items(), strict=True):
             if estimate.has_interval:
                 axes.hlines(place, estimate.low, estimate.high, color="#1d2129", linewidth=1.5)
+            else:
+                scores = seeds[task][method]
+                axes.plot(scores, [place] * len(scores), ".", color="#1d2129", markersize=4)
         axes.set_yticks(places, list(panel))
         axes.invert_yaxis()
         axes.set_title(task, fontsize=10)

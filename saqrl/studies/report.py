@@ -289,10 +289,18 @@ def _bars(by_task: ByTask, estimates: EstimatesOfTasks, shown: Colours) -> Secti
     if not by_task:
         return None
     panels = {task: estimates[task] for task in by_task}
-    drawn = plots.bars(panels, labels=_measures(by_task), shown=shown)
+    seeds = {
+        task: {
+            method: [row["score"] for row in runs]
+            for method, runs in _grouped(here, "method").items()
+        }
+        for task, here in by_task.items()
+    }
+    drawn = plots.bars(panels, seeds=seeds, labels=_measures(by_task), shown=shown)
     return Section(
         "Each data set",
-        f"Interquartile means, with 95 % intervals for {FEWEST_SEEDS} or more seeds.",
+        f"Interquartile means, with 95 % intervals for {FEWEST_SEEDS} or more seeds; of fewer, the "
+        "seeds.",
         pictures=(Picture("bars.png", drawn),),
     )
 

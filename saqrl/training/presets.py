@@ -120,7 +120,7 @@ _REBRAC_ADROIT = {"learning_rate": 3e-4, "actor_penalty": 0.01, "critic_penalty"
 # (benchmarks/results/tuning.jsonl).
 _FEW_CODES = {"codes": 16}
 # Of five to 25 demonstrations of noisy experts, codes of which each is free to mean something else
-# in every state overfit the noise (docs/results/grid.md).
+# in every state overfit the noise (docs/results/quantization.md, study e).
 _FEW_DEMONSTRATIONS = _FEW_CODES | {"state_scale": 0.3}
 
 
