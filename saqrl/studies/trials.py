@@ -79,12 +79,13 @@ def jobs_of(plan: Plan, out: Path) -> list[Job]:
             raise ValueError(f"trial {trial.name}: {error}") from error
         if (folder / "config.json").is_file():
             saved = saved_settings(folder)
-            # What the recipe chose stays; only what the file says can differ.
-            asked = settings_from(said, base=saved) if applies(said) else settings
+            changed = "choose another --out for the changed sweep"
+            try:  # what the recipe chose stays; a flag taken out of the file is not noticed
+                asked = settings_from(said, base=saved) if applies(said) else settings
+            except ValueError as error:
+                raise ValueError(f"{folder}: {error}: {changed}") from error
             if difference := first_difference(saved, asked):
-                raise ValueError(
-                    f"{folder}: {difference}: choose another --out for the changed sweep"
-                )
+                raise ValueError(f"{folder}: {difference}: {changed}")
         words = [word for flag in flags.items() for word in _words(*flag)]
         words = ["train", *words, "--out", str(folder), "--resume"]
         log = out / "logs" / f"{trial.name}.log"

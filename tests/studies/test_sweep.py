@@ -220,6 +220,9 @@ def test_trials_have_fixed_settings_unless_the_file_asks_for_the_recipe(place):
     (place / "a.toml").write_text(text.replace("steps = 10", "steps = 9"))
     with pytest.raises(ValueError, match="steps is 10 in the run and 9 here"):
         running.jobs_of(read_plan(place / "a.toml"), place / "out")
+    (place / "a.toml").write_text(text.replace('"bc"', '"cql"'))
+    with pytest.raises(ValueError, match="choose another --out for the changed sweep"):
+        running.jobs_of(read_plan(place / "a.toml"), place / "out")
 
 
 def long_sweep(place: Path) -> subprocess.Popen[str]:
