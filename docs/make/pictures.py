@@ -78,7 +78,7 @@ def exact_and_sampled(quantizer) -> None:
 
 
 def when_it_helps() -> None:
-    """SAQ-BC less the best continuous method of each data set, seed by seed where both have it."""
+    """SAQ-BC less the best continuous method of each data set, as a mean and seed by seed."""
     lines = (ROOT / "benchmarks/results/grid.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     figure, axes = plt.subplots(figsize=(6, 2.8), layout="constrained")

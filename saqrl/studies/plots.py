@@ -87,13 +87,13 @@ def intervals(
 def bars(
     panels: Mapping[str, Mapping[str, Estimate]],
     *,
-    seeds: Mapping[str, Mapping[str, Sequence[float]]],
+    scores: Mapping[str, Mapping[str, Sequence[float]]],
     labels: Mapping[str, str],
     shown: Mapping[str, str],
 ) -> bytes:
     """A panel for every data set, a bar for every method, in the colours `shown`.
 
-    With its interval, or else a dot for each of its seeds.
+    With its interval, or else a dot for each of its seeds (`scores` by method and data set).
     """
     height = 1.0 + 0.27 * max(map(len, panels.values()))
     figure, grid = canvas(len(panels), width=3.9, height=height)
@@ -105,8 +105,8 @@ def bars(
             if estimate.has_interval:
                 axes.hlines(place, estimate.low, estimate.high, color="#1d2129", linewidth=1.5)
             else:
-                scores = seeds[task][method]
-                axes.plot(scores, [place] * len(scores), ".", color="#1d2129", markersize=4)
+                seeds = scores[method][task]
+                axes.plot(seeds, [place] * len(seeds), ".", color="#1d2129", markersize=4)
         axes.set_yticks(places, list(panel))
         axes.invert_yaxis()
         axes.set_title(task, fontsize=10)

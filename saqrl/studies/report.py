@@ -94,7 +94,7 @@ def sections(rows: Sequence[Row]) -> list[Section]:
         _per_task(by_task, estimates),
         _overall(scores, comparable_tasks, _sources(finished), shown),
         _improvement(scores, shown),
-        _bars(contested, estimates, shown),
+        _bars(contested, estimates, scores, shown),
         _curves(contested or by_task, shown),
         *beside,
         _codes(by_task),
@@ -285,18 +285,13 @@ def _improvement(scores: ScoresOfMethods, shown: Colours) -> Section | None:
     )
 
 
-def _bars(by_task: ByTask, estimates: EstimatesOfTasks, shown: Colours) -> Section | None:
+def _bars(
+    by_task: ByTask, estimates: EstimatesOfTasks, scores: ScoresOfMethods, shown: Colours
+) -> Section | None:
     if not by_task:
         return None
     panels = {task: estimates[task] for task in by_task}
-    seeds = {
-        task: {
-            method: [row["score"] for row in runs]
-            for method, runs in _grouped(here, "method").items()
-        }
-        for task, here in by_task.items()
-    }
-    drawn = plots.bars(panels, seeds=seeds, labels=_measures(by_task), shown=shown)
+    drawn = plots.bars(panels, scores=scores, labels=_measures(by_task), shown=shown)
     return Section(
         "Each data set",
         f"Interquartile means, with 95 % intervals for {FEWEST_SEEDS} or more seeds; of fewer, the "

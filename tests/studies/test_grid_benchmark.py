@@ -3,6 +3,7 @@
 import json
 
 from benchmarks import grid
+from saqrl.studies.table import append_row
 
 
 def test_a_part_of_the_grid_keeps_what_is_recorded_of_the_other_rows(tmp_path, monkeypatch):
@@ -29,3 +30,19 @@ def test_a_part_of_the_grid_keeps_what_is_recorded_of_the_other_rows(tmp_path, m
     assert "pusht gone" not in settings
     assert settings["lift gmm"]["agent"]["name"] == "gmm"
     assert (results / "grid.jsonl").read_text() == (out / "table.jsonl").read_text()
+
+
+def test_the_table_has_every_seed_in_order_and_no_failed_cell(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(grid, "RESULTS", tmp_path)
+    cell = {"task": "pusht", "method": "bc"}
+    for seed, outcome in (
+        (1, {"final": 58.2}),
+        (2, {"error": "ValueError: it fell over"}),
+        (0, {"final": 56.6}),
+    ):
+        append_row(tmp_path / "grid.jsonl", {**cell, "seed": seed, **outcome})
+    monkeypatch.setattr("sys.argv", ["grid", "--table"])
+    grid.main()
+    head, _, *lines = capsys.readouterr().out.splitlines()
+    assert head.startswith("| | saq-bc | bc |")
+    assert [line.split(" | ")[:3] for line in lines] == [["| pusht", "", "57, 58"]]

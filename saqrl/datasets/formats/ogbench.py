@@ -32,16 +32,8 @@ KINDS = "play|noisy|navigate|stitch|explore"
 FILE_NAME = re.compile(rf"(?P<base>.+)-({KINDS})-(?P<version>v\d+)(-val)?\.npz")
 DATASET_NAME = re.compile(rf"(?P<base>.+?)-({KINDS})(-singletask(-task\d+)?)?-v\d+")
 # Names that the benchmark does not use: the file is somebody's own.
-OTHERS = {"environment_id", "saqrl", *KEYS, *ALIASES["timeouts"], "timeouts"}
-OTHERS |= {
-    "terminated",
-    "terminations",
-    "dones",
-    "done",
-    "action_low",
-    "action_high",
-    "control_rate",
-}
+OTHERS = {"environment_id", "saqrl", "control_rate", *KEYS, *ALIASES["timeouts"], "timeouts"}
+OTHERS |= {"terminated", "terminations", "dones", "done", "action_low", "action_high"}
 STATE = ("qpos", "qvel", "button_states")
 FOLDER = Path("~/.ogbench/data")
 
