@@ -43,6 +43,7 @@ STEPS, PRIOR, EPISODES = 10_000, 3_000, 20
 CODES = {"recipe": "plain", "quantizer.codes": 64, "quantizer_steps": 6_000, "prior.steps": PRIOR}
 WITHOUT = {"recipe": "plain", "actions": "continuous", "steps": STEPS}
 VALUES = {"feature_deviation": 1.0, "reward_scale": "return-range", "steps": STEPS - PRIOR}
+BEST = {"data_best": 0.3}  # of the episodes
 METHODS: dict[str, Flags] = {
     "recipe": {},
     "saq-bc": {**CODES, "agent": "bc", "steps": STEPS},
@@ -59,6 +60,9 @@ METHODS: dict[str, Flags] = {
     "saq-cql": {**CODES, **VALUES, "agent": "cql"},
     "saq-brac": {**CODES, **VALUES, "agent": "brac"},
     "rebrac": {**WITHOUT, **VALUES, "agent": "rebrac", "steps": STEPS},
+}
+METHODS |= {
+    f"{name}-best": {**METHODS[name], **BEST} for name in ("bc", "saq-bc", "iql", "saq-cql")
 }
 
 

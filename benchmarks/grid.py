@@ -86,6 +86,14 @@ SETS = (
     Set("hammer-25", d4rl("hammer-expert"), "default", "door-5", MORE),
     Set("door-human", d4rl("door-human"), "default", "pusht"),
     Set("hopper-expert", d4rl("hopper-expert"), "hopper-expert", "door-5"),
+    # The best seventh alone: what cloning makes of a mixture, and whether values add to it.
+    Set(
+        "hopper-mixed-best",
+        d4rl("hopper-mixed"),
+        "hopper-expert",
+        "door-5",
+        {"data_best": 0.147},
+    ),
     Set("hopper-medium", d4rl("hopper-medium"), "default", "hopper-mixed", MIXED, further=True),
     Set(
         "halfcheetah-medium",

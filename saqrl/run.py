@@ -249,14 +249,15 @@ def fit(
     as the next observation of the row before. Without any data, demonstrations are collected in
     `env`.
     continuous: True trains the continuous counterpart, as --actions continuous does; by default
-    the recipe may choose it; actions="quantized" always trains on codes.
+    the recipe may choose it; actions="quantized" (with arrays quantizer="vqvae") always trains on
+    codes.
     out: the run folder; default: named as by the command. resume: resume the run in it.
     flags: those of `saqrl train`, for example chunk=8, eval_episodes=100, **{"agent.alpha": 1}.
 
     Raises ValueError, FileNotFoundError or ImportError with the command's one-line message.
     """
     if isinstance(actions, str):  # the command's flag --actions, not an array
-        continuous, actions = actions == "continuous", None
+        flags, actions = {"actions": actions, **flags}, None
     if continuous:
         flags = {"actions": "continuous", **flags}
     given = {
@@ -278,18 +279,20 @@ def fit(
         flags = {"dataset": os.fspath(data), **flags}
     if log is not None:
         flags = {"dataset": IN_MEMORY, **flags}
-    settings = settings_from(flags)
-    if log is not None:
-        log = arranged(log, settings)
     reporter = Reporter(quiet=quiet)
     path = None if out is None else Path(out)
-    if path is not None and path.exists():
-        if not resume:
-            refuse_existing(path)
-        finished = (path / "result.json").is_file()
-        train(resumed(path, flags), path, data=log, resume=True, reporter=reporter)
-        leave_page(path, log, reporter, film=not finished)
-        return Run(path)
+    older = path if path is not None and path.exists() else None
+    if older is not None and not resume:
+        refuse_existing(older)
+    settings = settings_from(flags) if older is None else resumed(older, flags)
+    if log is not None:
+        settings.data.reading.require_honoured(IN_MEMORY, "of arrays", ())
+        log = arranged(log, settings)
+    if older is not None:
+        finished = (older / "result.json").is_file()
+        train(settings, older, data=log, resume=True, reporter=reporter)
+        leave_page(older, log, reporter, film=not finished)
+        return Run(older)
     settings, log, recipe = begun(settings, flags, path.parent if path else RUNS, reporter, log)
     path = path or default_out(settings)
     resume = resume and path.exists()

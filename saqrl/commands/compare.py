@@ -16,8 +16,8 @@ from saqrl.training.progress import Reporter
 
 # Flags that are settings of every run, where they are given.
 CHANGES = (
-    *("env", "angles", "chunk", "history", "data_episodes", "eval_episodes"),
-    *("steps", "quantizer_steps"),
+    *("env", "angles", "chunk", "history", "data_episodes", "data_best"),
+    *("eval_episodes", "steps", "quantizer_steps"),
 )
 
 
@@ -52,6 +52,8 @@ class Compare:
     """number of last observations that the networks get"""
     data_episodes: int | None = None
     """use only the first N episodes of each data set"""
+    data_best: float | None = None
+    """use only this share of the episodes of each data set: those with the highest returns"""
     eval_episodes: int | None = None
     """episodes of an evaluation"""
     evaluations: int = 5

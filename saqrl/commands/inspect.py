@@ -2,8 +2,9 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     findings = audit(transitions)
     console = Console(stderr=asked.json, highlight=False)
     console.print(render(findings))
-    said = {"dataset": asked.dataset, **({"env": asked.env} if asked.env else {})}
+    said = {"dataset": asked.dataset, **_different(asked)}
     measured = Behaviour(findings.persistence, findings.spread, findings.meetings)
     chosen = choices(transitions, said, measured)
     console.print(advice(chosen, said), soft_wrap=True)  # the command is one line to copy
@@ -58,12 +59,30 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def advice(chosen: Sequence[Choice], said: Mapping[str, str]) -> Text:
+def _different(asked: Inspect) -> dict[str, Any]:
+    """The flags of `saqrl train` for what was said of the reading."""
+    options = {
+        f"dataset.{each.name}": value
+        for each in fields(asked.options)
+        if (value := getattr(asked.options, each.name)) != each.default
+    }
+    named = {"env": asked.env, "angles": asked.angles, **options}
+    return {flag: value for flag, value in named.items() if value not in (None, ())}
+
+
+def advice(chosen: Sequence[Choice], said: Mapping[str, Any]) -> Text:
     """What `saqrl train` chooses of itself, and the command."""
-    words = " ".join(f"--{flag} {shlex.quote(value)}" for flag, value in said.items())
+    words = " ".join(
+        " ".join([f"--{flag.replace('_', '-')}", *map(shlex.quote, _typed(value))])
+        for flag, value in said.items()
+    )
     text = Text("\nsaqrl train chooses\n", style="bold")
     for choice in chosen:
         flag = choice.flag.replace("_", "-")
         text.append(f"  {flag} {choice.words}", style="cyan not bold")
         text.append(f"  {choice.reason}\n", style="not bold dim")
     return text.append(f"next: saqrl train {words}", style="not bold")
+
+
+def _typed(value: Any) -> list[str]:
+    return [str(each) for each in value] if isinstance(value, tuple) else [str(value)]

@@ -16,7 +16,7 @@ from saqrl.datasets.errors import DatasetError, counted, listing
 from saqrl.datasets.formats import Reader, reader_of, resolve_spec
 from saqrl.datasets.mixture import mixed, parts_of
 from saqrl.datasets.options import DEFAULT, ReadOptions
-from saqrl.datasets.selection import rewarded, selected
+from saqrl.datasets.selection import best_episodes, rewarded, selected
 from saqrl.datasets.source import out_of_memory
 from saqrl.datasets.transitions import EnvironmentSpec, Transitions
 from saqrl.environments.permitted import may_be_named, permitted
@@ -31,9 +31,12 @@ __all__ = [
     "Reader",
     "Transitions",
     "arrange",
+    "best_episodes",
     "load_dataset",
     "reader_of",
     "resolve_spec",
+    "rewarded",
+    "selected",
 ]
 
 
@@ -42,13 +45,15 @@ def load_dataset(
     *,
     angles: Iterable[int] = (),
     episodes: int | None = None,
+    best: float = 1.0,
     environment: str | None = None,
     options: ReadOptions = DEFAULT,
 ) -> Transitions:
     """Read `spec`: 'format:path', a path whose format is recognised, or a mixture 'A + 2*B'.
 
     angles: observation columns in radians, which reach the networks as cosine and sine.
-    episodes: keep the first so many. environment: a Gymnasium id in place of the file's own; for
+    episodes: keep the first so many. best: of these, keep the share with the highest returns, and
+    what is equal to the last of them. environment: a Gymnasium id in place of the file's own; for
     OGBench's files it names the task whose rewards are made. options: see `ReadOptions`.
     Raises FileNotFoundError, or DatasetError (a ValueError) for an unknown format, a damaged or
     unfit file, an angle column that does not exist, more episodes than there are.
@@ -59,7 +64,7 @@ def load_dataset(
         read = [_read_part(part, environment, options) for _, part in parts]
         plain = len(parts) == 1 and parts[0][0] == 1
         transitions = read[0] if plain else mixed(spec, read, [weight for weight, _ in parts])
-        return arrange(transitions, spec, angles=angles, episodes=episodes)
+        return arrange(transitions, spec, angles=angles, episodes=episodes, best=best)
     except MemoryError as error:
         raise out_of_memory(spec) from error
 
@@ -70,9 +75,10 @@ def arrange(
     *,
     angles: Iterable[int] = (),
     episodes: int | None = None,
+    best: float = 1.0,
     environment: str | None = None,
 ) -> Transitions:
-    """A log with its angles named, cut to its first episodes, of this environment; see above."""
+    """A log with its angles named, cut to its first and best episodes; see above."""
     columns = tuple(angles) or log.angles
     log = replace(log, angles=_angle_columns(spec, columns, log))
     if environment is not None:
@@ -80,7 +86,9 @@ def arrange(
     if log.control_rate is None and log.environment is not None:
         rate = control_rate_of(log.environment.id, log.environment.options)
         log = replace(log, control_rate=rate)
-    return log if episodes is None else _first_episodes(spec, log, episodes)
+    if episodes is not None:
+        log = _first_episodes(spec, log, episodes)
+    return best_episodes(spec, log, best)
 
 
 def _read_part(spec: str, environment: str | None, options: ReadOptions) -> Transitions:

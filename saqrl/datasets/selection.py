@@ -81,3 +81,32 @@ def selected(spec: str, transitions: Transitions, options: ReadOptions) -> Trans
         + ")."
     )
     return transitions.select_episodes(kept).noted(note, selected=reasons)
+
+
+def best_episodes(spec: str, transitions: Transitions, share: float) -> Transitions:
+    """Keep a share of the episodes, at least one: those with the highest returns.
+
+    Episodes as good as the worst of them stay too, and of the file's own held-out episodes those
+    that are as good. 1 keeps all. DatasetError: not above 0 and at most 1, or no rewards.
+    """
+    if not 0 < share <= 1:
+        raise DatasetError(f"data-best is {share:g}; it must be above 0 and at most 1")
+    if share == 1:
+        return transitions
+    if not transitions.has_rewards:
+        raise DatasetError(
+            f"{spec}: data-best needs rewards, and the data have none; remove that flag, or "
+            "pass --dataset.rewards success-at-end"
+        )
+    returns, held = transitions.episode_returns, transitions.num_episodes
+    least = np.sort(returns)[-max(round(share * held), 1)]
+    kept = np.flatnonzero(returns >= least)
+    other = transitions.held_out
+    if other is not None:
+        good = np.flatnonzero(other.episode_returns >= least)
+        other = other.select_episodes(good) if good.size else None
+    return replace(transitions.select_episodes(kept), held_out=other).noted(
+        f"{len(kept):,} of {counted(held, 'episode')} are kept: the best, with a return of "
+        f"{least:g} or more.",
+        best=share,
+    )

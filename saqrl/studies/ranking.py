@@ -5,7 +5,7 @@ at an earlier step, and used again where the same is asked.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from saqrl.studies.statistics import rank_correlation
 from saqrl.studies.table import agent_evaluations
 from saqrl.training.data import load_training_data, training_spec
 from saqrl.training.progress import Reporter
-from saqrl.training.run_folder import kept_steps, policy_folder, read_result
+from saqrl.training.run_folder import kept_steps, policy_folder, read_config, read_result
 from saqrl.training.train import saved_settings
 
 OFFLINE = "offline.json"
@@ -91,7 +91,7 @@ def value_runs(
     runs = [result.parent for result in sorted(folder.rglob("result.json"))]
     settings_of = {run: saved_settings(run) for run in runs}
     specs = {run: training_spec(run, settings) for run, settings in settings_of.items()}
-    named = distinct_names(specs.values())
+    named = named_data(specs)
     for run, settings in settings_of.items():
         shown = str(run.relative_to(folder))
         if not settings.quantized:
@@ -120,7 +120,7 @@ def value_runs(
                 Valued(
                     run=shown,
                     step=step,
-                    task=named[specs[run]],
+                    task=named[run],
                     act=summary["act"],
                     discount=settings.agent.discount,
                     estimate=found,
@@ -128,6 +128,19 @@ def value_runs(
                 )
             )
     return sorted(valued, key=lambda v: (v.task, v.discount, -v.estimate.value)), left_out
+
+
+def named_data(specs: Mapping[Path, str]) -> dict[Path, str]:
+    """The name of each run's data, with their size where runs read different parts of one file."""
+    named = distinct_names(specs.values())
+    data = {run: read_config(run).get("data") or {} for run in specs}
+    parts = {(spec, data[run].get("sha256")) for run, spec in specs.items()}
+    shared = [spec for spec, _ in parts]
+    return {
+        run: named[spec]
+        + (f", {data[run].get('episodes', 0):,} episodes" if shared.count(spec) > 1 else "")
+        for run, spec in specs.items()
+    }
 
 
 def kept_estimate(

@@ -126,8 +126,9 @@ def _per_task(by_task: ByTask, estimates: EstimatesOfTasks) -> Section:
     lines = []
     for task, here in by_task.items():
         best = max(estimate.value for estimate in estimates[task].values())
-        for method, runs in _grouped(here, "method").items():
-            estimate = estimates[task][method]
+        of_method = _grouped(here, "method")
+        for method in sorted(of_method, key=lambda name: -estimates[task][name].value):
+            runs, estimate = of_method[method], estimates[task][method]
             score = f"{estimate:.1f}"
             if not estimate.has_interval and len(runs) > 1:
                 score += f" ({', '.join(format(row['score'], '.1f') for row in runs)})"
@@ -214,6 +215,7 @@ def _overall(
         method: interquartile_mean_interval(by_task, sources=sources)
         for method, by_task in shown_tasks.items()
     }
+    estimates = dict(sorted(estimates.items(), key=lambda item: -item[1].value))
     shared = set.intersection(*map(set, averageable.values()))
     once = [task for task in next(iter(averageable.values())) if task in shared - set(tasks)]
     text = f"Interquartile mean over the seeds of {', '.join(tasks)}: the data sets on which "

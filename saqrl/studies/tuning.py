@@ -67,6 +67,8 @@ def ideas(settings: Settings) -> Iterator[tuple[str, Flags]]:
     if settings.quantized:
         sharper = {"act": "sample", "act_temperature": 0.5}
         listed += [("greedy", {"act": "greedy"}), ("sampled at 0.5", sharper)]
+    if settings.data.best == 1:
+        listed.append(("the best tenth of the episodes", {"data_best": 0.1}))
     known = known_flags(settings)
     for name, flags in listed:
         there = all(flag in known for flag in flags)

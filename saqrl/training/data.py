@@ -16,6 +16,8 @@ from saqrl.datasets import (
     Transitions,
     arrange,
     load_dataset,
+    rewarded,
+    selected,
 )
 from saqrl.datasets.naming import absolute_spec, exists
 from saqrl.datasets.transitions import ROW_FIELDS
@@ -49,18 +51,25 @@ def load_data(
         spec,
         angles=data.angles,
         episodes=data.episodes,
+        best=data.best,
         environment=None if data.env == NO_ENVIRONMENT else data.env,
         options=options or data.reading,
     )
     return _placed(log, settings)
 
 
-def arranged(log: Transitions, settings: Settings) -> Transitions:
-    """A log in memory, changed as if the settings had read it."""
+def arranged(log: Transitions, settings: Settings, known: str | None = None) -> Transitions:
+    """A log in memory, changed as if the settings had read it.
+
+    `known`: the fingerprint of data that they chose before; of a log that has it they choose no
+    more.
+    """
     data = settings.data
     own = None if data.env == NO_ENVIRONMENT else data.env
-    log = arrange(log, IN_MEMORY, angles=data.angles, episodes=data.episodes, environment=own)
-    return _placed(log, settings)
+    if known is None or fingerprint(log) != known:
+        log = selected(IN_MEMORY, rewarded(log, data.reading.rewards), data.reading)
+        log = arrange(log, IN_MEMORY, episodes=data.episodes, best=data.best)
+    return _placed(arrange(log, IN_MEMORY, angles=data.angles, environment=own), settings)
 
 
 def _placed(log: Transitions, settings: Settings) -> Transitions:

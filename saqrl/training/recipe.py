@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from saqrl.datasets import Transitions
+from saqrl.datasets import Transitions, best_episodes
 from saqrl.datasets.audit.behaviour import Behaviour, behaviour
 from saqrl.datasets.audit.findings import codes_for, likely_angles
+from saqrl.datasets.audit.quality import quality
 from saqrl.datasets.errors import counted
 from saqrl.datasets.statistics import blocks
 from saqrl.registry import BASELINES
@@ -23,6 +24,14 @@ from saqrl.training.settings import Settings
 # Spread of the returns over their mean size from which quality counts as mixed, and the steps
 # that values need to be learned from.
 MIXED_RETURNS, STEPS_FOR_VALUES = 0.5, 50_000
+# Steps of the best episodes from which cloning them alone is worth more than values of all. Returns
+# that go on from one episode to the next (correlation above IN_TURN) say that some of what acted
+# was better; where one policy was lucky, or had easy starts (correlation above BY_START), its best
+# episodes are not worth more.
+STEPS_TO_CLONE, IN_TURN, BY_START = 30_000, 0.3, 0.3
+# Agents that learn no values; flags that choose episodes themselves.
+CLONING = ("bc", "gaussian", "gmm")
+CHOSEN_EPISODES = ("data_best", "dataset.min_return", "dataset.min_reward")
 # Rewards of at most so many values count what has been solved. Where the best of them is reached in
 # fewer episodes than this share, most were recorded for something else.
 STAGES, REACHED = 20, 0.5
@@ -66,7 +75,7 @@ def applies(said: Mapping[str, Any]) -> bool:
 def recommended(
     log: Transitions, said: Mapping[str, Any]
 ) -> tuple[Settings, Transitions, tuple[Choice, ...]]:
-    """The settings for a log, the log with the angles that were found, and every choice.
+    """The settings for a log, the log as these read it, and every choice.
 
     `said` are the flags as `presets.settings_from` takes them; none of them is changed, and
     choices that the algorithms said do not have are left out.
@@ -81,6 +90,8 @@ def recommended(
             kept[choice.flag] = choice
     if "angles" in kept:
         log = replace(log, angles=kept["angles"].value)
+    if "data_best" in kept:
+        log = best_episodes(str(named.get("dataset")), log, kept["data_best"].value)
     settings = settings_from(named | {choice.flag: choice.value for choice in kept.values()})
     return settings, log, tuple(kept.values())
 
@@ -97,8 +108,37 @@ def choices(
         first = [Choice("angles", turning, "it jumps by a full turn inside an episode")]
     else:
         first = []
-    recipe = _Recipe(log, found or behaviour(log), dict(said))
+    if best := _worth_cloning(log, said):
+        first.append(best)
+        log, found = best_episodes(str(said.get("dataset")), log, best.value), None
+    known = {**said, **{choice.flag: choice.value for choice in first}}
+    recipe = _Recipe(log, found or behaviour(log), known)
     return tuple(choice for choice in (*first, *recipe) if choice.flag not in said)
+
+
+def _worth_cloning(log: Transitions, said: Mapping[str, Any]) -> Choice | None:
+    """The best episodes, where returns are mixed and these are enough to clone."""
+    asked = said.get("agent", "bc") not in CLONING or any(flag in said for flag in CHOSEN_EPISODES)
+    mapped = isinstance(log.observations, np.memmap)  # the best may be more than memory holds
+    if asked or mapped or not _is_mixed(log):
+        return None
+    found = quality(log)
+    luck = found.in_turn <= IN_TURN or found.by_start > BY_START
+    if luck or found.steps < STEPS_TO_CLONE or stages_of(log).count:
+        return None
+    alike = f"{found.episodes:,} of {counted(log.num_episodes, 'episode')} are as good as the best"
+    enough = f"their {found.steps:,} steps are enough to clone"
+    return Choice("data_best", found.share, f"{alike}; {enough}")
+
+
+def _spread(log: Transitions) -> float:
+    """Of the returns, over their mean size."""
+    returns = log.episode_returns.astype(np.float64)
+    return float(returns.std() / max(abs(float(returns.mean())), 1e-12))
+
+
+def _is_mixed(log: Transitions) -> bool:
+    return log.has_rewards and _spread(log) >= MIXED_RETURNS
 
 
 @dataclass(frozen=True)
@@ -142,9 +182,7 @@ class _Recipe:
 
     def __init__(self, log: Transitions, found: Behaviour, known: dict[str, Any]):
         self.log, self.found, self.known = log, found, known
-        returns = log.episode_returns.astype(np.float64)
-        self.spread = float(returns.std() / max(abs(float(returns.mean())), 1e-12))
-        self.mixed = log.has_rewards and self.spread >= MIXED_RETURNS
+        self.spread, self.mixed = _spread(log), _is_mixed(log)
         self.stages = stages_of(log)
         self.unsolved = self.stages.count > 1 and self.stages.reached < REACHED
         self.demonstrations = found.has_choices or not found.known
@@ -170,6 +208,9 @@ class _Recipe:
 
     def agent(self) -> Iterator[Choice]:
         log, episodes = self.log, counted(self.log.num_episodes, "episode")
+        if float(self.known.get("data_best", 1)) < 1:
+            yield Choice("agent", "bc", "the best episodes are cloned")
+            return
         reason = f"returns of {episodes} differ by {100 * self.spread:.0f} % of their mean"
         if self.unsolved and not self.mixed:
             reason = f"{100 * self.stages.reached:.0f} % of {episodes} reach the highest reward"

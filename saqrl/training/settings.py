@@ -86,6 +86,8 @@ class Data:
     """collect expert (alike) or human (varied) data"""
     episodes: int | None = _named("data_episodes", None)
     """use only the first N episodes"""
+    best: float = _named("data_best", 1.0)
+    """share of the episodes to use: highest returns"""
     angles: tuple[int, ...] = ()
     """observation columns that are angles in radians"""
     held_out: float = 0.1
@@ -99,6 +101,8 @@ class Data:
     def __post_init__(self) -> None:
         _require_at_least_one(self, "demonstrations", "stream_rows")
         parsed_keywords(self.env_kwargs)
+        if not 0 < self.best <= 1:
+            raise ValueError(f"data-best is {self.best:g}; it must be above 0 and at most 1")
         if not 0 <= self.held_out < 1:
             raise ValueError(
                 f"held-out is {self.held_out}: the share of held-out episodes must be at "

@@ -1,6 +1,7 @@
 """--dataset and --dataset.NAME mean the same in every command that reads data."""
 
 import json
+import shlex
 
 import pytest
 
@@ -66,6 +67,16 @@ def told(capsys) -> dict:
 def test_inspect_reads_a_mixture(spec, capsys):
     assert inspect.main(["--dataset", spec, "--json", "--dataset", f"2*{spec}"]) == 0
     assert told(capsys)["episodes"] == 9
+
+
+def test_inspect_names_the_flags_that_it_was_given_for_train(spec, capsys):
+    words = [spec, "--dataset.min-return", "-1", "--angles", "0", "1", "--json"]
+    assert inspect.main(words) == 0
+    shown = capsys.readouterr().err.split("next: saqrl train ")[1].splitlines()[0]
+    own, flags = read_words(shlex.split(shown))
+    settings, _ = read_flags(own, flags)
+    assert settings.data.reading.min_return == -1
+    assert (settings.data.dataset, settings.data.angles) == (spec, (0, 1))
 
 
 def test_convert_writes_a_mixture(spec, tmp_path):

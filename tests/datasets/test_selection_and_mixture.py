@@ -1,12 +1,13 @@
 """Which episodes count, how often, and what they are rewarded with."""
 
 import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from saqrl.datasets import DatasetError, ReadOptions, load_dataset
+from saqrl.datasets import DatasetError, ReadOptions, best_episodes, load_dataset
 from saqrl.datasets.mixture import mixed
 from saqrl.datasets.split import split_episodes
 from saqrl.datasets.transitions import RecordedStart
@@ -45,6 +46,45 @@ def test_episodes_are_chosen_by_return_and_by_highest_reward(spec):
     assert read(spec, min_reward=float(highest.max())).num_episodes == 1
     with pytest.raises(DatasetError, match=r"no episode passes dataset.min_reward 99; the highest"):
         read(spec, min_reward=99)
+
+
+@pytest.mark.parametrize(("share", "kept"), [(1.0, 3), (0.67, 2), (0.4, 1), (0.01, 1)])
+def test_the_best_share_is_of_the_highest_returns(spec, share, kept):
+    whole = read(spec)
+    log = load_dataset(spec, best=share)
+    assert sorted(log.episode_returns) == sorted(whole.episode_returns)[-kept:]
+    assert ("are kept: the best" in " ".join(log.notes)) == (kept < 3)
+
+
+def test_episodes_as_good_as_the_worst_of_the_best_stay(spec):
+    log = read(spec, rewards="success-at-end")  # all have a return of 1
+    assert best_episodes(spec, log, 0.01).num_episodes == 3
+    with pytest.raises(DatasetError, match="data-best needs rewards, and the data have none"):
+        best_episodes(spec, read(spec, rewards="none"), 0.5)
+
+
+@pytest.mark.parametrize("share", [0, -1, 1.5, 10, float("nan")])
+def test_a_share_that_is_none_is_refused(spec, share):
+    with pytest.raises(DatasetError, match="it must be above 0 and at most 1"):
+        load_dataset(spec, best=share)
+
+
+def test_the_files_own_held_out_episodes_have_to_be_as_good(spec):
+    log = read(spec)
+    log = log.with_held_out(log.select_episodes(np.arange(3)), "held out too")
+    best = best_episodes(spec, log, 0.4)
+    assert best.held_out is not None
+    assert best.held_out.episode_returns.tolist() == [log.episode_returns.max()]
+    poor = log.select_episodes(np.argsort(log.episode_returns)[:1])
+    assert best_episodes(spec, replace(log, held_out=poor), 0.4).held_out is None
+
+
+def test_the_best_are_chosen_from_the_first_and_from_all_parts_of_a_mixture(spec):
+    first = load_dataset(spec, episodes=2)
+    kept = load_dataset(spec, episodes=2, best=0.5)
+    assert kept.episode_returns.tolist() == [first.episode_returns.max()]
+    twice = load_dataset(f"{spec} + {spec}", best=0.34)
+    assert twice.episode_returns.tolist() == [read(spec).episode_returns.max()] * 2
 
 
 def test_a_fraction_is_always_the_same(spec):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from saqrl.studies import report
+from saqrl.studies import ranking, report
 from saqrl.studies.report import load_rows, sections, write_report
 
 
@@ -44,10 +44,11 @@ def by_title(rows):
     return {section.title: section for section in sections(rows)}
 
 
-def test_scores_are_interquartile_means_with_the_best_in_bold(rows):
+def test_scores_are_interquartile_means_with_the_best_first_and_in_bold(rows):
     table = by_title(rows)["Scores"].rows
-    assert table[0][:2] == ("can", "saq-bc")
-    assert table[0][2] == "61.0 (60.0, 61.0, 62.0)"
+    assert [line[:2] for line in table[:3]] == [("can", m) for m in ("gmm", "saq-bc", "bc")]
+    assert table[1][2] == "61.0 (60.0, 61.0, 62.0)"
+    assert by_title(rows)["All data sets together"].rows[0][0] == "gmm"
     assert [line[1] for line in table if line[2].startswith("**")] == ["gmm", "gmm"]
 
 
@@ -60,7 +61,7 @@ def test_five_seeds_have_an_interval_and_fewer_show_themselves(rows):
 
 
 def test_one_seed_has_no_interval(rows):
-    assert by_title([*rows, row("can", "cql", 0, 50.0)])["Scores"].rows[3][1:3] == ("cql", "50.0")
+    assert by_title([*rows, row("can", "cql", 0, 50.0)])["Scores"].rows[2][1:3] == ("cql", "50.0")
 
 
 def test_what_stands_alone_is_in_the_table_and_not_in_the_pictures(rows, monkeypatch):
@@ -144,9 +145,9 @@ def test_single_seeds_everywhere_make_no_interval(rows):
     found = by_title(single)
     whole = found["All data sets together"]
     assert [line[:2] for line in whole.rows] == [
+        ("gmm", "61.0"),
         ("saq-bc", "60.0"),
         ("bc", "40.0"),
-        ("gmm", "61.0"),
     ]
     assert "Only a method with 5 or more seeds on each has an interval" in whole.text
     assert found["Probability of improvement"].rows == (
@@ -165,7 +166,7 @@ def test_improvement_says_on_how_many_data_sets_and_runs_it_rests(rows):
 def test_a_method_that_was_tried_on_few_data_sets_does_not_hide_the_others(rows):
     more = [row("square", method, 0, 50.0) for method in ("saq-bc", "bc", "cql")]
     section = by_title([*rows, *more])["All data sets together"]
-    assert [line[0] for line in section.rows] == ["saq-bc", "bc", "gmm"]
+    assert [line[0] for line in section.rows] == ["gmm", "saq-bc", "bc"]
     assert "of can, lift:" in section.text
     assert section.text.endswith("Methods left out, because they have too few data sets: cql.")
 
@@ -209,3 +210,19 @@ def test_a_missing_matplotlib_is_named_with_its_extra(rows, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r'pip install -e ".\[plots\]"'):
         report.sections(rows)
+
+
+def test_runs_of_different_parts_of_one_file_are_told_apart(tmp_path):
+    specs = {}
+    for name, episodes in (("all", 40), ("again", 40), ("best", 4)):
+        (tmp_path / name).mkdir()
+        data = {"path": "a.npz", "steps": 9, "episodes": episodes, "sha256": str(episodes)}
+        (tmp_path / name / "config.json").write_text(
+            json.dumps({"settings": {}, "versions": {}, "data": data})
+        )
+        specs[tmp_path / name] = "a.npz"
+    named = ranking.named_data(specs)
+    assert len({*named.values()}) == 2
+    assert named[tmp_path / "best"].endswith(", 4 episodes")
+    del specs[tmp_path / "best"]
+    assert {*ranking.named_data(specs).values()} == {"a"}

@@ -30,6 +30,7 @@ SAID = [
     ({"eval-every": "100"}, ("evaluation", "every"), 100),
     ({"eval_every": "none"}, ("evaluation", "every"), None),
     ({"data_episodes": 5}, ("data", "episodes"), 5),
+    ({"data-best": "0.1"}, ("data", "best"), 0.1),
     ({"held-out": "0.25"}, ("data", "held_out"), 0.25),
     ({"angles": ["1", "2"]}, ("data", "angles"), (1, 2)),
     ({"log_every": 3}, ("output", "log_every"), 3),

@@ -12,6 +12,7 @@ from saqrl.datasets import Transitions
 from saqrl.datasets.assembly import assemble
 from saqrl.registry import AGENTS
 from saqrl.run import fit
+from saqrl.training.data import arranged, fingerprint
 from saqrl.training.flags import changed
 from saqrl.training.presets import settings_from
 from saqrl.training.recipe import Stages, applies, recommended, stages_of
@@ -114,6 +115,64 @@ def test_mixed_returns_ask_for_values_where_there_are_steps_enough():
     assert (single.expectile, single.temperature) == (IQL().expectile, IQL().temperature)
     noise = recommended(large, said(actions="continuous"))[0]
     assert (noise.agent_name, noise.quantized) == ("iql", False)
+
+
+def improving(log: Transitions) -> Transitions:
+    """Rewards of many values; the last quarter of the episodes is good."""
+    number = np.arange(log.num_episodes)
+    good = number >= 0.75 * log.num_episodes
+    return rewards_of(log, np.where(good, 1.0, 0.1) + 0.001 * (number % 37))
+
+
+def test_of_mixed_returns_the_best_episodes_are_cloned_where_they_are_enough():
+    log = improving(log_of(DRAWN, episodes=2_800))
+    settings, kept, choices = recommended(log, said())
+    assert (settings.agent_name, settings.quantized, settings.data.best) == ("bc", False, 0.25)
+    assert kept.num_episodes == 700
+    assert kept.rewards.min() >= 1
+    assert "700 of 2,800 episodes are as good as the best; their 34,300 steps" in str(choices[0])
+    fewer = improving(log_of(DRAWN, episodes=1_200))
+    assert recommended(fewer, said())[0].agent_name == "iql"
+
+
+def test_the_best_are_cloned_though_costs_near_nothing_differ_most():
+    log = log_of(DRAWN, episodes=9_000)
+    costs = rewards_of(log, np.linspace(-20, 0, 9_000))
+    settings, _, _ = recommended(costs, said())
+    assert settings.agent_name == "bc"
+    assert settings.data.best < 0.2
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"agent": "iql"},
+        {"data_best": 1.0},
+        {"dataset.min_return": -1.0},
+    ],
+)
+def test_episodes_are_not_chosen_where_values_or_others_are_asked_for(flags):
+    log = improving(log_of(DRAWN, episodes=2_800))
+    settings, kept, choices = recommended(log, said(**flags))
+    assert settings.agent_name == "iql"
+    assert kept is log or kept.num_episodes == 2_800
+    assert not any(choice.flag == "data_best" for choice in choices)
+
+
+def test_luck_is_no_reason_to_choose_an_episode():
+    log = improving(log_of(DRAWN, episodes=2_800))
+    shuffled = log.select_episodes(np.random.default_rng(0).permutation(2_800))
+    settings, _, _ = recommended(shuffled, said())
+    assert (settings.agent_name, settings.data.best) == ("iql", 1.0)
+
+
+def test_an_easy_start_is_no_reason_to_choose_an_episode():
+    log = improving(log_of(DRAWN, episodes=2_800))
+    observations = log.observations.copy()
+    good = log.rewards[log.episode_starts] >= 1
+    observations[log.episode_starts[good]] += 5
+    settings, _, _ = recommended(replace(log, observations=observations), said())
+    assert (settings.agent_name, settings.data.best) == ("iql", 1.0)
 
 
 def staged(log: Transitions, reached: float) -> Transitions:
@@ -251,6 +310,33 @@ def test_a_run_records_its_choices_and_can_be_gone_on_with(tmp_path):
     assert fit(log, out=out, resume=True, **FEW).result["act"] == json.loads(before)["act"]
     with pytest.raises(ValueError, match=r"--resume: features\.chunk is 8 in the run and 2 here"):
         fit(log, out=out, resume=True, chunk=2, **FEW)
+
+
+def test_codes_that_were_asked_for_in_python_are_kept(tmp_path):
+    run = fit(log_of(DRAWN), out=tmp_path / "run", actions="quantized", **FEW)
+    assert run.settings.quantized
+
+
+def test_arrays_are_selected_from_as_files_are(tmp_path):
+    log = rewards_of(log_of(DRAWN), np.arange(40))
+    run = fit(log, out=tmp_path / "run", **FEW, **{"dataset.min_return": 49.0 * 10})
+    assert read_config(run.path)["data"]["episodes"] == 30
+    best = fit(log, out=tmp_path / "best", data_best=0.25, **FEW)
+    assert read_config(best.path)["data"]["episodes"] == 10
+    (best.path / "result.json").unlink()
+    assert fit(log, out=best.path, resume=True).settings == best.settings
+    with pytest.raises(ValueError, match=r"the format of arrays does not use dataset\.keys"):
+        fit(log, out=tmp_path / "none", **FEW, **{"dataset.keys": ("a",)})
+
+
+def test_a_log_that_was_selected_is_not_selected_from_again(tmp_path):
+    log = rewards_of(log_of(DRAWN), np.arange(40))
+    settings = settings_from({"dataset": "arrays in memory", "data_best": 0.25})
+    chosen = arranged(log, settings)
+    assert chosen.num_episodes == 10
+    assert arranged(chosen, settings, fingerprint(chosen)).num_episodes == 10
+    assert arranged(log, settings, fingerprint(chosen)).num_episodes == 10
+    assert arranged(chosen, settings).num_episodes == 2
 
 
 def test_a_plain_run_has_the_fixed_defaults(tmp_path):

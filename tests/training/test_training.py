@@ -128,6 +128,7 @@ def narrow(path: Path) -> None:
     ("changes", "message"),
     [
         ({"env": "Nowhere-v0"}, "unknown environment 'Nowhere-v0'"),
+        ({"data_best": 0.0}, "data-best is 0; it must be above 0 and at most 1"),
         ({"data_episodes": 99}, "99 episodes requested and the file has 12"),
         ({"angles": (7,)}, "angle column 7 does not exist"),
     ],

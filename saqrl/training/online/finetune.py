@@ -176,7 +176,7 @@ def _data(
     parent: Path, settings: Settings, data: Transitions | None, dataset: str | None
 ) -> Transitions:
     if data is not None:
-        return arranged(data, settings)
+        return arranged(data, settings, (read_config(parent).get("data") or {}).get("sha256"))
     if dataset is None and settings.data.dataset == IN_MEMORY:
         raise ValueError(
             f"{parent} was trained on arrays in memory: pass its data with --dataset, or as "
