@@ -2,8 +2,8 @@
 
     python -m benchmarks.grid [--only TEXT] [--rounds 5] [--few] [--list] [--table]
 
-Four sets stand for the kinds of data: people's demonstrations (Push-T), few expert ones (five of
-the door's), mixed skill (hopper-mixed), a sparse reward (can). On each every method gets TRIALS
+Five sets stand for the kinds of data: people's demonstrations (Push-T), few expert ones (five of
+the door's), mixed skill (hopper-mixed), the best of it, a sparse reward (can). On each every method gets TRIALS
 settings from the one list of `saqrl.studies.tuning`, on a training seed and episodes of their own;
 the other sets take what their kind chose. A policy's steps include its prior's. Runs lie under
 runs/grid; after each set and seed benchmarks/results has its rows in grid.jsonl, the trials in
@@ -87,13 +87,7 @@ SETS = (
     Set("door-human", d4rl("door-human"), "default", "pusht"),
     Set("hopper-expert", d4rl("hopper-expert"), "hopper-expert", "door-5"),
     # The best seventh alone: what cloning makes of a mixture, and whether values add to it.
-    Set(
-        "hopper-mixed-best",
-        d4rl("hopper-mixed"),
-        "hopper-expert",
-        "door-5",
-        {"data_best": 0.147},
-    ),
+    Set("hopper-mixed-best", d4rl("hopper-mixed"), "hopper-expert", changes={"data_best": 0.147}),
     Set("hopper-medium", d4rl("hopper-medium"), "default", "hopper-mixed", MIXED, further=True),
     Set(
         "halfcheetah-medium",
