@@ -3,12 +3,13 @@
     python -m benchmarks.grid [--only TEXT] [--rounds 5] [--few] [--list] [--table]
 
 Five sets stand for the kinds of data: people's demonstrations (Push-T), few expert ones (five of
-the door's), mixed skill (hopper-mixed), the best of it, a sparse reward (can). On each every method gets TRIALS
-settings from the one list of `saqrl.studies.tuning`, on a training seed and episodes of their own;
-the other sets take what their kind chose. A policy's steps include its prior's. Runs lie under
-runs/grid; after each set and seed benchmarks/results has its rows in grid.jsonl, the trials in
-grid_trials.jsonl, what they chose in grid_tuning.json, the machine and every setting in grid.json.
-It can be stopped anywhere and called again: one seed of everything comes before the next seed.
+the door's), mixed skill (hopper-mixed), the best of it, a sparse reward (can). On each every
+method gets TRIALS settings from the one list of `saqrl.studies.tuning`, on a training seed and
+episodes of their own; the other sets take what their kind chose. A policy's steps include its
+prior's. Runs lie under runs/grid; after each set and seed benchmarks/results has its rows in
+grid.jsonl, the trials in grid_trials.jsonl, what they chose in grid_tuning.json, the machine and
+every setting in grid.json. It can be stopped anywhere and called again: one seed of everything
+comes before the next seed.
 
     saqrl report benchmarks/results/grid.jsonl --out docs/results
 """
