@@ -17,6 +17,7 @@ from saqrl.datasets.audit.findings import audit
 from saqrl.datasets.audit.picture import draw, require_picture_path
 from saqrl.datasets.audit.text import render
 from saqrl.datasets.options import DEFAULT
+from saqrl.training.flags import typed_as
 from saqrl.training.recipe import Choice, choices
 
 
@@ -72,17 +73,10 @@ def _different(asked: Inspect) -> dict[str, Any]:
 
 def advice(chosen: Sequence[Choice], said: Mapping[str, Any]) -> Text:
     """What `saqrl train` chooses of itself, and the command."""
-    words = " ".join(
-        " ".join([f"--{flag.replace('_', '-')}", *map(shlex.quote, _typed(value))])
-        for flag, value in said.items()
-    )
+    words = shlex.join(word for flag in said.items() for word in typed_as(*flag))
     text = Text("\nsaqrl train chooses\n", style="bold")
     for choice in chosen:
         flag = choice.flag.replace("_", "-")
         text.append(f"  {flag} {choice.words}", style="cyan not bold")
         text.append(f"  {choice.reason}\n", style="not bold dim")
     return text.append(f"next: saqrl train {words}", style="not bold")
-
-
-def _typed(value: Any) -> list[str]:
-    return [str(each) for each in value] if isinstance(value, tuple) else [str(value)]

@@ -23,6 +23,7 @@ import numpy as np
 from saqrl.environments.packages import import_packages
 from saqrl.studies.page import to_columns
 from saqrl.studies.sweep import Plan, Trial, plain
+from saqrl.training.flags import typed_as
 from saqrl.training.interrupts import ENDS_WITH_INPUT, stop_if_asked
 from saqrl.training.presets import settings_from
 from saqrl.training.recipe import applies
@@ -86,19 +87,11 @@ def jobs_of(plan: Plan, out: Path) -> list[Job]:
                 raise ValueError(f"{folder}: {error}: {changed}") from error
             if difference := first_difference(saved, asked):
                 raise ValueError(f"{folder}: {difference}: {changed}")
-        words = [word for flag in flags.items() for word in _words(*flag)]
+        words = [word for flag in flags.items() for word in typed_as(*flag)]
         words = ["train", *words, "--out", str(folder), "--resume"]
         log = out / "logs" / f"{trial.name}.log"
         jobs.append(Job(trial, tuple(words), folder, log, settings))
     return jobs
-
-
-def _words(name: str, value: Any) -> list[str]:
-    """The words of one flag."""
-    flag = name.replace("_", "-")
-    if isinstance(value, bool) and "." not in flag:
-        return [f"--{flag}" if value else f"--no-{flag}"]
-    return [f"--{flag}", *(str(each) for each in (value if isinstance(value, list) else [value]))]
 
 
 def outcome_on_disk(trial: Trial, folder: Path) -> Outcome | None:

@@ -109,6 +109,14 @@ def _unknown(settings: Settings, name: str) -> str:
     return f"unknown flag {name.replace('_', '-')!r}{which}; {near}"
 
 
+def typed_as(name: str, value: Any) -> list[str]:
+    """The words by which somebody types a flag."""
+    flag = name.replace("_", "-")
+    if isinstance(value, bool) and "." not in flag:
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    return [f"--{flag}", *map(str, value if isinstance(value, (list, tuple)) else [value])]
+
+
 def typed(name: str, kind: Any, value: Any) -> Any:
     """A value, or the words for it, as the type that a field states; ValueError otherwise."""
     shown = name.replace("_", "-")

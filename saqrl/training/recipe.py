@@ -120,7 +120,7 @@ def _worth_cloning(log: Transitions, said: Mapping[str, Any]) -> Choice | None:
     """The best episodes, where returns are mixed and these are enough to clone."""
     asked = said.get("agent", "bc") not in CLONING or any(flag in said for flag in CHOSEN_EPISODES)
     mapped = isinstance(log.observations, np.memmap)  # the best may be more than memory holds
-    if asked or mapped or not _is_mixed(log):
+    if asked or mapped or not log.has_rewards or _spread(log) < MIXED_RETURNS:
         return None
     found = quality(log)
     luck = found.in_turn <= IN_TURN or found.by_start > BY_START
@@ -135,10 +135,6 @@ def _spread(log: Transitions) -> float:
     """Of the returns, over their mean size."""
     returns = log.episode_returns.astype(np.float64)
     return float(returns.std() / max(abs(float(returns.mean())), 1e-12))
-
-
-def _is_mixed(log: Transitions) -> bool:
-    return log.has_rewards and _spread(log) >= MIXED_RETURNS
 
 
 @dataclass(frozen=True)
@@ -182,7 +178,8 @@ class _Recipe:
 
     def __init__(self, log: Transitions, found: Behaviour, known: dict[str, Any]):
         self.log, self.found, self.known = log, found, known
-        self.spread, self.mixed = _spread(log), _is_mixed(log)
+        self.spread = _spread(log)
+        self.mixed = log.has_rewards and self.spread >= MIXED_RETURNS
         self.stages = stages_of(log)
         self.unsolved = self.stages.count > 1 and self.stages.reached < REACHED
         self.demonstrations = found.has_choices or not found.known
